@@ -1,0 +1,1 @@
+"""Measuring sets of images: feature extractors, streaming moments, scores."""

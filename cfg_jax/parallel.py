@@ -1,0 +1,69 @@
+"""The one place that knows of devices: the pmapped training step and the sharded sampling batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = 'devices'
+
+
+def map_step(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Maps a per-device `step(state, batch) -> (state, metrics)` over all devices.
+
+    The state is replicated and never stacked, and its buffers are donated; the batch comes from
+    `split_batch`. `step` must give every device the same state (`mean` its gradients).
+    """
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0)
+
+
+def split_batch(batch: Any) -> Any:
+    """[B, ...] -> [local devices, B / local devices, ...] for every array of the batch."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda a: a.reshape(devices, a.shape[0] // devices, *a.shape[1:]), batch)
+
+
+def mean(tree: Any) -> Any:
+    """Mean over devices, inside a mapped step."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def total(tree: Any) -> Any:
+    """Sum over devices, inside a mapped step."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def global_rows(per_device: int) -> jax.Array:
+    """Rows of the global batch that this device holds, int32 [per_device], inside a mapped step.
+
+    Row i of process p's share is row p + i * process_count of the global batch (`data`), so random
+    numbers drawn by global row are the same on any number of devices and processes.
+    """
+    local_devices = jax.local_device_count()
+    device = jax.lax.axis_index(AXIS)
+    process, local_device = device // local_devices, device % local_devices
+    local_rows = local_device * per_device + jnp.arange(per_device)
+    return process + jax.process_count() * local_rows
+
+
+def first_replica(tree: Any) -> Any:
+    """Metrics of a mapped step that are equal on all devices, as host arrays."""
+    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data)[0], tree)
+
+
+def device_mesh() -> Mesh:
+    """All devices in a row."""
+    return Mesh(np.asarray(jax.devices()), (AXIS,))
+
+
+def replicated() -> NamedSharding:
+    """The sharding of something every device holds whole."""
+    return NamedSharding(device_mesh(), PartitionSpec())
+
+
+def batch_sharding() -> NamedSharding:
+    """The sharding of a batch that is split over all devices along its first axis."""
+    return NamedSharding(device_mesh(), PartitionSpec(AXIS))

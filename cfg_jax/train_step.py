@@ -1,0 +1,154 @@
+"""The train state and the step: Algorithm 1, mean over devices, clip, Adam, EMA."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from cfg_jax import diffusion, losses, models, parallel
+
+LOGSNR_BINS = 10
+_INIT_STREAM = 2**32 - 1  # no step has this number
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes. Nothing random: random numbers follow from the seed and `step`."""
+
+    step: jax.Array  # int32 []
+    params: Any
+    ema_params: Any
+    opt_state: optax.OptState
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clip by global norm, then Adam with a linear warm-up. Clipping sees the mean gradient."""
+    train = config.train
+    return optax.chain(
+        optax.clip_by_global_norm(train.grad_clip),
+        optax.adam(learning_rate(config), b1=train.beta1, b2=train.beta2, eps=train.adam_eps),
+    )
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """lr(n) = learning_rate min(1, (n + 1) / warmup_steps) for the update after step n."""
+    train = config.train
+    return lambda count: train.learning_rate * jnp.minimum(
+        1.0, (count + 1) / max(train.warmup_steps, 1)
+    )
+
+
+def create_state(config: ConfigDict) -> TrainState:
+    """The state before the first step, from the config's seed."""
+    model = models.make_unet(config)
+    size, channels = config.data.image_size, config.data.channels
+    key = jax.random.fold_in(jax.random.key(config.seed), _INIT_STREAM)
+
+    @jax.jit
+    def init() -> TrainState:
+        params = model.init(
+            key, jnp.zeros((1, size, size, channels)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+        )
+        # The EMA must be a copy: a buffer that appears twice in a donated state cannot be donated.
+        ema_params = jax.tree.map(jnp.copy, params)
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, ema_params, make_optimizer(config).init(params)
+        )
+
+    return init()
+
+
+def ema_decay(step: jax.Array, decay: float) -> jax.Array:
+    """min(decay, (1 + n) / (10 + n)) at step n: a young average forgets its random start."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+    """The per-device step(state, batch) -> (state, metrics), for `parallel.map_step`.
+
+    Algorithm 1 on this device's share of the batch, the gradient's mean over devices, clip, Adam,
+    EMA. Draws are made per row of the global batch, so they do not depend on the devices; only
+    dropout masks do. Metrics are equal on all devices.
+    """
+    model = models.make_unet(config)
+    optimizer = make_optimizer(config)
+    bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
+
+    def loss_fn(params, dropout_key, x, draws):
+        def eps_theta(z, logsnr, label):
+            return model.apply(
+                params, z, logsnr, label, train=True, rngs={'dropout': dropout_key}
+            )
+
+        per_example = losses.eps_mse(eps_theta, x, draws)
+        return jnp.mean(per_example), per_example
+
+    def gradient(params, step_key, batch, draws):
+        """Mean gradient and per-example losses of this device's rows, `grad_accum` at a time."""
+        parts = config.train.grad_accum
+        dropout_key = jax.random.fold_in(step_key, jax.lax.axis_index(parallel.AXIS))
+        chunks = jax.tree.map(
+            lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), (batch['image'], draws)
+        )
+
+        def accumulate(total, inputs):
+            part, (x, part_draws) = inputs
+            key = jax.random.fold_in(dropout_key, part)
+            grads, per_example = jax.grad(loss_fn, has_aux=True)(params, key, x, part_draws)
+            return jax.tree.map(lambda t, g: t + g / parts, total, grads), per_example
+
+        carry, inputs = jax.tree.map(jnp.zeros_like, params), (jnp.arange(parts), chunks)
+        if jax.default_backend() != 'cpu':
+            grads, per_example = jax.lax.scan(accumulate, carry, inputs)
+            return grads, per_example.reshape(-1)
+        # XLA:CPU is many times slower at gradients of convolutions inside a loop.
+        collected = []
+        for part in range(parts):
+            carry, per_example = accumulate(carry, jax.tree.map(lambda a: a[part], inputs))
+            collected.append(per_example)
+        return carry, jnp.concatenate(collected)
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        rows = parallel.global_rows(batch['label'].shape[0])
+        draws = losses.draw(
+            jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows),
+            batch['image'],
+            batch['label'],
+            null_label=config.data.num_classes,
+            p_uncond=config.p_uncond,
+            logsnr_min=config.diffusion.logsnr_min,
+            logsnr_max=config.diffusion.logsnr_max,
+        )
+        grads, per_example = gradient(state.params, step_key, batch, draws)
+        grads = parallel.mean(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, config.train.ema_decay)
+        ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+
+        in_bin = jax.nn.one_hot(jnp.searchsorted(bin_edges, draws.logsnr), LOGSNR_BINS)  # [B, bins]
+        metrics = {
+            'loss': parallel.mean(jnp.mean(per_example)),
+            'bin_loss': parallel.total(per_example @ in_bin),
+            'bin_count': parallel.total(jnp.sum(in_bin, axis=0)),
+            'grad_norm': optax.global_norm(grads),
+            'param_norm': optax.global_norm(params),
+            'update_norm': optax.global_norm(updates),
+            'learning_rate': learning_rate(config)(state.step),
+        }
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    return train_step
+
+
+def logsnr_bin_edges(config: ConfigDict) -> np.ndarray:
+    """Ascending edges of the bins of the logged loss; each bin gets an equal share of training."""
+    limits = config.diffusion.logsnr_min, config.diffusion.logsnr_max
+    u = np.linspace(1.0, 0.0, LOGSNR_BINS + 1, dtype=np.float32)
+    return np.asarray(diffusion.logsnr_cosine(u, *limits))

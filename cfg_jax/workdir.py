@@ -1,0 +1,53 @@
+"""The work directory of a run: whose it is, and the config it was trained with."""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import config as config_lib
+from cfg_jax import files
+from cfg_jax.errors import UserError
+
+CONFIG = 'config.json'
+
+
+def claim(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
+    """Prepares `workdir` for training with `config`, anew or on from a checkpoint.
+
+    Raises:
+      UserError: the directory belongs to something else, or to a run with another config.
+    """
+    workdir = epath.Path(workdir).expanduser()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f'{workdir} is a file; --workdir needs a directory')
+    if (workdir / CONFIG).exists():
+        differences = config_lib.contradictions(files.read_json(workdir / CONFIG), config)
+        if differences:
+            raise UserError(
+                f'{workdir} was trained with another config ({"; ".join(differences)}); give back'
+                ' the old values, or choose another --workdir'
+            )
+    elif workdir.exists() and any(not p.name.startswith('.') for p in workdir.iterdir()):
+        raise UserError(
+            f'{workdir} is not empty and no work directory of cfg_jax (no {CONFIG}); choose'
+            ' another --workdir'
+        )
+    files.write_json(workdir / CONFIG, config_lib.to_json(config))
+    return workdir
+
+
+def read_config(workdir: epath.PathLike) -> ConfigDict:
+    """The config that `workdir` was trained with.
+
+    Raises:
+      UserError: not a work directory.
+    """
+    workdir = epath.Path(workdir).expanduser()
+    if not (workdir / CONFIG).exists():
+        what = 'holds no config.json' if workdir.exists() else 'does not exist'
+        raise UserError(
+            f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'
+            f' --config=configs/NAME.py --workdir={workdir}'
+        )
+    config = config_lib.from_json(files.read_json(workdir / CONFIG))
+    config_lib.validate(config)
+    return config
