@@ -94,6 +94,7 @@ FIELDS: dict[str, Field] = {
     'sweep.num_samples': Field(int, lambda n: n >= 2, 'a whole number of at least 2'),
     'sweep.batch_size': _positive,
     'sweep.shard_size': _positive,
+    'sweep.seed': _count,
     'sweep.labels': _one_of(LABEL_RULES),
     'sweep.features': _name,
     'sweep.is_splits': _positive,
@@ -225,10 +226,10 @@ def _check_channels(config: ConfigDict, channels: int, side: int) -> None:
             ' level'
         )
     deepest = config.data.image_size // 2 ** (len(model.channel_mult) - 1)
-    if side in model.attention_resolutions or side == deepest:
-        if channels % (model.head_channels or model.num_heads):
-            which = 'head_channels' if model.head_channels else 'num_heads'
-            raise UserError(
-                f'model.{which}={model[which]} does not divide the {channels} channels of the'
-                f' attention at {side}x{side}'
-            )
+    has_attention = side in model.attention_resolutions or side == deepest
+    if has_attention and channels % (model.head_channels or model.num_heads):
+        which = 'head_channels' if model.head_channels else 'num_heads'
+        raise UserError(
+            f'model.{which}={model[which]} does not divide the {channels} channels of the'
+            f' attention at {side}x{side}'
+        )

@@ -5,6 +5,47 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cfg_jax import models, train_step
+from cfg_jax.errors import UserError
+
+
+def describe(config: ConfigDict, images_per_second: float | None = None) -> dict[str, Any]:
+    """Size and cost of a config.
+
+    Returns parameters, forward and training GFLOP per image (2 per multiply-add; a training image
+    costs three forward passes), bytes of training state per device (parameters, EMA and both Adam
+    moments in float32), images to train, exaFLOP of the training; and, given the training
+    throughput of one device, device-days.
+    """
+    data, train = config.data, config.train
+    model = models.make_unet(config)
+    inputs = (
+        jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    state = jax.eval_shape(lambda: train_step.create_state(config))
+    forward = count_flops(model.apply, params, *inputs)
+    num_images = train.steps * train.batch_size
+    description = {
+        'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+        'forward_gflop_per_image': forward / 1e9,
+        'training_gflop_per_image': 3 * forward / 1e9,
+        'state_bytes_per_device': sum(
+            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+        ),
+        'training_images': num_images,
+        'training_exaflop': 3 * forward * num_images / 1e18,
+    }
+    if images_per_second is not None:
+        if not images_per_second > 0:
+            raise UserError(f'--images_per_second must be above 0; got {images_per_second:g}')
+        description['device_days'] = num_images / images_per_second / 86400
+    return description
 
 
 def count_flops(fn: Callable, *args: Any) -> int:

@@ -1,5 +1,6 @@
-"""Finding a TFDS data set that was prepared as ArrayRecord, with an error for every way it fails."""
+"""Finding a TFDS data set prepared as ArrayRecord, with a clear error where there is none."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from cfg_jax import digits as digits  # registers the data set `digits` with TFD
 from cfg_jax.config import suggestion
 from cfg_jax.errors import UserError
 
+_IMAGENET_ARCHIVES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
 _CONVERT = (
     'python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record'
     ' --dataset_version_dir={old} --out_dir={new}'
@@ -37,9 +39,7 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         return tfds.builder(name, data_dir=root, **_format_argument(name, root))
     except (tfds.core.registered.DatasetNotFoundError, ImportError) as error:
         known = tfds.list_builders(with_community_datasets=False)
-        raise UserError(
-            f'no TFDS data set is called {name!r}{suggestion(name, known)}'
-        ) from error
+        raise UserError(f'no TFDS data set is called {name!r}{suggestion(name, known)}') from error
     except (ValueError, TypeError) as error:
         raise UserError(f'TFDS refuses {name!r}: {first_line(error)}') from error
 
@@ -91,6 +91,36 @@ def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str = '') -> None:
     except OSError:
         if not builder.is_prepared():
             raise
+
+
+def prepare_by_name(name: str, data_dir: str, manual_dir: str = '') -> str:
+    """Prepares a TFDS data set as ArrayRecord; returns a sentence that says where it lies.
+
+    Raises:
+      UserError: something is missing, named: the data set, its archives, TensorFlow, a network.
+    """
+    builder = find_builder(name, data_dir)
+    if builder.is_prepared():
+        return f'{name} is already prepared in {builder.data_path}'
+    if builder.name == 'imagenet2012':
+        _check_imagenet_archives(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
+    if builder.name != 'digits' and importlib.util.find_spec('tensorflow') is None:
+        raise UserError(f"preparing {name!r} needs TensorFlow; run: pip install -e '.[prepare]'")
+    try:
+        prepare(builder, manual_dir)
+    except (OSError, AssertionError, RuntimeError) as error:
+        raise UserError(f'{name!r} could not be prepared: {first_line(error)}') from error
+    return f'{name} is prepared in {builder.data_path}'
+
+
+def _check_imagenet_archives(manual_dir: epath.PathLike) -> None:
+    manual_dir = epath.Path(manual_dir).expanduser()
+    missing = [archive for archive in _IMAGENET_ARCHIVES if not (manual_dir / archive).exists()]
+    if missing:
+        raise UserError(
+            f'{" and ".join(missing)} not found in {manual_dir}; download them from image-net.org'
+            ' (registration needed) and name their folder with --manual_dir'
+        )
 
 
 def class_names(data: ConfigDict) -> list[str]:

@@ -20,7 +20,7 @@ LOGSNR_MAX = 20.0
 
 
 def broadcast_to_images(value: ArrayLike, z: jax.Array) -> jax.Array:
-    """Appends axes to `value` ([] or [B]) until it broadcasts against `z` [B, ...] from the left."""
+    """Appends axes to `value` ([] or [B]) until it broadcasts against `z` [B, ...]."""
     value = jnp.asarray(value)
     return value.reshape(value.shape + (1,) * (z.ndim - value.ndim))
 

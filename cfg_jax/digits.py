@@ -1,6 +1,7 @@
 """scikit-learn's 1,797 real handwritten digits (8x8) as a TFDS data set, prepared offline."""
 
 import io
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -10,11 +11,11 @@ from PIL import Image
 class Digits(tfds.core.GeneratorBasedBuilder):
     """Optical recognition of handwritten digits (Alpaydin & Kaynak 1998), UCI's test part.
 
-    One split, `train`, of 1,797 grey 8x8 images. The 17 ink levels 0..16 become round(255 ink / 16).
+    One split, `train`, of 1,797 grey 8x8 images. The ink levels 0..16 become round(255 ink / 16).
     """
 
     VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'The 1,797 digits that scikit-learn ships.'}
+    RELEASE_NOTES: ClassVar = {'1.0.0': 'The 1,797 digits that scikit-learn ships.'}
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(
@@ -23,9 +24,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
                 'label': tfds.features.ClassLabel(num_classes=10),
             }
         )
-        return tfds.core.DatasetInfo(
-            builder=self, description=self.__doc__, features=features
-        )
+        return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=features)
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded

@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """A failure that one sentence explains: commands print it on one line and exit with status 2."""
+    """A failure that one sentence explains: commands print it and exit with status 2."""

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
-from cfg_jax import guidance, parallel, sampling
+from cfg_jax import guidance, models, parallel, sampling
 
 # eps_theta(params, z [B, H, W, C], logsnr [B], label [B]) -> eps [B, H, W, C]
 Network = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -122,6 +123,21 @@ class Generator:
         keys = image_keys(seed, indices)
         z = sampling.per_image_noise(_stream(keys, _START), self._image_shape)  # [B, H, W, C]
         return self._sampler(eps_fn, z, _stream(keys, _STEPS))
+
+
+def make_generator(config: ConfigDict) -> Generator:
+    """The generator of a config's network with its sampler and schedule."""
+    model = models.make_unet(config)
+    sampler = sampling.make_sampler(
+        config.sampling.sampler,
+        num_steps=config.sampling.num_steps,
+        v=config.sampling.v,
+        clip=config.sampling.clip,
+        logsnr_min=config.diffusion.logsnr_min,
+        logsnr_max=config.diffusion.logsnr_max,
+    )
+    size, channels = config.data.image_size, config.data.channels
+    return Generator(model.apply, sampler, (size, size, channels), config.data.num_classes)
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

@@ -33,9 +33,7 @@ def conditional(eps_theta: EpsTheta, label: jax.Array) -> EpsFn:
     return eps_fn
 
 
-def classifier_free(
-    eps_theta: EpsTheta, label: jax.Array, null_label: int, w: ArrayLike
-) -> EpsFn:
+def classifier_free(eps_theta: EpsTheta, label: jax.Array, null_label: int, w: ArrayLike) -> EpsFn:
     """Classifier-free guidance, eq. (6) and line 4 of Algorithm 2.
 
     Both branches run as one batch of 2B, so that the accelerator sees one large pass. `w` may be

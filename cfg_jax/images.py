@@ -12,7 +12,7 @@ from PIL import Image
 def to_uint8(x: jax.Array) -> jax.Array:
     """float [-1, 1] -> uint8 by floor(127.5 x + 128) clipped to 0..255 (round half up).
 
-    This is EDM's rule. ADM truncates 127.5 (x + 1), which is half a grey level darker and moves FID.
+    This is EDM's rule. ADM truncates 127.5 (x + 1): half a grey level darker, which moves FID.
     """
     return jnp.clip(jnp.floor(x * 127.5 + 128.0), 0, 255).astype(jnp.uint8)
 
@@ -37,7 +37,7 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def save_png(path: epath.PathLike, image: np.ndarray, min_side: int = 0) -> None:
-    """Writes a uint8 image [H, W, 1 or 3] as PNG, enlarged by a whole factor to `min_side` pixels."""
+    """Writes a uint8 image [H, W, 1 or 3] as PNG, enlarged by a whole factor to `min_side`."""
     factor = max(1, -(-min_side // min(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     buffer = io.BytesIO()

@@ -45,11 +45,14 @@ def save_sample_grid(
     row_names: Sequence[str],
     column_names: Sequence[str],
 ) -> None:
-    """Draws uint8 images [rows, columns, H, W, C] under their column names, beside their row names."""
+    """Draws uint8 images [rows, columns, H, W, C] with names of rows and columns."""
     rows, columns = picture.shape[:2]
     cell = 0.9
     figure, axes = plt.subplots(
-        rows, columns, figsize=(cell * columns + 0.8, cell * rows + 0.5), squeeze=False,
+        rows,
+        columns,
+        figsize=(cell * columns + 0.8, cell * rows + 0.5),
+        squeeze=False,
         layout='constrained',
     )
     for i in range(rows):

@@ -13,16 +13,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import (
-    checkpoints,
     config as config_lib,
     data,
+    datasets,
     files,
     generation,
     images,
-    parallel,
     plots,
-    train_step,
-    training,
+    trained,
     writers,
 )
 from cfg_jax.errors import UserError
@@ -59,14 +57,13 @@ def run(
     """
     config_lib.validate(config)
     workdir = epath.Path(workdir).expanduser()
-    state = jax.eval_shape(lambda: train_step.create_state(config))
-    params, step = checkpoints.restore_ema(workdir, state.ema_params)
+    model = trained.TrainedModel(workdir, config)
     extractor = extractors.load_extractor(config, workdir, report)
-    settings = _settings(config, step, params, extractor)
-    directory = _claim(workdir / 'sweep' / (name or default_name(config, step)), settings)
+    settings = _settings(model, extractor)
+    directory = _claim(workdir / 'sweep' / (name or default_name(config, model.step)), settings)
     reference, reference_record = reference_moments(config, workdir, extractor, report)
 
-    sampled = _Shards(config, directory, params, extractor, report)
+    sampled = _Shards(model, directory, extractor, report)
     rows = [_score(config, w, sampled.collect(w), reference, extractor) for w in _weights(config)]
     results = {
         **settings,
@@ -80,7 +77,7 @@ def run(
     files.write_bytes(directory / 'table.md', table(rows).encode())
     plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(settings))
     if not (directory / 'samples.png').exists():
-        _save_samples(config, directory / 'samples.png', params)
+        _save_samples(model, directory / 'samples.png')
     return directory
 
 
@@ -90,7 +87,7 @@ def default_name(config: ConfigDict, step: int) -> str:
     variance = f'-v{sampling.v:g}' if sampling.sampler == 'ancestral' else ''
     return (
         f'{sampling.sampler}-T{sampling.num_steps}{variance}-n{config.sweep.num_samples}'
-        f'-seed{config.seed}-step{step}'
+        f'-seed{config.sweep.seed}-step{step}'
     )
 
 
@@ -143,13 +140,12 @@ def reference_moments(
 class _Shards:
     """Features of the samples of each w, computed shard by shard or read back."""
 
-    def __init__(self, config, directory, params, extractor, report):
-        self._config = config
+    def __init__(self, model, directory, extractor, report):
+        self._model = model
+        self._config = config = model.config
         self._directory = directory / 'shards'
-        self._params = jax.device_put(params, parallel.replicated())
         self._extractor = extractor
         self._report = report
-        self._generator = training.make_generator(config)
         self._extract = _extract_fn(extractor)
         missing = [(w, start) for w in _weights(config) for start in self._starts()]
         missing = [key for key in missing if not self._path(*key).exists()]
@@ -184,7 +180,7 @@ class _Shards:
             # end is dropped. A batch is fetched while the devices work on the next one.
             indices = np.arange(first, first + batch_size)
             labels = self._labels(indices)
-            x = self._generator(self._params, self._config.seed, indices, labels, w)
+            x = self._model.generate(self._config.sweep.seed, indices, labels, w)
             dispatched = self._extract(self._extractor.params, x), labels, min(stop - first, len(x))
             if waiting is not None:
                 parts.append(_fetch(*waiting))
@@ -196,7 +192,7 @@ class _Shards:
     def _labels(self, indices: np.ndarray) -> np.ndarray:
         rule, num_classes = self._config.sweep.labels, self._config.data.num_classes
         return np.asarray(
-            generation.image_labels(self._config.seed, indices, num_classes, rule), np.int32
+            generation.image_labels(self._config.sweep.seed, indices, num_classes, rule), np.int32
         )
 
     def _starts(self) -> range:
@@ -249,21 +245,21 @@ def _score(config, w: float, samples, reference: Moments, extractor: FeatureExtr
     return row
 
 
-def _settings(config: ConfigDict, step: int, params: Any, extractor: FeatureExtractor):
+def _settings(model: trained.TrainedModel, extractor: FeatureExtractor) -> dict[str, Any]:
     """What decides a sweep's numbers, apart from the list of w."""
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    config = model.config
     return {
         'dataset': config.data.name,
-        'checkpoint_step': step,
+        'checkpoint_step': model.step,
         'weights': 'ema',
-        'weights_sha256': files.sha256_of_arrays(jax.device_get(leaves)),
+        'weights_sha256': model.weights_sha256(),
         'num_samples': config.sweep.num_samples,
         'labels': config.sweep.labels,
         'sampler': config.sampling.to_dict() | config.diffusion.to_dict(),
         'is_splits': config.sweep.is_splits,
         'shard_size': config.sweep.shard_size,
         'features': extractor.provenance(),
-        'seed': config.seed,
+        'seed': config.sweep.seed,
     }
 
 
@@ -290,20 +286,18 @@ def _title(settings: dict[str, Any]) -> str:
     )
 
 
-def _save_samples(config: ConfigDict, path: epath.Path, params: Any) -> None:
+def _save_samples(model: trained.TrainedModel, path: epath.Path) -> None:
     """Rows: classes. Columns: w. The same image number, and so the same noise, along a row."""
-    weights = np.asarray(_weights(config), np.float32)
+    config = model.config
+    weights = _weights(config)
     classes = np.arange(min(_PICTURE_CLASSES, config.data.num_classes))
     labels = np.repeat(classes, len(weights))
-    generator = training.make_generator(config)
-    params = jax.device_put(params, parallel.replicated())
-    x = generator(params, config.seed, labels, labels, np.tile(weights, len(classes)))
-    picture = np.asarray(images.to_uint8(x)).reshape(
-        len(classes), len(weights), *x.shape[1:]
-    )  # [classes, w, H, W, C]
+    x = model.generate(config.sweep.seed, labels, labels, np.tile(weights, len(classes)))
+    picture = np.asarray(images.to_uint8(x)).reshape(len(classes), len(weights), *x.shape[1:])
+    names = datasets.class_names(config.data)
     plots.save_sample_grid(
         path,
         picture,
-        row_names=[data.datasets.class_names(config.data)[c] for c in classes],
+        row_names=[names[c] for c in classes],
         column_names=[f'w = {w:g}' for w in weights],
     )

@@ -38,8 +38,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def learning_rate(config: ConfigDict) -> optax.Schedule:
     """lr(n) = learning_rate min(1, (n + 1) / warmup_steps) for the update after step n."""
     train = config.train
-    return lambda count: train.learning_rate * jnp.minimum(
-        1.0, (count + 1) / max(train.warmup_steps, 1)
+    return lambda count: (
+        train.learning_rate * jnp.minimum(1.0, (count + 1) / max(train.warmup_steps, 1))
     )
 
 
@@ -68,6 +68,49 @@ def ema_decay(step: jax.Array, decay: float) -> jax.Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
+def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, jax.Array]]:
+    """gradient(params, dropout_key, x [B, ...], draws) -> (mean gradient, losses [B]).
+
+    Works on `train.grad_accum` equal parts of the batch, one after the other.
+    """
+    model = models.make_unet(config)
+    parts = config.train.grad_accum
+
+    def loss_fn(params, dropout_key, x, draws):
+        def eps_theta(z, logsnr, label):
+            return model.apply(params, z, logsnr, label, train=True, rngs={'dropout': dropout_key})
+
+        per_example = losses.eps_mse(eps_theta, x, draws)
+        return jnp.mean(per_example), per_example
+
+    def gradient(params, dropout_key, x, draws):
+        def add_part(total, inputs):
+            part, part_x, part_draws = inputs
+            key = jax.random.fold_in(dropout_key, part)
+            grads, per_example = jax.grad(loss_fn, has_aux=True)(params, key, part_x, part_draws)
+            return jax.tree.map(lambda t, g: t + g / parts, total, grads), per_example
+
+        split = jax.tree.map(
+            lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), (x, draws)
+        )
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, per_example = _scan(add_part, zeros, (jnp.arange(parts), *split), parts)
+        return grads, per_example.reshape(-1)
+
+    return gradient
+
+
+def _scan(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[Any, Any]:
+    """`lax.scan`; on CPU written out, where gradients of convolutions are slow inside loops."""
+    if jax.default_backend() != 'cpu':
+        return jax.lax.scan(body, carry, inputs)
+    outputs = []
+    for i in range(length):
+        carry, output = body(carry, jax.tree.map(lambda a, i=i: a[i], inputs))
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)
+
+
 def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The per-device step(state, batch) -> (state, metrics), for `parallel.map_step`.
 
@@ -75,43 +118,9 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
     EMA. Draws are made per row of the global batch, so they do not depend on the devices; only
     dropout masks do. Metrics are equal on all devices.
     """
-    model = models.make_unet(config)
+    gradient = make_gradient(config)
     optimizer = make_optimizer(config)
     bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
-
-    def loss_fn(params, dropout_key, x, draws):
-        def eps_theta(z, logsnr, label):
-            return model.apply(
-                params, z, logsnr, label, train=True, rngs={'dropout': dropout_key}
-            )
-
-        per_example = losses.eps_mse(eps_theta, x, draws)
-        return jnp.mean(per_example), per_example
-
-    def gradient(params, step_key, batch, draws):
-        """Mean gradient and per-example losses of this device's rows, `grad_accum` at a time."""
-        parts = config.train.grad_accum
-        dropout_key = jax.random.fold_in(step_key, jax.lax.axis_index(parallel.AXIS))
-        chunks = jax.tree.map(
-            lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), (batch['image'], draws)
-        )
-
-        def accumulate(total, inputs):
-            part, (x, part_draws) = inputs
-            key = jax.random.fold_in(dropout_key, part)
-            grads, per_example = jax.grad(loss_fn, has_aux=True)(params, key, x, part_draws)
-            return jax.tree.map(lambda t, g: t + g / parts, total, grads), per_example
-
-        carry, inputs = jax.tree.map(jnp.zeros_like, params), (jnp.arange(parts), chunks)
-        if jax.default_backend() != 'cpu':
-            grads, per_example = jax.lax.scan(accumulate, carry, inputs)
-            return grads, per_example.reshape(-1)
-        # XLA:CPU is many times slower at gradients of convolutions inside a loop.
-        collected = []
-        for part in range(parts):
-            carry, per_example = accumulate(carry, jax.tree.map(lambda a: a[part], inputs))
-            collected.append(per_example)
-        return carry, jnp.concatenate(collected)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -125,7 +134,8 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
             logsnr_min=config.diffusion.logsnr_min,
             logsnr_max=config.diffusion.logsnr_max,
         )
-        grads, per_example = gradient(state.params, step_key, batch, draws)
+        dropout_key = jax.random.fold_in(step_key, jax.lax.axis_index(parallel.AXIS))
+        grads, per_example = gradient(state.params, dropout_key, batch['image'], draws)
         grads = parallel.mean(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

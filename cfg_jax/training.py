@@ -1,6 +1,7 @@
 """The training loop: train(config, workdir), from scratch or on from the newest checkpoint."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +17,7 @@ from cfg_jax import (
     data,
     generation,
     images,
-    models,
     parallel,
-    sampling,
     workdir as workdir_lib,
     writers,
 )
@@ -87,7 +86,7 @@ class _Loop:
     def run(self, state: TrainState, first: int) -> TrainState:
         train = self._config.train
         step_fn = parallel.map_step(make_train_step(self._config))
-        generator = make_generator(self._config)
+        generator = generation.make_generator(self._config)
         progress = writers.Progress(train.steps, first)
         for step in range(first + 1, train.steps + 1):
             state, metrics = step_fn(state, parallel.split_batch(next(self._batches)))
@@ -136,7 +135,7 @@ class _Loop:
         count = np.sum([row['bin_count'] for row in rows], axis=0)
         return {
             f'loss_logsnr_{low:+.1f}_{high:+.1f}': float(loss[i] / count[i])
-            for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+            for i, (low, high) in enumerate(itertools.pairwise(edges))
             if count[i]
         }
 
@@ -163,23 +162,6 @@ class _Loop:
         path = self._workdir / 'samples' / f'step_{step:08d}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         images.save_png(path, picture, min_side=256)
-
-
-def make_generator(config: ConfigDict) -> generation.Generator:
-    """The generator of a config's network with its sampler and schedule."""
-    model = models.make_unet(config)
-    sampler = sampling.make_sampler(
-        config.sampling.sampler,
-        num_steps=config.sampling.num_steps,
-        v=config.sampling.v,
-        clip=config.sampling.clip,
-        logsnr_min=config.diffusion.logsnr_min,
-        logsnr_max=config.diffusion.logsnr_max,
-    )
-    size, channels = config.data.image_size, config.data.channels
-    return generation.Generator(
-        model.apply, sampler, (size, size, channels), config.data.num_classes
-    )
 
 
 def _training_batches(config: ConfigDict) -> data.TrainingBatches:

@@ -3,8 +3,7 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib
-from cfg_jax import files
+from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
 
 CONFIG = 'config.json'

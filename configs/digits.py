@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     config.sweep = ConfigDict()
     config.sweep.w = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0)
     config.sweep.num_samples = 1000
+    config.sweep.seed = 0
     config.sweep.batch_size = 250
     config.sweep.shard_size = 500
     config.sweep.labels = 'balanced'  # 100 of each digit; 'uniform' is the paper's protocol

@@ -128,9 +128,7 @@ def _load(config_data: ConfigDict, split: str) -> data.Batch:
 def _shift(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Moves the whole batch by up to a pixel, the rim filled with background (-1)."""
     rows, columns = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, size=2)
-    padded = np.pad(
-        x, ((0, 0), (_MAX_SHIFT,) * 2, (_MAX_SHIFT,) * 2, (0, 0)), constant_values=-1.0
-    )
+    padded = np.pad(x, ((0, 0), (_MAX_SHIFT,) * 2, (_MAX_SHIFT,) * 2, (0, 0)), constant_values=-1.0)
     height, width = x.shape[1:3]
     top, left = _MAX_SHIFT + rows, _MAX_SHIFT + columns
     return padded[:, top : top + height, left : left + width]

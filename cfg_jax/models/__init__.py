@@ -14,6 +14,4 @@ def make_unet(config: ConfigDict) -> UNet:
         'attention_resolutions': tuple(config.model.attention_resolutions),
         'dtype': jnp.dtype(config.model.dtype),
     }
-    return UNet(
-        num_classes=config.data.num_classes, out_channels=config.data.channels, **settings
-    )
+    return UNet(num_classes=config.data.num_classes, out_channels=config.data.channels, **settings)

@@ -54,7 +54,7 @@ class ResBlock(nn.Module):
     """BigGAN residual block with the embedding as scale and shift of the second normalisation.
 
     h = conv(resample(silu(norm(h)))); h = norm(h) (1 + scale) + shift; out = skip + conv(silu(h)),
-    the last convolution starting at zero. `resample` is None, 'up' or 'down', applied to both paths.
+    the last convolution starting at zero. `resample` (None, 'up' or 'down') acts on both paths.
     """
 
     features: int
@@ -90,7 +90,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over positions: out = h + proj(attention(qkv(norm(h)))), proj starting at zero."""
+    """Self-attention over positions: h + proj(attention(qkv(norm(h)))), proj starting at 0."""
 
     num_heads: int
     groups: int

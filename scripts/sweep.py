@@ -1,0 +1,48 @@
+"""Sweeps the guidance weight w over a trained model and scores every w.
+
+    python scripts/sweep.py --workdir=runs/digits
+    python scripts/sweep.py --workdir=runs/in64 --w=0,0.1,0.2,0.3,1,4 --num_samples=50000
+
+Convention: eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; the scale of many other
+codebases is s = 1 + w. Uses the newest checkpoint's EMA parameters. Options not given are the
+config's. Writes WORKDIR/sweep/NAME/: results.json, table.md, tradeoff.png, samples.png. A killed
+sweep goes on where it was when the same command runs again.
+"""
+
+from cfg_jax import commands
+
+
+def main(argv):
+    parser = commands.Parser(__doc__)
+    parser.add_argument('--workdir', required=True, help='of a training run')
+    parser.add_argument('--w', type=commands.number_list, help='such as 0,0.1,0.5')
+    parser.add_argument('--num_samples', type=int, help='images per w')
+    parser.add_argument('--sampler', help='ancestral or ddim')
+    parser.add_argument('--num_steps', type=int, help='T, levels of log-SNR')
+    parser.add_argument('--v', type=float, help='variance exponent of the ancestral sampler')
+    parser.add_argument('--seed', type=int, help='of the samples')
+    parser.add_argument('--batch_size', type=int, help='images generated at once')
+    parser.add_argument('--name', default='', help='of the directory below WORKDIR/sweep')
+    options = parser.parse_args(argv)
+
+    from cfg_jax import sweep, workdir
+
+    config = workdir.read_config(options.workdir)
+    for group, field in (
+        ('sweep', 'w'),
+        ('sweep', 'num_samples'),
+        ('sweep', 'batch_size'),
+        ('sweep', 'seed'),
+        ('sampling', 'sampler'),
+        ('sampling', 'num_steps'),
+        ('sampling', 'v'),
+    ):
+        if getattr(options, field) is not None:
+            config[group][field] = getattr(options, field)
+    directory = sweep.run(config, options.workdir, name=options.name)
+    print((directory / 'table.md').read_text())
+    print(f'written to {directory}')
+
+
+if __name__ == '__main__':
+    commands.run(main)

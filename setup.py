@@ -1,0 +1,34 @@
+from setuptools import find_packages, setup
+
+setup(
+    name='cfg_jax',
+    version='0.1.0',
+    description='Classifier-Free Diffusion Guidance (Ho & Salimans, arXiv 2207.12598) in JAX',
+    packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
+    python_requires='>=3.11',
+    install_requires=[
+        'absl-py',
+        'array_record>=0.8',
+        'clu>=0.0.12',
+        'etils[epath]',
+        'flax>=0.12',
+        'grain>=0.2.18',
+        'importlib_resources',  # TFDS imports it and does not declare it
+        'jax>=0.10',
+        'matplotlib>=3.9',
+        'ml-collections>=1.1',
+        'numpy>=2.0',
+        'optax>=0.2.5',
+        'orbax-checkpoint>=0.12',
+        'pillow>=10',
+        'scikit-learn>=1.5',  # the digits
+        'tensorflow-datasets>=4.9.9',
+    ],
+    extras_require={
+        'test': ['pytest>=8', 'ruff==0.17.5', 'scipy>=1.13'],
+        'prepare': ['tensorflow'],  # to prepare data sets other than digits
+        'gcs': ['gcsfs'],  # work directories on gs://
+        'cuda': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+    },
+)
