@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.diffusion.logsnr_max = 20.0
 
     config.train = ConfigDict()
-    config.train.steps = 1500
+    config.train.steps = 1000
     config.train.batch_size = 128
     config.train.grad_accum = 1
     config.train.learning_rate = 2e-3
@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
 
     config.sampling = ConfigDict()
     config.sampling.sampler = 'ancestral'
-    config.sampling.num_steps = 24
+    config.sampling.num_steps = 20
     config.sampling.v = 0.3
     config.sampling.clip = True
 
