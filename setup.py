@@ -26,7 +26,8 @@ setup(
     ],
     extras_require={
         'test': ['pytest>=8', 'ruff==0.17.5', 'scipy>=1.13'],
-        'prepare': ['tensorflow'],  # to prepare data sets other than digits
+        # to prepare data sets other than digits, and to convert TFRecord
+        'prepare': ['apache-beam', 'tensorflow'],
         'gcs': ['gcsfs'],  # work directories on gs://
         'cuda': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],

@@ -1,6 +1,8 @@
 """Finding a TFDS data set prepared as ArrayRecord, with a clear error where there is none."""
 
+import contextlib
 import importlib.util
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +18,7 @@ from cfg_jax.errors import UserError
 _IMAGENET_ARCHIVES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
 _CONVERT = (
     'python -m tensorflow_datasets.scripts.convert_format --out_file_format=array_record'
-    ' --dataset_version_dir={old} --out_dir={new}'
+    ' --dataset_version_dir={directory}'
 )
 
 
@@ -36,12 +38,15 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         return tfds.builder_from_directory(directory)
     root = os.path.expanduser(data_dir) or None
     try:
-        return tfds.builder(name, data_dir=root, **_format_argument(name, root))
+        builder = tfds.builder(name, data_dir=root)
     except (tfds.core.registered.DatasetNotFoundError, ImportError) as error:
         known = tfds.list_builders(with_community_datasets=False)
         raise UserError(f'no TFDS data set is called {name!r}{suggestion(name, known)}') from error
     except (ValueError, TypeError) as error:
         raise UserError(f'TFDS refuses {name!r}: {first_line(error)}') from error
+    if not builder.is_prepared():
+        return builder
+    return tfds.builder_from_directory(builder.data_path)  # sees file formats that were added later
 
 
 def data_source(data: ConfigDict, split: str) -> Sequence[dict[str, Any]]:
@@ -59,19 +64,21 @@ def data_source(data: ConfigDict, split: str) -> Sequence[dict[str, Any]]:
     """
     builder = find_builder(data.name, data.data_dir)
     if not builder.is_prepared() and builder.name == 'digits':
-        prepare(builder)
+        tfds.disable_progress_bar()  # a second of work, which TFDS would tell in many lines
+        with contextlib.redirect_stdout(io.StringIO()):
+            prepare(builder)
     if not builder.is_prepared():
         raise UserError(
             f'the data set {data.name!r} is not prepared in {builder.data_path}; run: python'
             f' scripts/prepare_data.py --name={data.name} --data_dir={data.data_dir or "DIR"}'
         )
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        old = os.fspath(builder.data_path)
-        convert = _CONVERT.format(old=old, new=old.rstrip('/') + '-array_record')
+    formats = {builder.info.file_format, *builder.info.alternative_file_formats}
+    if tfds.core.FileFormat.ARRAY_RECORD not in formats:
+        directory = os.fspath(builder.data_path)
         raise UserError(
-            f'{old} was prepared as {builder.info.file_format.value}, which offers no random'
-            f" access; convert it (needs pip install -e '.[prepare]') with: {convert}  -- then"
-            ' point data.name at the new directory'
+            f'{directory} was prepared as {builder.info.file_format.value}, which offers no random'
+            " access; add ArrayRecord beside it (needs pip install -e '.[prepare]') with:"
+            f' {_CONVERT.format(directory=directory)}'
         )
     _check_features(builder, data)
     try:
@@ -135,15 +142,6 @@ def first_line(error: BaseException) -> str:
 
 def _is_path(name: str) -> bool:
     return name.startswith(('/', '.', '~')) or '://' in name or os.path.isdir(name)
-
-
-def _format_argument(name: str, root: str | None) -> dict[str, str]:
-    """Asks for ArrayRecord, unless a set is already there: then its own format is kept."""
-    try:
-        is_prepared = tfds.builder(name, data_dir=root).is_prepared()
-    except Exception:  # the second call, which decides, raises it again
-        is_prepared = True
-    return {} if is_prepared else {'file_format': 'array_record'}
 
 
 def _check_features(builder: tfds.core.DatasetBuilder, data: ConfigDict) -> None:

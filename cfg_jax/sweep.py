@@ -4,6 +4,7 @@ The work is cut into shards, one file per (w, range of image numbers). A finishe
 computed again, so a killed sweep goes on where it was and ends with the same table.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from cfg_jax.provenance import describe_environment
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
 _PICTURE_CLASSES = 10
+_REPORT_SECONDS = 10.0
 
 Report = Callable[[str], None]
 Row = dict[str, float]
@@ -149,8 +151,10 @@ class _Shards:
         self._extract = _extract_fn(extractor)
         missing = [(w, start) for w in _weights(config) for start in self._starts()]
         missing = [key for key in missing if not self._path(*key).exists()]
+        passes = (_passes(w) * (self._stop(start) - start) for w, start in missing)
+        self._progress = writers.Progress(sum(passes))
         self._passes_done = 0
-        self._progress = writers.Progress(sum(self._passes(*key) for key in missing))
+        self._last_report = time.monotonic()
 
     def collect(self, w: float) -> dict[str, Any]:
         """Moments, logits [N, K] and labels [N] of the samples at guidance weight `w`."""
@@ -159,7 +163,6 @@ class _Shards:
             path = self._path(w, start)
             if not path.exists():
                 files.write_npz(path, self._compute(w, start))
-                self._report_progress(w, start)
             arrays = files.read_npz(path)
             part = Moments.from_arrays(arrays)
             moments = part if moments is None else moments.merge(part)
@@ -184,8 +187,10 @@ class _Shards:
             dispatched = self._extract(self._extractor.params, x), labels, min(stop - first, len(x))
             if waiting is not None:
                 parts.append(_fetch(*waiting))
+                self._tell(w, first, len(parts[-1][0]), stop)
             waiting = dispatched
         parts.append(_fetch(*waiting))
+        self._tell(w, stop, len(parts[-1][0]), stop)
         pooled, logits, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return Moments.of(pooled).to_arrays() | {'logits': logits, 'labels': labels}
 
@@ -201,21 +206,26 @@ class _Shards:
     def _stop(self, start: int) -> int:
         return min(start + self._config.sweep.shard_size, self._config.sweep.num_samples)
 
-    def _passes(self, w: float, start: int) -> int:
-        return (self._stop(start) - start) * (1 if w == 0 else 2)
-
     def _path(self, w: float, start: int) -> epath.Path:
         return self._directory / f'w_{w!r}_images_{start:07d}.npz'
 
-    def _report_progress(self, w: float, start: int) -> None:
-        passes = self._passes(w, start)
-        self._passes_done += passes
-        rate = self._progress.update(self._passes_done) * (self._stop(start) - start) / passes
+    def _tell(self, w: float, done: int, new: int, stop: int) -> None:
+        """Notes `new` more images, `done` at this w; a line at a shard's end or every 10 s."""
+        self._passes_done += new * _passes(w)
+        if done < stop and time.monotonic() - self._last_report < _REPORT_SECONDS:
+            return
+        self._last_report = time.monotonic()
+        rate = self._progress.update(self._passes_done) / _passes(w)
         left = writers.format_duration(self._progress.seconds_left())
         self._report(
-            f'w={w:g}  {self._stop(start)}/{self._config.sweep.num_samples} images'
+            f'w={w:g}  {done}/{self._config.sweep.num_samples} images'
             f'  {rate:,.0f} images/s  {left} left'
         )
+
+
+def _passes(w: float) -> int:
+    """Network passes a step at guidance weight `w`."""
+    return 1 if w == 0 else 2
 
 
 def _extract_fn(extractor: FeatureExtractor) -> Callable[[Any, jax.Array], Features]:
