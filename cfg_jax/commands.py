@@ -26,7 +26,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str, **kwargs):
         super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # a misspelt option must not pass for another
+            **kwargs,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -98,6 +101,13 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f'{path}: get_config() must return an ml_collections.ConfigDict')
     config_lib.validate(config)
     return config
+
+
+def natural_number(text: str) -> int:
+    """A whole number of at least 0, for argparse's `type`."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of at least 0')
+    return int(text)
 
 
 def number_list(text: str) -> tuple[float, ...]:

@@ -8,11 +8,12 @@ is their own. Interrupt it anywhere; the same command goes on. Finished work is 
 """
 
 import time
+from collections.abc import Sequence
 
 from cfg_jax import commands
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     parser = commands.Parser(__doc__)
     parser.add_argument('--workdir', default='runs/quickstart', help='where everything is written')
     parser.set_defaults(config='configs/digits.py')

@@ -8,11 +8,12 @@ training image costs three forward passes. State per device: parameters, EMA and
 """
 
 import json
+from collections.abc import Sequence
 
 from cfg_jax import commands
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     parser = commands.Parser(__doc__)
     parser.add_argument(
         '--images_per_second', type=float, help='training images per second of one device'

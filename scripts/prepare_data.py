@@ -9,10 +9,12 @@ image-net.org after registration, from --manual_dir (by default DATA_DIR/downloa
 Preparing anything but `digits` needs TensorFlow: pip install -e '.[prepare]'. Training does not.
 """
 
+from collections.abc import Sequence
+
 from cfg_jax import commands
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     parser = commands.Parser(__doc__)
     parser.add_argument('--name', required=True, help="TFDS name, such as 'imagenet2012'")
     parser.add_argument('--data_dir', default='', help="default: TFDS's, ~/tensorflow_datasets")

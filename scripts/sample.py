@@ -7,19 +7,25 @@ machine and w. --w takes one weight for all images or one per image. Uses EMA pa
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from cfg_jax import commands
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     parser = commands.Parser(__doc__)
     parser.add_argument('--workdir', required=True, help='of a training run')
     parser.add_argument('--labels', type=commands.integer_list, required=True, help='class ids')
     parser.add_argument('--w', type=commands.number_list, default=(0.0,), help='guidance weight')
-    parser.add_argument('--seed', type=int, default=0, help='of the images')
-    parser.add_argument('--columns', type=int, default=0, help='images per row; 0: about a square')
+    parser.add_argument('--seed', type=commands.natural_number, default=0, help='of the images')
+    parser.add_argument(
+        '--columns',
+        type=commands.natural_number,
+        default=0,
+        help='images per row; 0: about a square',
+    )
     parser.add_argument('--out', default='grid.png', help='the PNG to write')
     options = parser.parse_args(argv)
 

@@ -9,10 +9,12 @@ config's. Writes WORKDIR/sweep/NAME/: results.json, table.md, tradeoff.png, samp
 sweep goes on where it was when the same command runs again.
 """
 
+from collections.abc import Sequence
+
 from cfg_jax import commands
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     parser = commands.Parser(__doc__)
     parser.add_argument('--workdir', required=True, help='of a training run')
     parser.add_argument('--w', type=commands.number_list, help='such as 0,0.1,0.5')
@@ -20,7 +22,7 @@ def main(argv):
     parser.add_argument('--sampler', help='ancestral or ddim')
     parser.add_argument('--num_steps', type=int, help='T, levels of log-SNR')
     parser.add_argument('--v', type=float, help='variance exponent of the ancestral sampler')
-    parser.add_argument('--seed', type=int, help='of the samples')
+    parser.add_argument('--seed', type=commands.natural_number, help='of the samples')
     parser.add_argument('--batch_size', type=int, help='images generated at once')
     parser.add_argument('--name', default='', help='of the directory below WORKDIR/sweep')
     options = parser.parse_args(argv)

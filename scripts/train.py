@@ -9,15 +9,17 @@ bin, norms, images/s) and samples/ (a row per class; w = 0, 1, 3). Run the same 
 resume from the newest checkpoint.
 """
 
+from collections.abc import Sequence
+
 from cfg_jax import commands
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     parser = commands.Parser(__doc__)
     parser.add_argument('--workdir', required=True, help='a local path or gs://')
     options, config = commands.parse_with_config(parser, argv)
 
-    from cfg_jax import training  # after the checks: a mistake is told before JAX starts
+    from cfg_jax import training  # after the checks: Orbax, TFDS and Grain are slow to import
 
     training.train(config, options.workdir)
 
