@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     config.diffusion.logsnr_max = 20.0
 
     config.train = ConfigDict()
-    config.train.steps = 1000
+    config.train.steps = 800
     config.train.batch_size = 128
     config.train.grad_accum = 1
     config.train.learning_rate = 2e-3
@@ -52,10 +52,10 @@ def get_config() -> ConfigDict:
     config.train.grad_clip = 1.0
     config.train.ema_decay = 0.995
     config.train.log_every = 50
-    config.train.checkpoint_every = 250
+    config.train.checkpoint_every = 200
     config.train.keep_checkpoints = 2
     config.train.keep_period = 0
-    config.train.sample_every = 500
+    config.train.sample_every = 400
 
     config.sampling = ConfigDict()
     config.sampling.sampler = 'ancestral'
