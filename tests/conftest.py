@@ -1,0 +1,79 @@
+"""Fixtures of all tests: a temporary home for data and compilations, tiny trained runs."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+_SHARED = 'cfg_jax_tests_'
+
+
+def pytest_configure(config):
+    """Sets the environment, of subprocesses too, before JAX or TFDS is imported and reads it.
+
+    Compiling takes most of the time, and many tests train the same tiny network: they share a
+    compilation cache that lasts for this session only.
+    """
+    root = tempfile.mkdtemp(prefix=_SHARED)
+    config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
+    os.environ['TFDS_DATA_DIR'] = f'{root}/tensorflow_datasets'
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{root}/compilations'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+
+@pytest.fixture
+def tiny_config():
+    """configs/digits.py shrunk to seconds; each test may change its own."""
+    from support import make_tiny_config
+
+    return make_tiny_config()
+
+
+@pytest.fixture
+def toy_network():
+    """Puts `support.ToyNetwork` in the place of the U-Net."""
+    from support import toy_instead_of_unet
+
+    with toy_instead_of_unet():
+        yield
+
+
+@pytest.fixture(scope='session')
+def digits_dir():
+    """The directory of the prepared digits in the session's data_dir."""
+    from pathlib import Path
+
+    from support import make_tiny_config
+
+    from cfg_jax import datasets
+
+    data = make_tiny_config().data
+    datasets.data_source(data, 'train')  # prepares them on first use
+    return Path(datasets.find_builder(data.name, data.data_dir).data_path)
+
+
+@pytest.fixture(scope='session')
+def trained_workdir(tmp_path_factory):
+    """The tiny config trained to its end. Shared: copy it before changing anything."""
+    from support import make_tiny_config
+
+    from cfg_jax import training
+
+    workdir = tmp_path_factory.mktemp('trained') / 'run'
+    training.train(make_tiny_config(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope='session')
+def swept_workdir(trained_workdir, tmp_path_factory):
+    """A copy of `trained_workdir` with the tiny sweep 'tiny'. Shared: do not change it."""
+    from support import make_tiny_config
+
+    from cfg_jax import sweep
+
+    workdir = tmp_path_factory.mktemp('swept') / 'run'
+    shutil.copytree(trained_workdir, workdir)
+    sweep.run(make_tiny_config(), workdir, name='tiny')
+    return workdir

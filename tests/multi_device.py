@@ -1,0 +1,100 @@
+"""Trains and generates on however many devices XLA_FLAGS asks for; `test_parallel` compares.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/multi_device.py 4 OUT.npz
+
+Every step is awaited: on few cores, steps queued on fake devices starve each other's collectives.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from support import made_up_params, make_tiny_config
+
+from cfg_jax import data, generation, models, parallel, train_step
+
+STEPS = 20
+BATCHES = (7, 64)
+W = 2.0
+
+
+def assert_synced(tree):
+    """Every device holds the same values; `out_axes=None` does not check that by itself."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(copies) == jax.device_count(), path
+        for copy in copies:
+            assert copy.shape == leaf.shape, path
+            np.testing.assert_array_equal(copy, copies[0], err_msg=jax.tree_util.keystr(path))
+
+
+def train(config, params):
+    """Losses [STEPS], gradient norms [STEPS] and the final parameters."""
+    batches = data.TrainingBatches(config.data, batch_size=config.train.batch_size, seed=0)
+    step = parallel.map_step(train_step.make_train_step(config))
+    state = train_step.TrainState(
+        step=np.int32(0),
+        params=params,
+        ema_params=params,
+        opt_state=train_step.make_optimizer(config).init(params),
+    )
+    state = jax.tree.map(np.array, state)  # copies: the buffers will be donated
+    state = jax.device_put(state, parallel.replicated())
+    losses, norms = [], []
+    for _ in range(STEPS):
+        state, metrics = step(state, parallel.split_batch(next(batches)))
+        jax.block_until_ready(state)
+        row = parallel.first_replica(metrics)
+        losses.append(row['loss'])
+        norms.append(row['grad_norm'])
+    batches.close()
+    assert_synced(state)
+    assert int(state.step) == STEPS
+    return np.array(losses), np.array(norms), jax.device_get(state.params)
+
+
+def generate(config, params):
+    """Start noise, labels and finished images of the first 7 and the first 64 images."""
+    size = config.data.image_size
+    finished = generation.make_generator(config)
+    untouched = generation.Generator(
+        models.make_unet(config).apply,
+        lambda eps_fn, z, keys: z,
+        (size, size, config.data.channels),
+        config.data.num_classes,
+    )
+    results = {}
+    for count in BATCHES:
+        indices = np.arange(count)
+        labels = generation.image_labels(5, indices, config.data.num_classes, 'uniform')
+        results[f'labels_{count}'] = np.asarray(labels)
+        results[f'start_{count}'] = np.asarray(untouched(params, 5, indices, labels, W))
+        results[f'images_{count}'] = np.asarray(finished(params, 5, indices, labels, W))
+    return results
+
+
+def rows_of_two_processes():
+    """`parallel.global_rows` as two processes of two devices would see it: [4, 3]."""
+    real = jax.local_device_count, jax.process_count
+    jax.local_device_count, jax.process_count = lambda: 2, lambda: 2
+    rows = jax.pmap(lambda _: parallel.global_rows(3), axis_name=parallel.AXIS)(np.zeros(4))
+    jax.local_device_count, jax.process_count = real
+    return np.asarray(rows)
+
+
+def main(num_devices, out):
+    assert jax.device_count() == num_devices
+    config = make_tiny_config(model__channel_mult=(1,), model__attention_resolutions=(8,))
+    start = made_up_params(config)
+    losses, norms, end = train(config, start)
+    results = {'losses': losses, 'norms': norms}
+    for name, params in (('start_params', start), ('params', end)):
+        results[name] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+    results |= generate(config, jax.device_put(start, parallel.replicated()))
+    if num_devices == 4:
+        results['rows'] = rows_of_two_processes()
+    np.savez(out, **results)
+
+
+if __name__ == '__main__':
+    main(int(sys.argv[1]), sys.argv[2])

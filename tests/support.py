@@ -1,0 +1,154 @@
+"""What several test files need: the tiny config, a toy network, scripts, checkpoints' content."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from cfg_jax import commands, files, train_step
+from cfg_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = str(ROOT / 'configs' / 'digits.py')
+
+TINY = {
+    'model.width': 8,
+    'model.norm_groups': 4,
+    'model.head_channels': 8,
+    'model.channel_mult': (1, 2),
+    'train.steps': 6,
+    'train.batch_size': 16,
+    'train.warmup_steps': 4,
+    'train.log_every': 2,
+    'train.checkpoint_every': 3,
+    'train.sample_every': 6,
+    'sampling.num_steps': 4,
+    'sweep.w': (0.0, 1.0),
+    'sweep.num_samples': 40,
+    'sweep.batch_size': 20,
+    'sweep.shard_size': 20,
+    'sweep.is_splits': 2,
+}
+
+
+def tiny_arguments(**changes):
+    """['--config.FIELD=VALUE', ...] of the tiny config; a change is written train__steps=3."""
+    values = TINY | {name.replace('__', '.'): value for name, value in changes.items()}
+    return [f'--config.{name}={value}' for name, value in values.items()]
+
+
+def make_tiny_config(**changes):
+    """The tiny config, changed as in `tiny_arguments`."""
+    return commands.load_config(DIGITS, tiny_arguments(**changes))
+
+
+class ToyNetwork(nn.Module):
+    """A stand-in for the U-Net where only the machinery around it is tested: compiles at once."""
+
+    num_classes: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, z, logsnr, label, train=False):
+        emb = nn.Embed(self.num_classes + 1, 8, name='label')(label)
+        emb = emb + nn.Dense(8)(logsnr[:, None] / 20.0)
+        h = jnp.tanh(nn.Conv(8, (3, 3))(z) + emb[:, None, None, :])
+        return nn.Conv(self.channels, (3, 3))(h)
+
+
+def made_up_params(config, seed=0):
+    """Parameters of the U-Net, random throughout: at its true start most gradients are zero.
+
+    Drawn by NumPy: compiling the true initialisation takes as long as compiling a step.
+    """
+    shapes = jax.eval_shape(lambda: train_step.create_state(config)).params
+    rng = np.random.default_rng(seed)
+
+    def make(path, leaf):
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        if leaf.ndim > 1:
+            return noise / np.float32(np.sqrt(np.prod(leaf.shape[:-1])))
+        return np.float32(0.1) * noise + np.float32(path[-1].key == 'scale')
+
+    return jax.tree.map_with_path(make, shapes)
+
+
+@contextlib.contextmanager
+def toy_instead_of_unet():
+    """Puts `ToyNetwork` in the place of the U-Net inside a `with` block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            'cfg_jax.models.make_unet',
+            lambda config: ToyNetwork(config.data.num_classes, config.data.channels),
+        )
+        yield
+
+
+def user_error(fn, *args, **kwargs):
+    """The message of the UserError that fn(*args, **kwargs) must raise: one clean line."""
+    with pytest.raises(UserError) as caught:
+        fn(*args, **kwargs)
+    message = str(caught.value)
+    assert message
+    assert message == message.strip()
+    assert '\n' not in message
+    return message
+
+
+def script_environment(**changes):
+    """The environment for a script: ours, with the output unbuffered."""
+    return os.environ | {'PYTHONUNBUFFERED': '1'} | changes
+
+
+def start_script(xla_flags, name, *arguments):
+    """Starts `python scripts/NAME ARGUMENTS` in the repository; streams are text pipes."""
+    return subprocess.Popen(
+        [sys.executable, f'scripts/{name}', *map(str, arguments)],
+        cwd=ROOT,
+        env=script_environment(XLA_FLAGS=xla_flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_script(xla_flags, name, *arguments, timeout=300):
+    """Runs a script to its end; returns (status, stdout, stderr)."""
+    process = start_script(xla_flags, name, *arguments)
+    stdout, stderr = process.communicate(timeout=timeout)
+    return process.returncode, stdout, stderr
+
+
+def checkpoint_steps(workdir):
+    """Steps of the complete checkpoints of a work directory."""
+    folders = (Path(workdir) / 'checkpoints').iterdir()
+    return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
+
+
+def checkpoint_arrays(workdir, step):
+    """Every array of a checkpoint by name, read without the library."""
+    path = (Path(workdir) / 'checkpoints' / str(step) / 'state').resolve()
+    tree = ocp.PyTreeCheckpointer().restore(path)
+    return {jax.tree_util.keystr(p): np.asarray(a) for p, a in jax.tree.leaves_with_path(tree)}
+
+
+def checkpoint_hash(workdir, step):
+    """Hash of every array of a checkpoint."""
+    return files.sha256_of_arrays(checkpoint_arrays(workdir, step))
+
+
+def assert_trees_equal(a, b):
+    """Same structure, dtypes and bits."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, left), right in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        name = jax.tree_util.keystr(path)
+        assert left.dtype == right.dtype, name
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right), err_msg=name)

@@ -1,0 +1,237 @@
+import json
+
+import pytest
+from ml_collections import ConfigDict
+from support import DIGITS, ROOT, user_error
+
+from cfg_jax import commands, config as config_lib
+
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+BAD_VALUES = [
+    ('p_uncond', -0.1),
+    ('p_uncond', 1.1),
+    ('p_uncond', '0.1'),
+    ('p_uncond', True),
+    ('p_uncond', float('nan')),
+    ('seed', 1.0),
+    ('seed', True),
+    ('seed', -1),
+    ('data.name', ''),
+    ('data.image_size', 0),
+    ('data.image_size', 9),
+    ('data.channels', 2),
+    ('data.flip', 1),
+    ('data.num_workers', -1),
+    ('model.width', 5),
+    ('model.channel_mult', (1, 0)),
+    ('model.channel_mult', [1, 2]),
+    ('model.channel_mult', ()),
+    ('model.channel_mult', (1, 2.0)),
+    ('model.attention_resolutions', 4),
+    ('model.norm_groups', 7),
+    ('model.head_channels', 5),
+    ('model.dropout', 1.0),
+    ('model.dtype', 'float16'),
+    ('diffusion.logsnr_min', 20.0),
+    ('diffusion.logsnr_max', float('inf')),
+    ('train.steps', 0),
+    ('train.batch_size', 16.0),
+    ('train.learning_rate', 0.0),
+    ('train.grad_clip', -1.0),
+    ('train.ema_decay', 1.0),
+    ('sampling.sampler', 'euler'),
+    ('sampling.num_steps', 1),
+    ('sampling.v', 1.5),
+    ('sweep.w', (0.0, 'one')),
+    ('sweep.w', (0.0, float('inf'))),
+    ('sweep.w', ()),
+    ('sweep.w', 1.0),
+    ('sweep.num_samples', -5),
+    ('sweep.is_splits', 41),
+    ('sweep.labels', 'random'),
+]
+
+
+_GONE = object()
+
+
+def put(config, name, value):
+    """A copy with one field set whatever its type, or gone."""
+    values = config.to_dict()
+    group, _, field = name.rpartition('.')
+    owner = values[group] if group else values
+    owner[field] = value
+    if value is _GONE:
+        del owner[field]
+    return ConfigDict(values)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_is_valid(path):
+    config = commands.load_config(str(path))
+    assert dict(config_lib.flatten(config)).keys() == config_lib.FIELDS.keys()
+
+
+def test_there_are_config_files():
+    assert DIGITS in [str(path) for path in CONFIGS]
+
+
+@pytest.mark.parametrize(('name', 'value'), BAD_VALUES)
+def test_bad_value_names_the_field(tiny_config, name, value):
+    config_lib.validate(tiny_config)
+    assert name in user_error(config_lib.validate, put(tiny_config, name, value))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('p_uncond', 0),
+        ('p_uncond', 1.0),
+        ('train.learning_rate', 1),
+        ('sweep.w', (0, -1, 2.5)),
+        ('model.dtype', 'bfloat16'),
+        ('sweep.is_splits', 40),
+    ],
+)
+def test_edge_values_are_accepted(tiny_config, name, value):
+    config_lib.validate(put(tiny_config, name, value))
+
+
+@pytest.mark.parametrize(('head_channels', 'num_heads'), [(0, 0), (8, 2)])
+def test_exactly_one_rule_for_heads(tiny_config, head_channels, num_heads):
+    tiny_config.model.head_channels = head_channels
+    tiny_config.model.num_heads = num_heads
+    message = user_error(config_lib.validate, tiny_config)
+    assert 'model.head_channels' in message
+    assert 'model.num_heads' in message
+
+
+def test_heads_must_divide_where_attention_is(tiny_config):
+    tiny_config.model.head_channels = 16  # 16 channels at 4x4, 8 channels at 8x8
+    config_lib.validate(tiny_config)
+    tiny_config.model.attention_resolutions = (8, 4)
+    message = user_error(config_lib.validate, tiny_config)
+    assert 'model.head_channels=16' in message
+    assert '8x8' in message
+
+
+def test_misspelt_field_gets_a_suggestion(tiny_config):
+    config = put(tiny_config, 'train.learning_rat', 1e-3)
+    message = user_error(config_lib.validate, config)
+    assert "'train.learning_rat'" in message
+    assert "did you mean 'train.learning_rate'?" in message
+
+
+@pytest.mark.parametrize('name', ['p_uncond', 'train.ema_decay'])
+def test_missing_field(tiny_config, name):
+    config = put(tiny_config, name, _GONE)
+    assert f'lacks the field {name!r}' in user_error(config_lib.validate, config)
+
+
+def test_missing_group(tiny_config):
+    config = put(tiny_config, 'sampling', _GONE)
+    assert "'sampling." in user_error(config_lib.validate, config)
+
+
+@pytest.mark.parametrize(
+    ('batch', 'accum', 'devices', 'fits'),
+    [(16, 1, 4, True), (16, 4, 4, True), (10, 1, 4, False), (16, 3, 1, False), (16, 8, 4, False)],
+)
+def test_check_devices(tiny_config, batch, accum, devices, fits):
+    tiny_config.train.batch_size, tiny_config.train.grad_accum = batch, accum
+    if fits:
+        config_lib.check_devices(tiny_config, devices)
+    else:
+        message = user_error(config_lib.check_devices, tiny_config, devices)
+        assert f'train.batch_size={batch}' in message
+        assert f'{devices} devices' in message
+
+
+CHANGEABLE = {
+    'data.data_dir': '/elsewhere',
+    'data.num_workers': 3,
+    'train.steps': 7,
+    'train.grad_accum': 2,
+    'train.log_every': 1,
+    'train.checkpoint_every': 1,
+    'train.keep_checkpoints': 9,
+    'train.keep_period': 5,
+    'train.sample_every': 1,
+    'sampling.sampler': 'ddim',
+    'sampling.num_steps': 9,
+    'sampling.v': 0.5,
+    'sampling.clip': False,
+    'sweep.w': (3.0,),
+    'sweep.num_samples': 50,
+    'sweep.seed': 1,
+    'sweep.batch_size': 10,
+    'sweep.shard_size': 10,
+    'sweep.labels': 'uniform',
+    'sweep.features': 'inception',
+    'sweep.is_splits': 1,
+}
+
+
+def test_contradictions_are_all_fields_but_those_that_may_change(tiny_config):
+    old = dict(config_lib.flatten(tiny_config))
+    fixed = []
+    for name, value in old.items():
+        changed = CHANGEABLE.get(name, 'another value')
+        assert changed != value
+        given = put(tiny_config, name, changed)
+        differences = config_lib.contradictions(config_lib.to_json(tiny_config), given)
+        if name in CHANGEABLE:
+            assert differences == []
+        else:
+            assert differences == [f'{name}: {value!r} -> {changed!r}']
+            fixed.append(name)
+    assert {'p_uncond', 'seed', 'train.batch_size', 'model.width', 'data.split'} <= set(fixed)
+
+
+def test_contradictions_of_the_same_config_read_back(tiny_config):
+    written = json.loads(json.dumps(config_lib.to_json(tiny_config)))
+    assert config_lib.contradictions(written, tiny_config) == []
+
+
+def test_json_round_trip(tiny_config):
+    written = json.loads(json.dumps(config_lib.to_json(tiny_config)))
+    config = config_lib.from_json(written)
+    config_lib.validate(config)
+    assert config.to_dict() == tiny_config.to_dict()
+    assert config.model.channel_mult == (1, 2)
+    assert isinstance(config.model.channel_mult, tuple)
+
+
+def test_load_config_applies_overrides():
+    config = commands.load_config(DIGITS, ['--config.p_uncond=0.25', '--config.sweep.w=(0.5,)'])
+    assert config.p_uncond == 0.25
+    assert config.sweep.w == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ('override', 'words'),
+    [
+        ('--config.p_uncnd=0.2', "did you mean 'p_uncond'?"),
+        ('--config.modle.width=8', "did you mean 'model.width'?"),
+        ('--config.width=8', "did you mean 'model.width'?"),
+        ('--config.train.steps=many', 'train.steps'),
+        ('--config.p_uncond=1.5', 'p_uncond must be a number in [0, 1]'),
+        ('--config.p_uncond', 'lacks a value'),
+    ],
+)
+def test_load_config_refuses_overrides(override, words):
+    assert words in user_error(commands.load_config, DIGITS, [override])
+
+
+def test_load_config_lists_the_files_of_the_folder():
+    message = user_error(commands.load_config, str(ROOT / 'configs' / 'digit.py'))
+    assert 'configs/digit.py' in message
+    assert 'digits.py' in message
+
+
+def test_load_config_refuses_what_is_no_config(tmp_path):
+    (tmp_path / 'broken.py').write_text('def get_config(:\n')
+    assert 'broken.py' in user_error(commands.load_config, str(tmp_path / 'broken.py'))
+    (tmp_path / 'dictionary.py').write_text('def get_config():\n    return {}\n')
+    assert 'ConfigDict' in user_error(commands.load_config, str(tmp_path / 'dictionary.py'))

@@ -1,0 +1,190 @@
+"""The loop: what it writes, resuming, stopping at a loss that is not finite. One device."""
+
+import itertools
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from support import (
+    assert_trees_equal,
+    checkpoint_arrays,
+    checkpoint_hash,
+    checkpoint_steps,
+    make_tiny_config,
+    toy_instead_of_unet,
+    user_error,
+)
+
+from cfg_jax import checkpoints, config as config_lib, data, train_step, training, writers
+
+
+def silent(line):
+    del line
+
+
+def metric_rows(workdir):
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def toy_run(tmp_path_factory):
+    """The tiny config trained with the toy network, in one go."""
+    workdir = tmp_path_factory.mktemp('toy') / 'run'
+    with toy_instead_of_unet():
+        training.train(make_tiny_config(), workdir, silent)
+    return workdir
+
+
+def copy_at_step_3(run, directory):
+    """A copy of a finished run as if it had been killed after step 3."""
+    shutil.copytree(run, directory)
+    shutil.rmtree(directory / 'checkpoints' / '6')
+    shutil.rmtree(directory / 'samples')
+    return directory
+
+
+def nan_at(monkeypatch, bad_batch):
+    """Makes one pixel of batch number `bad_batch` (from 1) not a number."""
+    take = data.TrainingBatches.__next__
+
+    def take_and_spoil(self):
+        batch = take(self)
+        if self.get_state()['next_batch'] == bad_batch:
+            batch['image'] = batch['image'].copy()
+            batch['image'][0, 0, 0, 0] = np.nan
+        return batch
+
+    monkeypatch.setattr(data.TrainingBatches, '__next__', take_and_spoil)
+
+
+def test_writes_config_metrics_checkpoints_and_samples(trained_workdir):
+    config = make_tiny_config()
+    written = json.loads((trained_workdir / 'config.json').read_text())
+    assert config_lib.from_json(written).to_dict() == config.to_dict()
+    assert checkpoint_steps(trained_workdir) == [3, 6]
+    picture = Image.open(trained_workdir / 'samples' / 'step_00000006.png')
+    assert picture.mode == 'L'
+    # Ten classes by three w, 8x8 with a white line between them, enlarged to at least 256.
+    assert picture.size == (10 * 26, 10 * 89)
+    assert np.asarray(picture).std() > 1.0
+    assert [file.name for file in (trained_workdir / 'samples').iterdir()] == ['step_00000006.png']
+
+
+def test_metrics_have_the_promised_keys(trained_workdir):
+    rows = metric_rows(trained_workdir)
+    assert [row['step'] for row in rows] == [2, 3, 4, 6]  # every log_every, and every checkpoint
+    keys = {'loss', 'grad_norm', 'param_norm', 'update_norm', 'learning_rate'}
+    keys |= {'images_per_second', 'images_seen'}
+    config = make_tiny_config()
+    edges = train_step.logsnr_bin_edges(config)
+    bins = {f'loss_logsnr_{low:+.1f}_{high:+.1f}' for low, high in itertools.pairwise(edges)}
+    assert len(bins) == train_step.LOGSNR_BINS
+    for row in rows:
+        assert keys <= row.keys()
+        assert row.keys() - keys - {'step'} <= bins
+        assert len(row.keys() & bins) >= 6
+        assert all(math.isfinite(value) for value in row.values())
+        assert row['images_seen'] == row['step'] * config.train.batch_size
+        assert row['images_per_second'] > 0
+    rates = [2e-3 * share for share in ((1 / 4 + 2 / 4) / 2, 3 / 4, 1.0, 1.0)]
+    np.testing.assert_allclose([row['learning_rate'] for row in rows], rates, rtol=1e-6)
+
+
+def test_learns(trained_workdir):
+    rows = metric_rows(trained_workdir)
+    # The network starts at eps = 0, whose loss is E eps^2 = 1.
+    assert rows[0]['loss'] == pytest.approx(1.0, abs=0.25)
+    assert rows[-1]['loss'] < rows[0]['loss']
+
+
+def test_checkpoint_holds_the_whole_state(trained_workdir):
+    state = train_step.create_state(make_tiny_config())
+    with checkpoints.Checkpoints(trained_workdir) as saved:
+        restored, data_state = saved.restore(6, state)
+    assert data_state == {'next_batch': 6}
+    assert int(restored.step) == 6
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert len(checkpoint_arrays(trained_workdir, 6)) == len(jax.tree.leaves(state))
+
+
+def test_two_halves_are_the_whole_bit_for_bit(toy_run, toy_network, tmp_path):
+    workdir = tmp_path / 'run'
+    half = training.train(make_tiny_config(train__steps=3), workdir, silent)
+    assert checkpoint_steps(workdir) == [3]
+    assert int(half.step) == 3
+    reports = []
+    whole = training.train(make_tiny_config(), workdir, reports.append)
+    assert reports[0].startswith('resuming from step 3')
+    assert checkpoint_hash(workdir, 3) == checkpoint_hash(toy_run, 3)
+    ours, theirs = checkpoint_arrays(workdir, 6), checkpoint_arrays(toy_run, 6)
+    assert_trees_equal(ours, theirs)
+    earlier = checkpoint_arrays(workdir, 3)
+    moved = [name for name in ours if not np.array_equal(ours[name], earlier[name])]
+    assert len(moved) > 0.9 * len(ours)
+    with checkpoints.Checkpoints(workdir) as saved:
+        assert_trees_equal(saved.restore(6, whole)[0], whole)
+    rows = metric_rows(workdir)
+    assert [row['step'] for row in rows] == [2, 3, 4, 6]
+    straight = metric_rows(toy_run)
+    assert [row['loss'] for row in rows] == [row['loss'] for row in straight]
+    names = [f.read_bytes() for f in (workdir / 'samples').glob('*6.png')]
+    assert names == [f.read_bytes() for f in (toy_run / 'samples').glob('*6.png')]
+
+
+def test_a_finished_run_is_left_alone(toy_run, toy_network, tmp_path):
+    workdir = shutil.copytree(toy_run, tmp_path / 'run')
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
+    reports = []
+    state = training.train(make_tiny_config(), workdir, reports.append)
+    assert int(state.step) == 6
+    assert reports == [f'{workdir} is already trained to step 6']
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
+    before.pop(workdir / 'config.json'), after.pop(workdir / 'config.json')
+    assert after == before
+
+
+def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
+    toy_run, toy_network, tmp_path, monkeypatch
+):
+    workdir = copy_at_step_3(toy_run, tmp_path / 'run')
+    with monkeypatch.context() as patch:
+        nan_at(patch, 5)
+        message = user_error(training.train, make_tiny_config(), workdir, silent)
+    assert 'stopped at step 5' in message
+    assert 'checkpoint of step 3 is kept' in message
+    assert checkpoint_steps(workdir) == [3]
+    assert checkpoint_hash(workdir, 3) == checkpoint_hash(toy_run, 3)
+    rows = writers.read_metrics(workdir)
+    assert [row['step'] for row in rows] == [2, 3, 4]
+    # With the cause gone, the same command goes on as if nothing had happened.
+    training.train(make_tiny_config(), workdir, silent)
+    assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_divergence_before_the_first_checkpoint(toy_network, tmp_path):
+    config = make_tiny_config(train__learning_rate=1e30, train__checkpoint_every=100)
+    message = user_error(training.train, config, tmp_path / 'run', silent)
+    assert 'stopped at step 2' in message
+    assert 'there was no checkpoint yet' in message
+    assert 'train.learning_rate' in message
+    assert checkpoint_steps(tmp_path / 'run') == []
+
+
+def test_mistakes_leave_no_work_directory(tmp_path):
+    workdir = tmp_path / 'run'
+    user_error(training.train, make_tiny_config(data__name='no_such_set'), workdir, silent)
+    user_error(training.train, make_tiny_config(train__grad_accum=3), workdir, silent)
+    assert not workdir.exists()
+
+
+def test_other_seed_is_another_run(toy_network, tmp_path):
+    states = [
+        training.train(make_tiny_config(seed=seed, train__steps=1), tmp_path / str(seed), silent)
+        for seed in (0, 1)
+    ]
+    for leaves in zip(*(jax.tree.leaves(state.params) for state in states), strict=True):
+        assert not np.array_equal(*leaves)
