@@ -44,9 +44,7 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         raise UserError(f'no TFDS data set is called {name!r}{suggestion(name, known)}') from error
     except (ValueError, TypeError) as error:
         raise UserError(f'TFDS refuses {name!r}: {first_line(error)}') from error
-    if not builder.is_prepared():
-        return builder
-    return tfds.builder_from_directory(builder.data_path)  # sees file formats that were added later
+    return builder
 
 
 def data_source(data: ConfigDict, split: str) -> Sequence[dict[str, Any]]:
@@ -72,6 +70,8 @@ def data_source(data: ConfigDict, split: str) -> Sequence[dict[str, Any]]:
             f'the data set {data.name!r} is not prepared in {builder.data_path}; run: python'
             f' scripts/prepare_data.py --name={data.name} --data_dir={data.data_dir or "DIR"}'
         )
+    # Read from the files: a builder made before, or by name, knows another format than they have.
+    builder = tfds.builder_from_directory(builder.data_path)
     formats = {builder.info.file_format, *builder.info.alternative_file_formats}
     if tfds.core.FileFormat.ARRAY_RECORD not in formats:
         directory = os.fspath(builder.data_path)

@@ -75,11 +75,11 @@ def run(
         'config': config_lib.to_json(config),
         **describe_environment(),
     }
+    if not _drawn(directory, rows):
+        _save_samples(model, directory / 'samples.png')
     files.write_json(directory / 'results.json', results)
     files.write_bytes(directory / 'table.md', table(rows).encode())
     plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(settings))
-    if not (directory / 'samples.png').exists():
-        _save_samples(model, directory / 'samples.png')
     return directory
 
 
@@ -286,6 +286,14 @@ def _claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
     else:
         files.write_json(path, settings)
     return directory
+
+
+def _drawn(directory: epath.Path, rows: list[Row]) -> bool:
+    """Whether samples.png was drawn for the w of `rows`, by what the last results.json says."""
+    results, picture = directory / 'results.json', directory / 'samples.png'
+    if not (results.exists() and picture.exists()):
+        return False
+    return [row['w'] for row in files.read_json(results)['rows']] == [row['w'] for row in rows]
 
 
 def _title(settings: dict[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """The work directory of a run: whose it is, and the config it was trained with."""
 
+from typing import Any
+
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -19,7 +21,7 @@ def claim(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f'{workdir} is a file; --workdir needs a directory')
     if (workdir / CONFIG).exists():
-        differences = config_lib.contradictions(files.read_json(workdir / CONFIG), config)
+        differences = config_lib.contradictions(_read(workdir / CONFIG), config)
         if differences:
             raise UserError(
                 f'{workdir} was trained with another config ({"; ".join(differences)}); give back'
@@ -47,6 +49,16 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
             f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'
             f' --config=configs/NAME.py --workdir={workdir}'
         )
-    config = config_lib.from_json(files.read_json(workdir / CONFIG))
+    config = config_lib.from_json(_read(workdir / CONFIG))
     config_lib.validate(config)
     return config
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    try:
+        values = files.read_json(path)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f'{path} is no config that cfg_jax wrote; choose another --workdir')
+    return values

@@ -62,7 +62,7 @@ def test_features(trained_again):
     again, _, _ = trained_again
     x = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
     features = again.apply(again.params, x)
-    assert features.pooled.shape == (5, 128)
+    assert features.pooled.shape == (5, 48)
     assert features.logits.shape == (5, 10)
     assert again.logits_are_labels
     alone = again.apply(again.params, x[2:3])

@@ -74,7 +74,7 @@ def test_tfrecord_names_the_conversion(tiny_config, digits_dir, tmp_path):
         assert 'tfrecord' in message
         assert 'tensorflow_datasets.scripts.convert_format' in message
         assert '--out_file_format=array_record' in message
-        assert f'--dataset_version_dir={directory} ' in message
+        assert f'--dataset_version_dir={directory}' in message
 
 
 def test_the_conversion_command_exists():

@@ -81,7 +81,7 @@ def load_or_train(
         record = {
             'name': Classifier.name,
             'sha256': files.sha256_of_arrays(arrays),
-            'trained_on': f'{config.data.name} {_train_split(config.data)}',
+            'trained_on': f'first {_TRAIN_SHARE} % of {config.data.name} {config.data.split}',
             'held_out_accuracy': accuracy,
         }
         files.write_json(record_path, record)  # last: its presence says that both are complete
@@ -97,8 +97,7 @@ def train(config_data: ConfigDict) -> tuple[Any, float]:
             f'the feature classifier is made for small images, up to {_MAX_SIDE} pixels; got'
             f' data.image_size={config_data.image_size}; choose another sweep.features'
         )
-    train_set = _load(config_data, _train_split(config_data))
-    held_out = _load(config_data, f'{config_data.split}[{_TRAIN_SHARE}%:]')
+    train_set, held_out = _load(config_data)
     net = ConvNet(config_data.num_classes)
     params = net.init(jax.random.key(_SEED), jnp.zeros((1, *train_set['image'].shape[1:])))
     steps = _EPOCHS * max(1, len(train_set['label']) // _BATCH)
@@ -124,13 +123,15 @@ def train(config_data: ConfigDict) -> tuple[Any, float]:
     return params, float(np.mean(np.argmax(logits, axis=-1) == held_out['label']))
 
 
-def _train_split(config_data: ConfigDict) -> str:
-    return f'{config_data.split}[:{_TRAIN_SHARE}%]'
-
-
-def _load(config_data: ConfigDict, split: str) -> data.Batch:
-    batches = list(data.one_epoch(config_data, split, batch_size=1024))
-    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+def _load(config_data: ConfigDict) -> tuple[data.Batch, data.Batch]:
+    """The split's images and labels, cut into a training and a held-out part."""
+    batches = list(data.one_epoch(config_data, config_data.split, batch_size=1024))
+    whole = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    cut = round(len(whole['label']) * _TRAIN_SHARE / 100)
+    return (
+        {key: values[:cut] for key, values in whole.items()},
+        {key: values[cut:] for key, values in whole.items()},
+    )
 
 
 def _shift(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
