@@ -40,7 +40,7 @@ def test_provenance(trained_again):
     again, directory, lines = trained_again
     record = again.provenance()
     assert record['name'] == 'classifier'
-    assert record['trained_on'] == 'digits train[:80%]'
+    assert record['trained_on'] == 'first 80 % of digits train'
     assert record['sha256'] == files.sha256_of_arrays(files.read_npz(directory / 'weights.npz'))
     assert 0.95 <= record['held_out_accuracy'] <= 1.0
     assert len(lines) == 2
