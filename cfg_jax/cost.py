@@ -20,6 +20,8 @@ def describe(config: ConfigDict, images_per_second: float | None = None) -> dict
     moments in float32), images to train, exaFLOP of the training; and, given the training
     throughput of one device, device-days.
     """
+    if images_per_second is not None and not images_per_second > 0:
+        raise UserError(f'--images_per_second must be above 0; got {images_per_second:g}')
     data, train = config.data, config.train
     model = models.make_unet(config)
     inputs = (
@@ -42,8 +44,6 @@ def describe(config: ConfigDict, images_per_second: float | None = None) -> dict
         'training_exaflop': 3 * forward * num_images / 1e18,
     }
     if images_per_second is not None:
-        if not images_per_second > 0:
-            raise UserError(f'--images_per_second must be above 0; got {images_per_second:g}')
         description['device_days'] = num_images / images_per_second / 86400
     return description
 

@@ -98,7 +98,6 @@ def test_fid_of_fewer_images_than_features(counts):
         assert distance == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason='roots of eigenvalues that are rounding: -8e-4 and -1e-4')
 @pytest.mark.parametrize('count', [2, 20])
 def test_fid_of_few_images_with_themselves_is_not_negative(count):
     moments = Moments.of(random_features(count, 512, 0))

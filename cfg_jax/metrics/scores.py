@@ -8,16 +8,20 @@ from cfg_jax.metrics.statistics import Moments
 def frechet_distance(a: Moments, b: Moments) -> float:
     """FID = |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017).
 
-    tr (S_a S_b)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric
-    S_a^(1/2) S_b S_a^(1/2), which stays real and finite for singular covariances.
+    tr (S_a S_b)^(1/2) is the sum of the singular values of R_a^T R_b with S = R R^T: real, finite
+    and free of square roots of rounding errors, for singular covariances too.
     """
     cov_a, cov_b = a.covariance(), b.covariance()
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
-    eigenvalues = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
-    trace_root = np.sqrt(np.clip(eigenvalues, 0.0, None)).sum()
+    trace_root = np.linalg.svd(_root(cov_a).T @ _root(cov_b), compute_uv=False).sum()
     delta = a.mean - b.mean
     return float(delta @ delta + np.trace(cov_a) + np.trace(cov_b) - 2.0 * trace_root)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """R [D, D] with R R^T = covariance; eigenvalues at the level of rounding count as 0."""
+    values, vectors = np.linalg.eigh(covariance)
+    noise = len(values) * np.finfo(np.float64).eps * max(values.max(), 0.0)
+    return vectors * np.sqrt(np.where(values > noise, values, 0.0))
 
 
 def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]:

@@ -33,7 +33,7 @@ def logsnr_embedding(logsnr: jax.Array, width: int) -> jax.Array:
 def _conv(features: int, kernel: int, dtype: Dtype, zero: bool = False, **kwargs) -> nn.Conv:
     if zero:
         kwargs['kernel_init'] = _zeros
-    return nn.Conv(features, (kernel, kernel), padding='SAME', dtype=dtype, **kwargs)
+    return nn.Conv(features, (kernel, kernel), dtype=dtype, **kwargs)
 
 
 def _group_norm(groups: int, **kwargs) -> nn.GroupNorm:
@@ -224,4 +224,13 @@ class UNet(nn.Module):
             return self._res(mult, f'{name}_resample', h, emb, train, resample=direction)
         if direction == 'up':
             return _conv(self.width * mult, 3, self.dtype, name=f'{name}_resample')(_upsample(h))
-        return _conv(self.width * mult, 3, self.dtype, strides=2, name=f'{name}_resample')(h)
+        # Windows centred on pixels 0, 2, 4, ... as in ADM; 'SAME' would centre them on 1, 3, 5, ...
+        conv = _conv(
+            self.width * mult,
+            3,
+            self.dtype,
+            strides=2,
+            padding=((1, 1), (1, 1)),
+            name=f'{name}_resample',
+        )
+        return conv(h)
