@@ -16,12 +16,13 @@ from support import (
 
 from cfg_jax import training, writers
 
-# Saving at every step, so that a kill often strikes in the middle of it.
+LAST = 12
+# Saving at every second step, so that a kill often strikes in the middle of it.
 CHANGES = {
-    'train__steps': 40,
+    'train__steps': LAST,
     'train__log_every': 1,
-    'train__checkpoint_every': 1,
-    'train__sample_every': 20,
+    'train__checkpoint_every': 2,
+    'train__sample_every': LAST,
 }
 
 
@@ -47,20 +48,20 @@ def test_training(tmp_path):
     rng = np.random.default_rng()
     ends, reached = [], []
     for _ in range(3):
-        ends.append(kill_after(rng.uniform(0.0, 0.5), 'step', *command))
+        ends.append(kill_after(rng.uniform(0.0, 0.3), 'step', *command))
         reached.append(max(checkpoint_steps(killed), default=0))
     assert ends[0] == -9
-    assert reached[0] < 40
+    assert reached[0] < LAST
     assert reached == sorted(reached)
     status, stdout, stderr = run_script('', *command)
     assert status == 0, stderr
-    if 0 < reached[-1] < 40:
+    if 0 < reached[-1] < LAST:
         assert f'resuming from step {reached[-1]}' in stdout
-    assert checkpoint_hash(killed, 40) == checkpoint_hash(straight, 40)
+    assert checkpoint_hash(killed, LAST) == checkpoint_hash(straight, LAST)
     rows, expected = writers.read_metrics(killed), writers.read_metrics(straight)
-    assert [row['step'] for row in rows] == list(range(1, 41))
+    assert [row['step'] for row in rows] == list(range(1, LAST + 1))
     assert [row['loss'] for row in rows] == [row['loss'] for row in expected]
-    pictures = [folder / 'samples' / 'step_00000040.png' for folder in (straight, killed)]
+    pictures = [folder / 'samples' / f'step_{LAST:08d}.png' for folder in (straight, killed)]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
 
 

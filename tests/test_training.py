@@ -181,10 +181,8 @@ def test_mistakes_leave_no_work_directory(tmp_path):
     assert not workdir.exists()
 
 
-def test_other_seed_is_another_run(toy_network, tmp_path):
-    states = [
-        training.train(make_tiny_config(seed=seed, train__steps=1), tmp_path / str(seed), silent)
-        for seed in (0, 1)
-    ]
-    for leaves in zip(*(jax.tree.leaves(state.params) for state in states), strict=True):
-        assert not np.array_equal(*leaves)
+def test_other_seed_is_another_run(toy_run, toy_network, tmp_path):
+    training.train(make_tiny_config(seed=1, train__steps=3), tmp_path / 'run', silent)
+    ours, theirs = checkpoint_arrays(tmp_path / 'run', 3), checkpoint_arrays(toy_run, 3)
+    same = [name for name in ours if np.array_equal(ours[name], theirs[name])]
+    assert all('step' in name or 'count' in name for name in same)
