@@ -17,6 +17,8 @@ from cfg_jax.guidance import EpsFn
 SAMPLERS = ('ancestral', 'ddim')
 # sampler(eps_fn, z [B, ...], keys [B]) -> x [B, ...]
 Sampler = Callable[[EpsFn, jax.Array, jax.Array], jax.Array]
+# mean_shift_fn(z [B, ...], logsnr [], variance) -> shift [B, ...], `variance` broadcastable to z
+MeanShiftFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # step(t, z, x, logsnr, logsnr_prime) -> z_prime
 _Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -55,6 +57,7 @@ def ancestral(
     clip: bool = True,
     logsnr_min: float = diffusion.LOGSNR_MIN,
     logsnr_max: float = diffusion.LOGSNR_MAX,
+    mean_shift_fn: MeanShiftFn | None = None,
 ) -> jax.Array:
     """Algorithm 2: the paper's ancestral sampler.
 
@@ -68,6 +71,9 @@ def ancestral(
       clip: clip x~ to [-1, 1] before the transition. The paper does not say; its authors' public
         code does, and x~ = (z - sigma eps~) / alpha explodes at small alpha without it.
       logsnr_min, logsnr_max: ends of the schedule.
+      mean_shift_fn: added to the mean of every transition, given z, its logsnr and the
+        transition's variance: how ADM's ancestral sampler is guided by a classifier
+        (`classifier_guidance.mean_shift`).
 
     Returns:
       x~ at logsnr_max, [B, ...].
@@ -75,6 +81,8 @@ def ancestral(
 
     def step(t, z, x, logsnr, logsnr_prime):
         mean, log_variance = diffusion.q_posterior(z, x, logsnr, logsnr_prime, v)
+        if mean_shift_fn is not None:
+            mean = mean + mean_shift_fn(z, logsnr, jnp.exp(log_variance))
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, t))(keys)
         return mean + jnp.exp(0.5 * log_variance) * per_image_noise(step_keys, z.shape[1:])
 
@@ -134,14 +142,16 @@ def make_sampler(
 
 def _run(eps_fn: EpsFn, step: _Step, z: jax.Array, levels: jax.Array, clip: bool) -> jax.Array:
     """Runs `step` over consecutive levels; the last level returns x~ itself, without noise."""
-
-    def predict_x(z: jax.Array, logsnr: jax.Array) -> jax.Array:
-        x = diffusion.x_from_eps(z, eps_fn(z, logsnr), logsnr)
-        return jnp.clip(x, -1.0, 1.0) if clip else x
+    last = len(levels) - 1
 
     def body(z, inputs):
         t, logsnr, logsnr_prime = inputs
-        return step(t, z, predict_x(z, logsnr), logsnr, logsnr_prime), None
+        x = diffusion.x_from_eps(z, eps_fn(z, logsnr), logsnr)
+        x = jnp.clip(x, -1.0, 1.0) if clip else x
+        # The last level is in the loop too: outside of it the network would be compiled twice.
+        z = jax.lax.cond(t == last, lambda: x, lambda: step(t, z, x, logsnr, logsnr_prime))
+        return z, None
 
-    z, _ = jax.lax.scan(body, z, (jnp.arange(len(levels) - 1), levels[:-1], levels[1:]))
-    return predict_x(z, levels[-1])
+    primes = jnp.append(levels[1:], levels[-1])  # the last one is not used
+    x, _ = jax.lax.scan(body, z, (jnp.arange(len(levels)), levels, primes))
+    return x

@@ -1,147 +1,24 @@
-"""The U-Net of ADM (Dhariwal & Nichol 2021, appendix), conditioned on log-SNR and class.
-
-Parameters are float32; `dtype` is the type of convolutions and matrix products. Normalisation,
-softmax and the embedding of log-SNR are computed in float32 whatever `dtype` is.
-"""
-
-import math
-from typing import Any
+"""The U-Net of ADM (Dhariwal & Nichol 2021, appendix), conditioned on log-SNR and class."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Dtype = Any
-
-_zeros = nn.initializers.zeros_init()
+from cfg_jax.models.blocks import Encoder, conv, group_norm
 
 
-def logsnr_embedding(logsnr: jax.Array, width: int) -> jax.Array:
-    """Sinusoidal features of log-SNR: [B] -> float32 [B, width].
-
-    log-SNR is first mapped to t = arctan(exp(-logsnr / 2)) / (pi / 2) in [0, 1] (the angle of the
-    cosine schedule, as in the authors' public Progressive Distillation code) and scaled by 1000,
-    the range the sinusoids of Vaswani et al. were made for.
-    """
-    t = jnp.arctan(jnp.exp(-0.5 * logsnr.astype(jnp.float32))) / (math.pi / 2) * 1000.0
-    half = width // 2
-    frequencies = jnp.exp(-math.log(10000.0) / (half - 1) * jnp.arange(half))
-    angles = t[:, None] * frequencies  # [B, width / 2]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def _conv(features: int, kernel: int, dtype: Dtype, zero: bool = False, **kwargs) -> nn.Conv:
-    if zero:
-        kwargs['kernel_init'] = _zeros
-    return nn.Conv(features, (kernel, kernel), dtype=dtype, **kwargs)
-
-
-def _group_norm(groups: int, **kwargs) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=jnp.float32, **kwargs)
-
-
-def _upsample(h: jax.Array) -> jax.Array:
-    """Nearest neighbour: [B, H, W, C] -> [B, 2H, 2W, C]."""
-    return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-
-
-def _downsample(h: jax.Array) -> jax.Array:
-    """Mean over 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, C]."""
-    return nn.avg_pool(h, (2, 2), strides=(2, 2))
-
-
-class ResBlock(nn.Module):
-    """BigGAN residual block with the embedding as scale and shift of the second normalisation.
-
-    h = conv(resample(silu(norm(h)))); h = norm(h) (1 + scale) + shift; out = skip + conv(silu(h)),
-    the last convolution starting at zero. `resample` (None, 'up' or 'down') acts on both paths.
-    """
-
-    features: int
-    dropout: float
-    groups: int
-    scale_shift_norm: bool = True
-    resample: str | None = None
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
-        resample = {None: lambda a: a, 'up': _upsample, 'down': _downsample}[self.resample]
-        skip = resample(h)
-        h = nn.silu(_group_norm(self.groups, name='norm_in')(h)).astype(self.dtype)
-        h = _conv(self.features, 3, self.dtype, name='conv_in')(resample(h))
-
-        emb_features = 2 * self.features if self.scale_shift_norm else self.features
-        emb = nn.Dense(emb_features, dtype=self.dtype, name='emb')(nn.silu(emb))
-        emb = emb[:, None, None, :].astype(jnp.float32)  # [B, 1, 1, 2F] or [B, 1, 1, F]
-        norm_out = _group_norm(self.groups, name='norm_out')
-        if self.scale_shift_norm:
-            scale, shift = jnp.split(emb, 2, axis=-1)
-            h = norm_out(h) * (1.0 + scale) + shift
-        else:
-            h = norm_out(h + emb)
-        h = nn.silu(h).astype(self.dtype)
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
-        h = _conv(self.features, 3, self.dtype, zero=True, name='conv_out')(h)
-
-        if skip.shape[-1] != self.features:
-            skip = _conv(self.features, 1, self.dtype, name='conv_skip')(skip)
-        return skip + h
-
-
-class AttentionBlock(nn.Module):
-    """Self-attention over positions: h + proj(attention(qkv(norm(h)))), proj starting at 0."""
-
-    num_heads: int
-    groups: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
-        batch, height, width, channels = h.shape
-        tokens = h.reshape(batch, height * width, channels)
-        normed = _group_norm(self.groups, name='norm')(tokens).astype(self.dtype)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(normed)
-        heads = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
-        q, k, v = jnp.moveaxis(qkv.reshape(heads), 2, 0)  # each [B, HW, heads, C / heads]
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(tokens.shape)
-        out = nn.Dense(channels, dtype=self.dtype, kernel_init=_zeros, name='proj')(attended)
-        return h + out.reshape(h.shape)
-
-
-class UNet(nn.Module):
+class UNet(Encoder, kw_only=True):
     """ADM's U-Net: eps_theta(z, logsnr, label).
 
-    Attributes:
+    Attributes, besides those of `Encoder`:
       num_classes: real classes; the label `num_classes` is the null token, an embedding row of its
         own.
       out_channels: image channels.
-      width: channels of the first level; level i has width * channel_mult[i].
-      channel_mult: one entry per resolution, each half the one before.
-      num_res_blocks: residual blocks per level on the way down (one more on the way up).
-      attention_resolutions: sides (in pixels) of the feature maps that get attention.
-      head_channels: channels per attention head, or 0 to fix `num_heads` instead.
-      num_heads: attention heads, or 0 to fix `head_channels` instead.
-      dropout: dropout rate inside the residual blocks.
-      resblock_updown: resample inside residual blocks (BigGAN); else by a plain convolution.
-      scale_shift_norm: the embedding scales and shifts the normalised features; else it is added.
-      norm_groups: groups of every group norm.
-      dtype: type of the computation.
+    The way up has one residual block per level more than the way down.
     """
 
     num_classes: int
     out_channels: int
-    width: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    head_channels: int = 64
-    num_heads: int = 0
-    dropout: float = 0.0
-    resblock_updown: bool = True
-    scale_shift_norm: bool = True
-    norm_groups: int = 32
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -158,37 +35,20 @@ class UNet(nn.Module):
         Returns:
           float32 [B, H, W, out_channels].
         """
-        emb = self._embed(logsnr, label)
-        h = _conv(self.width, 3, self.dtype, name='conv_in')(z.astype(self.dtype))
-        skips = [h]
-        last = len(self.channel_mult) - 1
-        for level, mult in enumerate(self.channel_mult):
-            for block in range(self.num_res_blocks):
-                h = self._block(mult, f'down_{level}_{block}', h, emb, train)
-                skips.append(h)
-            if level != last:
-                h = self._resample('down', mult, f'down_{level}', h, emb, train)
-                skips.append(h)
-
-        h = self._res(self.channel_mult[-1], 'middle_0', h, emb, train)
-        h = self._attention('middle_attention', h)
-        h = self._res(self.channel_mult[-1], 'middle_1', h, emb, train)
-
+        emb = self.embed_logsnr(logsnr) + self._embed_label(label)
+        h, skips = self.encode(z, emb, train)
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for block in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(mult, f'up_{level}_{block}', h, emb, train)
+                h = self.block(mult, f'up_{level}_{block}', h, emb, train)
             if level != 0:
-                h = self._resample('up', mult, f'up_{level}', h, emb, train)
+                h = self.resample('up', mult, f'up_{level}', h, emb, train)
 
-        h = nn.silu(_group_norm(self.norm_groups, name='norm_out')(h)).astype(self.dtype)
-        return _conv(self.out_channels, 3, jnp.float32, zero=True, name='conv_out')(h)
+        h = nn.silu(group_norm(self.norm_groups, name='norm_out')(h)).astype(self.dtype)
+        return conv(self.out_channels, 3, jnp.float32, zero=True, name='conv_out')(h)
 
-    def _embed(self, logsnr: jax.Array, label: jax.Array) -> jax.Array:
-        """Embedding of (logsnr, label): [B] and [B] -> [B, 4 * width]."""
-        emb = logsnr_embedding(logsnr, self.width).astype(self.dtype)
-        emb = nn.Dense(4 * self.width, dtype=self.dtype, name='logsnr_0')(emb)
-        emb = nn.Dense(4 * self.width, dtype=self.dtype, name='logsnr_1')(nn.silu(emb))
+    def _embed_label(self, label: jax.Array) -> jax.Array:
+        """Embedding of the label: [B] -> [B, 4 * width]."""
         table = nn.Embed(
             self.num_classes + 1,
             4 * self.width,
@@ -196,41 +56,4 @@ class UNet(nn.Module):
             dtype=self.dtype,
             name='label',
         )
-        return emb + table(label)
-
-    def _res(self, mult, name, h, emb, train, resample=None) -> jax.Array:
-        return ResBlock(
-            self.width * mult,
-            self.dropout,
-            self.norm_groups,
-            self.scale_shift_norm,
-            resample,
-            self.dtype,
-            name=name,
-        )(h, emb, train)
-
-    def _attention(self, name: str, h: jax.Array) -> jax.Array:
-        num_heads = self.num_heads or h.shape[-1] // self.head_channels
-        return AttentionBlock(num_heads, self.norm_groups, self.dtype, name=name)(h)
-
-    def _block(self, mult, name, h, emb, train) -> jax.Array:
-        h = self._res(mult, name, h, emb, train)
-        if h.shape[1] in self.attention_resolutions:
-            h = self._attention(f'{name}_attention', h)
-        return h
-
-    def _resample(self, direction, mult, name, h, emb, train) -> jax.Array:
-        if self.resblock_updown:
-            return self._res(mult, f'{name}_resample', h, emb, train, resample=direction)
-        if direction == 'up':
-            return _conv(self.width * mult, 3, self.dtype, name=f'{name}_resample')(_upsample(h))
-        # Windows centred on pixels 0, 2, 4, ... as in ADM; 'SAME' would centre them on 1, 3, 5, ...
-        conv = _conv(
-            self.width * mult,
-            3,
-            self.dtype,
-            strides=2,
-            padding=((1, 1), (1, 1)),
-            name=f'{name}_resample',
-        )
-        return conv(h)
+        return table(label)

@@ -1,0 +1,259 @@
+"""Classifier guidance in closed form.
+
+On a mixture of Gaussians every conditional and unconditional eps and the exact classifier are
+known, and guidance by that classifier is classifier-free guidance. On Gaussian data a classifier
+p(c | x) ~ exp(k x) makes log p(c | z) = k E[x | z] + const linear in z, so that guidance with
+weight w turns N(m, s^2) into N(m + w k s^2, s^2), and every sampler's moments follow step by step.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfg_jax import classifier_guidance, diffusion, guidance, sampling
+
+FAST_COMPILE = {'xla_backend_optimization_level': 0}
+CLASSES, NULL = 3, 3
+LABEL = np.arange(6, dtype=np.int32) % CLASSES
+NULLS = np.full_like(LABEL, NULL)
+SHAPE = (2, 2, 1)
+PRIOR = np.float32([0.5, 0.3, 0.2])
+CENTRES = np.random.default_rng(7).uniform(-1, 1, size=(CLASSES, *SHAPE)).astype(np.float32)
+M, S, K, W = 0.3, 0.5, 1.0, 0.8  # of the Gaussian data, its classifier and the weight
+
+
+def mixture_logits(z, logsnr):
+    """log p(c | z) up to a constant: z ~ sum_c PRIOR_c N(alpha CENTRES_c, variance)."""
+    return jnp.log(PRIOR) - jnp.sum(_offsets(z, logsnr) ** 2, axis=(2, 3, 4)) / (
+        2 * _variance(logsnr)[:, None]
+    )
+
+
+def mixture_eps(z, logsnr, label):
+    """eps = -sigma grad_z log p(z | label), with the mixture itself under the null label."""
+    each = _offsets(z, logsnr) / _variance(logsnr)[:, None, None, None, None]  # [B, CLASSES, ...]
+    posterior = jax.nn.softmax(mixture_logits(z, logsnr))
+    weights = jnp.where(label[:, None] == NULL, posterior, jax.nn.one_hot(label, CLASSES))
+    sigma = diffusion.broadcast_to_images(diffusion.sigma(logsnr), z)
+    return sigma * jnp.einsum('bc,bc...->b...', weights, each)
+
+
+def _offsets(z, logsnr):
+    alpha = diffusion.alpha(logsnr)[:, None, None, None, None]
+    return z[:, None] - alpha * CENTRES
+
+
+def _variance(logsnr):
+    return (diffusion.alpha(logsnr) * S) ** 2 + diffusion.sigma(logsnr) ** 2
+
+
+mixture_gradient = functools.partial(
+    classifier_guidance.log_prob_gradient, mixture_logits, label=LABEL
+)
+
+
+def compiled(fn):
+    return jax.jit(fn, compiler_options=FAST_COMPILE)
+
+
+def noisy(logsnr):
+    """Images of the classes LABEL at a noise level."""
+    rng = np.random.default_rng(0)
+    x, eps = rng.normal(size=(2, len(LABEL), *SHAPE)).astype(np.float32)
+    return diffusion.q_sample(CENTRES[LABEL] + S * x, logsnr, eps)
+
+
+def test_gradient_is_the_difference_of_scores():
+    """grad log p(c | z) = grad log p(z | c) - grad log p(z) = (eps_uncond - eps_cond) / sigma."""
+    evaluate = compiled(
+        lambda z, logsnr: (
+            mixture_gradient(z, logsnr),
+            mixture_eps(z, logsnr, NULLS) - mixture_eps(z, logsnr, LABEL),
+        )
+    )
+    for logsnr in (-6.0, -1.0, 0.0, 2.0, 5.0):
+        gradient, difference = evaluate(noisy(logsnr), jnp.full(len(LABEL), logsnr))
+        expected = difference * np.sqrt(1 + np.exp(logsnr))
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_gradient_is_taken_image_by_image():
+    gradient = compiled(mixture_gradient)
+    z, logsnr = noisy(0.0), jnp.linspace(-3, 3, len(LABEL))
+    together = gradient(z, logsnr)
+    for i in (0, 4):
+        others = jnp.roll(z, 1, axis=0).at[i].set(z[i])
+        np.testing.assert_array_equal(gradient(others, logsnr)[i], together[i])
+        at_one_level = gradient(z, logsnr[i])  # a scalar stands for all
+        np.testing.assert_allclose(at_one_level[i], together[i], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('w', [0.0, 0.5, 3.0, [0.0, 0.1, 1.0, 2.0, 4.0, 0.3]])
+def test_exact_classifier_is_classifier_free_guidance(w):
+    """Weight w on eps(z, c), w + 1 on eps(z), and classifier-free guidance with w: one eps~."""
+    w = jnp.asarray(w)
+    cond = guidance.conditional(mixture_eps, LABEL)
+    uncond = guidance.conditional(mixture_eps, NULLS)
+    rules = (
+        guidance.classifier_free(mixture_eps, LABEL, NULL, w),
+        classifier_guidance.eps_shift(cond, mixture_gradient, w),
+        classifier_guidance.eps_shift(uncond, mixture_gradient, w + 1),
+    )
+    evaluate = compiled(lambda z, logsnr: [eps_fn(z, logsnr) for eps_fn in rules])
+    for logsnr in (-4.0, 0.0, 4.0):
+        expected, *guided = evaluate(noisy(logsnr), jnp.float32(logsnr))
+        for eps in guided:
+            np.testing.assert_allclose(eps, expected, rtol=0, atol=2e-5)
+
+
+def test_samples_are_those_of_classifier_free_guidance():
+    """The same noise leads to the same images; T and schedule keep the rounding of x~ small."""
+    w, keys = 1.5, jax.random.split(jax.random.key(0), len(LABEL))
+    z = sampling.per_image_noise(keys, SHAPE)
+    uncond = guidance.conditional(mixture_eps, NULLS)
+    by_classifier = classifier_guidance.eps_shift(uncond, mixture_gradient, w + 1)
+    classifier_free = guidance.classifier_free(mixture_eps, LABEL, NULL, w)
+    sampler = sampling.make_sampler('ancestral', num_steps=8, v=0.3, logsnr_min=-8.0)
+    sample = compiled(
+        lambda z, keys: [sampler(f, z, keys) for f in (by_classifier, classifier_free)]
+    )
+    images = sample(z, keys)
+    np.testing.assert_allclose(images[0], images[1], rtol=0, atol=1e-4)
+
+
+def gaussian_eps(z, logsnr):
+    alpha, sigma = diffusion.alpha(logsnr), diffusion.sigma(logsnr)
+    return sigma * (z - alpha * M) / ((alpha * S) ** 2 + sigma**2)
+
+
+def gaussian_gradient(z, logsnr):
+    """grad_z of log p(c | z) = k E[x | z] + const."""
+    alpha, sigma = diffusion.alpha(logsnr), diffusion.sigma(logsnr)
+    return jnp.full_like(z, K * alpha * S**2 / ((alpha * S) ** 2 + sigma**2))
+
+
+@functools.cache
+def guided_sampler(form, num_steps):
+    """sample(z, keys, v) of the Gaussian data, guided through 'eps' or through the 'mean'."""
+
+    @compiled
+    def sample(z, keys, v):
+        settings = {'num_steps': num_steps, 'v': v, 'clip': False}
+        if form == 'eps':
+            eps_fn = classifier_guidance.eps_shift(gaussian_eps, gaussian_gradient, W)
+            return sampling.ancestral(eps_fn, z, keys, **settings)
+        mean_shift_fn = classifier_guidance.mean_shift(gaussian_gradient, W)
+        return sampling.ancestral(gaussian_eps, z, keys, mean_shift_fn=mean_shift_fn, **settings)
+
+    return sample
+
+
+def exact_moments(form, num_steps, v):
+    """Mean and standard deviation of the guided sampler's output, in float64."""
+    u = (num_steps - np.arange(1, num_steps + 1)) / (num_steps - 1)
+    end = np.arctan(np.exp(-10.0))
+    logsnr = -2 * np.log(np.tan((np.pi / 2 - 2 * end) * u + end))
+    alpha, sigma = (1 + np.exp(-logsnr)) ** -0.5, (1 + np.exp(logsnr)) ** -0.5
+    gain = alpha * S**2 / ((alpha * S) ** 2 + sigma**2)  # E[x | z] = m + gain (z - alpha m)
+    offset = M * (1 - gain * alpha)
+    if form == 'eps':  # x~ = (z - sigma eps~) / alpha
+        offset += W * sigma**2 / alpha * K * gain
+    mean, variance = 0.0, 1.0
+    for t in range(num_steps - 1):
+        r = np.exp(logsnr[t] - logsnr[t + 1])
+        x_weight = (1 - r) * alpha[t + 1]
+        slope = r * alpha[t + 1] / alpha[t] + x_weight * gain[t]
+        added = (1 - r) * sigma[t + 1] ** (2 * (1 - v)) * sigma[t] ** (2 * v)
+        shift = W * added * K * gain[t] if form == 'mean' else 0.0
+        mean, variance = slope * mean + x_weight * offset[t] + shift, slope**2 * variance + added
+    return gain[-1] * mean + offset[-1], gain[-1] * np.sqrt(variance)
+
+
+@pytest.mark.parametrize('form', ['eps', 'mean'])
+@pytest.mark.parametrize('v', [0.0, 0.7, 1.0])
+def test_guided_moments_are_those_of_the_exact_recursion(form, v):
+    keys = jax.random.split(jax.random.key(1), 8192)
+    z = np.random.default_rng(0).normal(size=(8192, *SHAPE)).astype(np.float32)
+    x = np.asarray(guided_sampler(form, num_steps=12)(z, keys, v), np.float64)
+    mean, std = exact_moments(form, 12, v)
+    # Standard errors: std / sqrt(n) of a mean, std / sqrt(2 n) of a standard deviation.
+    assert abs(x.mean() - mean) < 5 * std / np.sqrt(x.size)
+    assert abs(x.std() - std) < 5 * std / np.sqrt(2 * x.size)
+
+
+@pytest.mark.parametrize('v', [0.0, 0.3, 1.0])
+def test_both_forms_approach_the_same_distribution(v):
+    """N(m + w k s^2, s^2): the eps form has its mean at any T, the mean form to first order."""
+    means, stds = [], []
+    for num_steps in (16, 64, 256, 1024):
+        (eps_mean, eps_std), (mean, std) = (
+            exact_moments(form, num_steps, v) for form in ('eps', 'mean')
+        )
+        assert eps_mean == pytest.approx(M + W * K * S**2, abs=1e-8)
+        assert std == eps_std  # shifts do not depend on z
+        means.append(abs(mean - eps_mean))
+        stds.append(abs(std - S))
+    for errors in (means, stds):
+        assert errors[-1] < 2.5e-3
+        for coarse, fine in itertools.pairwise(errors):
+            assert fine < 0.4 * coarse  # a quarter of the step
+
+
+def test_mean_shift_is_given_z_its_level_and_the_variance():
+    """One transition and the last level: z' = mean + shift + noise, then x~ of z', unshifted."""
+    z = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(2), 3)
+    seen = []
+
+    def mean_shift_fn(z, logsnr, variance):
+        jax.debug.callback(lambda *args: seen.append(args), z, logsnr, variance)
+        return 0.25 * z
+
+    @compiled
+    def both(v):
+        settings = {'num_steps': 2, 'v': v, 'clip': False, 'logsnr_min': -1.0, 'logsnr_max': 1.5}
+        return [  # x~ = z / alpha
+            sampling.ancestral(lambda z, _: jnp.zeros_like(z), z, keys, **settings, **changes)
+            for changes in ({}, {'mean_shift_fn': mean_shift_fn})
+        ]
+
+    last_alpha = (1 + np.exp(-1.5)) ** -0.5
+    for v in (0.0, 0.4, 1.0):
+        plain, shifted = both(v)
+        jax.effects_barrier()
+        np.testing.assert_allclose(shifted - plain, 0.25 * z / last_alpha, rtol=0, atol=1e-5)
+        z_seen, logsnr, variance = seen.pop()
+        assert not seen  # once, not at the last level
+        np.testing.assert_array_equal(z_seen, z)
+        assert logsnr == pytest.approx(-1.0, abs=1e-6)
+        # eq. (4): (1 - r) sigma'^2 at v = 0 and (1 - r) sigma^2 at v = 1
+        expected = (1 - np.exp(-2.5)) * (1 + np.exp(1.5)) ** (v - 1) * (1 + np.exp(-1.0)) ** -v
+        np.testing.assert_allclose(np.squeeze(variance), expected, rtol=1e-5)
+
+
+def test_mean_shift_by_hand():
+    # w variance gradient = 2 * 0.25 * 3 = 1.5, and with one weight per image 0 and 1 * 0.25 * 3
+    z, variance = jnp.ones((2, *SHAPE)), jnp.full((1, 1, 1, 1), 0.25)
+    for w, expected in ((2.0, [1.5, 1.5]), (jnp.array([0.0, 1.0]), [0.0, 0.75])):
+        shift = classifier_guidance.mean_shift(lambda z, _: 3.0 * z, w)(z, 0.0, variance)
+        np.testing.assert_array_equal(shift, np.ones_like(z) * np.reshape(expected, (2, 1, 1, 1)))
+
+
+def test_the_weight_can_be_traced():
+    z = noisy(0.0)
+    cond = guidance.conditional(mixture_eps, LABEL)
+    traces = []
+
+    @compiled
+    def guided(w):
+        traces.append(w)
+        return classifier_guidance.eps_shift(cond, mixture_gradient, w)(z, jnp.float32(0.0))
+
+    plain = cond(z, jnp.float32(0.0))
+    np.testing.assert_allclose(guided(0.0), plain, rtol=0, atol=1e-6)
+    assert np.abs(guided(2.0) - plain).max() > 0.1
+    assert len(traces) == 1
