@@ -68,12 +68,17 @@ def parse_with_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Nam
         required=parser.get_default('config') is None,
         help='such as configs/digits.py',
     )
+    options, overrides = split_config(parser, argv)
+    return options, load_config(options.config, overrides)
+
+
+def split_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses `argv` apart from its overrides --config.FIELD=VALUE, which come back as they are."""
     parser.add_argument(
         '--config.FIELD', metavar='VALUE', help='sets any field, such as --config.p_uncond=0.2'
     )
-    config_args = [a for a in argv if a.startswith(('--config.', '-config.'))]
-    options = parser.parse_args([a for a in argv if a not in config_args])
-    return options, load_config(options.config, config_args)
+    overrides = [a for a in argv if a.startswith(('--config.', '-config.'))]
+    return parser.parse_args([a for a in argv if a not in overrides]), overrides
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -129,6 +134,11 @@ def integer_list(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f'{text!r} is no list of whole numbers such as 3,3,7'
         ) from None
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    """'fid,is' -> ('fid', 'is'), for argparse's `type`."""
+    return tuple(name.strip() for name in text.split(',') if name.strip())
 
 
 def _other_configs(path: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cfg_jax.errors import UserError
+from cfg_jax.metrics.evaluation import METRICS
 from cfg_jax.sampling import SAMPLERS
 
 DTYPES = ('float32', 'bfloat16')
@@ -96,8 +97,17 @@ FIELDS: dict[str, Field] = {
     'sweep.shard_size': _positive,
     'sweep.seed': _count,
     'sweep.labels': _one_of(LABEL_RULES),
+    'sweep.repeats': _positive,
     'sweep.features': _name,
+    'sweep.inception': _text,
+    'sweep.dtype': _one_of(DTYPES),
+    'sweep.reference': _text,
+    'sweep.metrics': _tuple_of(
+        lambda name: name in METRICS, 'a tuple out of ' + ', '.join(METRICS)
+    ),
     'sweep.is_splits': _positive,
+    'sweep.bootstrap': _count,
+    'sweep.save_samples': _flag,
 }
 
 # What a resumed run may set anew: none of it changes the network or the steps already taken.
@@ -194,8 +204,8 @@ def _fits(value: Any, field: Field) -> bool:
 
 def _check_together(config: ConfigDict) -> None:
     model, size = config.model, config.data.image_size
-    if not model.channel_mult or not config.sweep.w:
-        raise UserError('model.channel_mult and sweep.w need at least one entry')
+    if not model.channel_mult or not config.sweep.w or not config.sweep.metrics:
+        raise UserError('model.channel_mult, sweep.w and sweep.metrics need at least one entry')
     halvings = len(model.channel_mult) - 1
     if size % 2**halvings:
         raise UserError(
@@ -211,6 +221,8 @@ def _check_together(config: ConfigDict) -> None:
         _check_channels(config, model.width * mult, size // 2**level)
     if config.diffusion.logsnr_min >= config.diffusion.logsnr_max:
         raise UserError('diffusion.logsnr_min must be below diffusion.logsnr_max')
+    if config.sweep.bootstrap == 1:
+        raise UserError('sweep.bootstrap is 0 (no standard errors) or at least 2 replicates; got 1')
     if config.sweep.is_splits > config.sweep.num_samples:
         raise UserError(
             f'sweep.is_splits={config.sweep.is_splits} needs at least as many samples;'

@@ -85,10 +85,13 @@ class TrainingBatches(Iterator[Batch]):
             self._iterator = None
 
 
-def one_epoch(data: ConfigDict, split: str, batch_size: int) -> Iterator[Batch]:
-    """Every example of `split` once, in order, without flips; the last batch may be smaller."""
+def one_epoch(data: ConfigDict, split: str, batch_size: int, start: int = 0) -> Iterator[Batch]:
+    """Every example of `split` from number `start` on, once, in order, without flips.
+
+    The last batch may be smaller.
+    """
     source = datasets.data_source(data, split)
-    dataset = grain.MapDataset.source(source).map(_decoder(data)).batch(batch_size)
+    dataset = grain.MapDataset.source(source)[start:].map(_decoder(data)).batch(batch_size)
     return iter(dataset.to_iter_dataset())
 
 

@@ -1,13 +1,33 @@
 """Writing files so that a killed process leaves the old content or the new, never half of it."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
+
+from cfg_jax.errors import UserError
+
+# What NumPy and zipfile raise over bytes that are no `.npz`, or one cut or changed anywhere.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    IsADirectoryError,
+)
 
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
@@ -34,15 +54,33 @@ def write_npz(path: epath.PathLike, arrays: dict[str, np.ndarray]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+@contextlib.contextmanager
+def damage_reported(path: epath.PathLike, advice: str) -> Iterator[None]:
+    """Turns whatever reading a damaged or foreign `.npz` inside raises into a UserError.
+
+    `advice` ends its sentence: 'PATH is damaged or of another kind; ADVICE'.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UserError(f'{os.fspath(path)} is damaged or of another kind; {advice}') from error
+
+
 def read_json(path: epath.PathLike) -> Any:
     """The value of a JSON file."""
     return json.loads(epath.Path(path).read_text())
 
 
-def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`; pickled objects are refused."""
-    with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as arrays:
-        return dict(arrays)
+def read_npz(path: epath.PathLike, only: Container[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`, or those named in `only`; pickled objects are refused."""
+    with epath.Path(path).open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files if only is None or name in only}
+
+
+def sha256_of_file(path: epath.PathLike) -> str:
+    """Hash of a file's bytes."""
+    with epath.Path(path).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def sha256_of_arrays(arrays: dict[str, np.ndarray]) -> str:

@@ -11,32 +11,68 @@ import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
 
-from cfg_jax import files
+from cfg_jax import files, tables
+
+_DISTANCES = ('fid', 'fd768', 'sfid', 'kid')  # the first that the rows have is drawn
 
 
 def save_tradeoff(path: epath.PathLike, rows: Sequence[dict[str, float]], title: str) -> None:
-    """IS against FID with w along the curve (as the paper's Figure 4), and both against w."""
-    w, fid, score = (np.array([row[key] for row in rows]) for key in ('w', 'fid', 'is'))
-    figure, (curve, against_w) = plt.subplots(1, 2, figsize=(11, 4.5), layout='constrained')
+    """IS against FID with w along the curve (as the paper's Figure 4), and both against w.
+
+    Features without logits give no IS: then the Frechet distance stands against w alone. Standard
+    errors are drawn where the rows have them.
+    """
+    distance = next(key for key in rows[0] if key in _DISTANCES)
+    panels = 2 if 'is' in rows[0] else 1
+    figure, axes = plt.subplots(
+        1, panels, figsize=(5.5 * panels, 4.5), squeeze=False, layout='constrained'
+    )
     figure.suptitle(title, fontsize=11)
+    if panels == 2:
+        _draw_curve(axes[0, 0], rows, distance)
+    _draw_against_w(axes[0, -1], rows, distance)
+    save(path, figure)
 
-    curve.plot(score, fid, 'o-', color='tab:blue')
+
+def _draw_curve(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str) -> None:
+    axes.errorbar(
+        _column(rows, 'is'),
+        _column(rows, distance),
+        yerr=_column(rows, f'{distance}_se'),
+        xerr=_column(rows, 'is_se'),
+        fmt='o-',
+        color='tab:blue',
+    )
     for row in rows:
-        curve.annotate(
-            f'w = {row["w"]:g}', (row['is'], row['fid']), textcoords='offset points', xytext=(6, 4)
+        axes.annotate(
+            f'w = {row["w"]:g}',
+            (row['is'], row[distance]),
+            textcoords='offset points',
+            xytext=(6, 4),
         )
-    curve.set(xlabel='IS (higher is better)', ylabel='FID (lower is better)')
-    curve.margins(x=0.15)
-    curve.grid(alpha=0.3)
+    axes.set(xlabel='IS (higher is better)', ylabel=f'{tables.heading(distance)} (lower is better)')
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
 
-    against_w.plot(w, fid, 'o-', color='tab:blue')
-    against_w.set(xlabel='guidance weight w')
-    against_w.set_ylabel('FID', color='tab:blue')
-    against_w.grid(alpha=0.3)
-    right = against_w.twinx()
-    right.plot(w, score, 's--', color='tab:red')
-    right.set_ylabel('IS', color='tab:red')
-    _save(path, figure)
+
+def _draw_against_w(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str) -> None:
+    w = _column(rows, 'w')
+    axes.errorbar(
+        w, _column(rows, distance), yerr=_column(rows, f'{distance}_se'), fmt='o-', color='tab:blue'
+    )
+    axes.set(xlabel='guidance weight w')
+    axes.set_ylabel(tables.heading(distance), color='tab:blue')
+    axes.grid(alpha=0.3)
+    if 'is' in rows[0]:
+        right = axes.twinx()
+        right.errorbar(
+            w, _column(rows, 'is'), yerr=_column(rows, 'is_se'), fmt='s--', color='tab:red'
+        )
+        right.set_ylabel('IS', color='tab:red')
+
+
+def _column(rows: Sequence[dict[str, float]], key: str) -> np.ndarray | None:
+    return np.array([row[key] for row in rows]) if key in rows[0] else None
 
 
 def save_sample_grid(
@@ -62,10 +98,11 @@ def save_sample_grid(
         axes[i, 0].set_ylabel(row_names[i], rotation=0, ha='right', va='center')
     for j in range(columns):
         axes[0, j].set_title(column_names[j], fontsize=9)
-    _save(path, figure)
+    save(path, figure)
 
 
-def _save(path: epath.PathLike, figure: plt.Figure) -> None:
+def save(path: epath.PathLike, figure: plt.Figure) -> None:
+    """Writes a figure as PNG and closes it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=120)
     plt.close(figure)

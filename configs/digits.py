@@ -67,9 +67,16 @@ def get_config() -> ConfigDict:
     config.sweep.w = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0)
     config.sweep.num_samples = 1000
     config.sweep.seed = 0
+    config.sweep.repeats = 1
     config.sweep.batch_size = 250
     config.sweep.shard_size = 500
     config.sweep.labels = 'balanced'  # 100 of each digit; 'uniform' is the paper's protocol
     config.sweep.features = 'classifier'
+    config.sweep.inception = ''  # path of the FID Inception's weights (README, "Metrics")
+    config.sweep.dtype = 'float32'
+    config.sweep.reference = ''  # path of statistics; '' computes those of data.split
+    config.sweep.metrics = ('fid', 'is')
     config.sweep.is_splits = 10
+    config.sweep.bootstrap = 20
+    config.sweep.save_samples = False
     return config

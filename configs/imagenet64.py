@@ -89,9 +89,16 @@ def get_config() -> ConfigDict:
     config.sweep.w = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0, 3.0, 4.0)
     config.sweep.num_samples = 50_000
     config.sweep.seed = 0
+    config.sweep.repeats = 1  # papers from EDM on report the best of 3
     config.sweep.batch_size = 512
     config.sweep.shard_size = 5000
     config.sweep.labels = 'uniform'
     config.sweep.features = 'inception'
+    config.sweep.inception = ''  # path of the FID Inception's weights (README, "Metrics")
+    config.sweep.dtype = 'float32'
+    config.sweep.reference = ''  # path of statistics; '' computes those of data.split
+    config.sweep.metrics = ('fid', 'sfid', 'is')
     config.sweep.is_splits = 10
+    config.sweep.bootstrap = 0
+    config.sweep.save_samples = False
     return config

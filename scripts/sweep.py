@@ -6,7 +6,11 @@
 Convention: eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; the scale of many other
 codebases is s = 1 + w. Uses the newest checkpoint's EMA parameters. Options not given are the
 config's. Writes WORKDIR/sweep/NAME/: results.json, table.md, tradeoff.png, samples.png. A killed
-sweep goes on where it was when the same command runs again.
+sweep goes on where it was when the same command runs again; other metrics over finished samples
+cost no sampling.
+
+ImageNet configs measure with the FID Inception, whose weights you bring: --inception=PATH (README,
+"Metrics"). --features=inception768 does with weights that end before the last blocks.
 """
 
 from collections.abc import Sequence
@@ -24,23 +28,28 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--v', type=float, help='variance exponent of the ancestral sampler')
     parser.add_argument('--seed', type=commands.natural_number, help='of the samples')
     parser.add_argument('--batch_size', type=int, help='images generated at once')
+    parser.add_argument('--repeats', type=int, help='sets of samples: seeds SEED, SEED + 1, ...')
+    parser.add_argument('--features', help='classifier, inception or inception768')
+    parser.add_argument('--inception', help="path of the FID Inception's weights")
+    parser.add_argument('--reference', help='path of statistics; else those of the training set')
+    parser.add_argument('--metrics', type=commands.name_list, help='such as fid,sfid,is,precision')
+    parser.add_argument('--bootstrap', type=int, help='replicates for standard errors; 0: none')
+    parser.add_argument(
+        '--save_samples',
+        action='store_true',
+        default=None,
+        help="also write NAME/batches/*.npz in ADM's format",
+    )
     parser.add_argument('--name', default='', help='of the directory below WORKDIR/sweep')
     options = parser.parse_args(argv)
 
     from cfg_jax import sweep, workdir
 
     config = workdir.read_config(options.workdir)
-    for group, field in (
-        ('sweep', 'w'),
-        ('sweep', 'num_samples'),
-        ('sweep', 'batch_size'),
-        ('sweep', 'seed'),
-        ('sampling', 'sampler'),
-        ('sampling', 'num_steps'),
-        ('sampling', 'v'),
-    ):
-        if getattr(options, field) is not None:
-            config[group][field] = getattr(options, field)
+    for field, value in vars(options).items():
+        group = 'sampling' if field in config.sampling else 'sweep'
+        if value is not None and field not in ('workdir', 'name'):
+            config[group][field] = value
     directory = sweep.run(config, options.workdir, name=options.name)
     print((directory / 'table.md').read_text())
     print(f'written to {directory}')

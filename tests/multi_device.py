@@ -12,6 +12,8 @@ import numpy as np
 from support import made_up_params, make_tiny_config
 
 from cfg_jax import data, generation, models, parallel, train_step
+from cfg_jax.metrics import extraction
+from cfg_jax.metrics.features import Features
 
 STEPS = 20
 BATCHES = (7, 64)
@@ -73,6 +75,22 @@ def generate(config, params):
     return results
 
 
+class Pixels:
+    """An extractor that gives each image back; five at a time."""
+
+    params, chunk = np.float32(3.0), 5
+
+    def apply(self, params, images):
+        return Features(params * images.reshape(len(images), -1))
+
+
+def extract():
+    """Features of 23 images: neither devices nor chunks divide their number."""
+    images = np.random.default_rng(0).integers(0, 256, (23, 2, 2, 3), dtype=np.uint8)
+    parts = extraction.extract_all(Pixels(), [images[:12], images[12:]], 12)
+    return {'pixels': images, 'features': extraction.concatenate(parts).pooled}
+
+
 def rows_of_two_processes():
     """`parallel.global_rows` as two processes of two devices would see it: [4, 3]."""
     real = jax.local_device_count, jax.process_count
@@ -91,6 +109,7 @@ def main(num_devices, out):
     for name, params in (('start_params', start), ('params', end)):
         results[name] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
     results |= generate(config, jax.device_put(start, parallel.replicated()))
+    results |= extract()
     if num_devices == 4:
         results['rows'] = rows_of_two_processes()
     np.savez(out, **results)

@@ -1,6 +1,7 @@
 """What several test files need: the tiny config, a toy network, scripts, checkpoints' content."""
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -125,6 +126,32 @@ def run_script(xla_flags, name, *arguments, timeout=300):
     process = start_script(xla_flags, name, *arguments)
     stdout, stderr = process.communicate(timeout=timeout)
     return process.returncode, stdout, stderr
+
+
+def experiment(name):
+    """A module of experiments/, imported as the scripts there import each other."""
+    if str(ROOT / 'experiments') not in sys.path:
+        sys.path.append(str(ROOT / 'experiments'))
+    return importlib.import_module(name)
+
+
+def run_here(capsys, path, *arguments):
+    """Runs a command in this process, which saves the imports of a new one.
+
+    Returns (status, lines of standard output, lines of standard error).
+    """
+    if path.startswith('experiments/'):
+        module = experiment(Path(path).stem)
+    else:
+        spec = importlib.util.spec_from_file_location('script', ROOT / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr('sys.argv', [path, *map(str, arguments)])
+        patch.chdir(ROOT)
+        commands.run(module.main)
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out.splitlines(), captured.err.splitlines()
 
 
 def checkpoint_steps(workdir):

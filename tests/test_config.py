@@ -168,8 +168,15 @@ CHANGEABLE = {
     'sweep.batch_size': 10,
     'sweep.shard_size': 10,
     'sweep.labels': 'uniform',
+    'sweep.repeats': 3,
     'sweep.features': 'inception',
+    'sweep.inception': '/weights.npz',
+    'sweep.dtype': 'bfloat16',
+    'sweep.reference': '/statistics.npz',
+    'sweep.metrics': ('fid',),
     'sweep.is_splits': 1,
+    'sweep.bootstrap': 0,
+    'sweep.save_samples': True,
 }
 
 

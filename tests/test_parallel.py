@@ -72,6 +72,12 @@ def test_images_do_not_depend_on_devices_or_batches(recorded):
     assert np.abs(reference[0] - reference[1]).max() > 0.1
 
 
+def test_features_do_not_depend_on_devices(recorded):
+    for found in recorded.values():
+        expected = 3.0 * found['pixels'].reshape(23, -1)
+        np.testing.assert_array_equal(found['features'], expected)
+
+
 def test_rows_of_two_processes_match_the_data(recorded):
     """Device d of process p holds the local rows 3d..3d+2; local row i is global row p + 2i."""
     rows = recorded[4]['rows']

@@ -8,21 +8,37 @@ from PIL import Image
 from support import make_tiny_config, user_error
 
 from cfg_jax import data, files, generation, images, sweep, trained
-from cfg_jax.metrics.statistics import Moments
+from cfg_jax.metrics.features import Features
 
 
 def results_of(workdir, name='tiny'):
     return json.loads((workdir / 'sweep' / name / 'results.json').read_text())
 
 
-def moments_of(workdir, name, w):
-    """Moments over all shards of one w."""
-    total = None
+def shards_of(workdir, name, w):
+    """The shards of one w, as dictionaries of arrays."""
     paths = sorted((workdir / 'sweep' / name / 'shards').glob(f'w_{w}_*.npz'))
-    for path in paths:
-        part = Moments.from_arrays(files.read_npz(path))
-        total = part if total is None else total.merge(part)
-    return total, len(paths)
+    return [files.read_npz(path) for path in paths]
+
+
+def work(reports):
+    """The reported lines that tell of computing."""
+    return [line for line in reports if not line.startswith('note:')]
+
+
+class Brightness:
+    """An extractor of no library: mean colour, a logit per class, and the pixels as spatial map."""
+
+    name, distance, params = 'brightness', 'FD-mean', ()
+    logits_are_labels, chunk = False, 7
+
+    def apply(self, params, images):
+        x = images.astype(np.float32) / 255.0
+        rows = x.mean(axis=(2, 3))  # [B, 8]
+        return Features(rows, 10.0 * rows, x[:, ::4, ::4].reshape(len(x), -1))
+
+    def provenance(self):
+        return {'name': self.name, 'sha256': 64 * '0'}
 
 
 @pytest.fixture
@@ -69,9 +85,10 @@ def test_table_shows_the_rows(swept_workdir):
     assert lines[0].startswith('| w | s = 1 + w | FID | IS |')
     assert len(lines) == 2 + len(rows)
     for line, row in zip(lines[2:], rows, strict=True):
-        cells = [cell.strip().strip('*') for cell in line.strip('|').split('|')]
-        assert cells[:3] == [f'{row["w"]:g}', f'{1 + row["w"]:g}', f'{row["fid"]:.2f}']
-        assert f'{row["is"]:.3f}' in cells[3]
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        assert cells[:2] == [f'{row["w"]:g}', f'{1 + row["w"]:g}']
+        assert cells[2].replace('*', '') == f'{row["fid"]:.2f} ± {row["fid_se"]:.2f}'
+        assert cells[3].replace('*', '') == f'{row["is"]:.3f} ± {row["is_se"]:.3f}'
     best = min(range(2), key=lambda i: rows[i]['fid'])
     assert [f'**{row["fid"]:.2f}**' in text for row in rows] == [i == best for i in range(2)]
 
@@ -95,18 +112,16 @@ def test_scores_are_of_the_promised_images(swept_workdir):
 
     extractor = classifier.load_or_train(config, swept_workdir / 'classifier')
     features = extractor.apply(extractor.params, x)
-    shard = swept_workdir / 'sweep' / 'tiny' / 'shards' / 'w_1.0_images_0000020.npz'
+    shard = swept_workdir / 'sweep' / 'tiny' / 'shards' / 'w_1.0_seed_0_images_0000020.npz'
     arrays = files.read_npz(shard)
     np.testing.assert_array_equal(arrays['labels'], labels)
     np.testing.assert_allclose(arrays['logits'], features.logits, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(
-        arrays['mean'], np.asarray(features.pooled, np.float64).mean(axis=0), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(arrays['pooled'], features.pooled, rtol=1e-3, atol=1e-3)
 
 
 def test_reference_is_all_real_images(swept_workdir):
     (path,) = (swept_workdir / 'reference').glob('*.npz')
-    reference = Moments.from_arrays(files.read_npz(path))
+    reference = files.read_npz(path)
     config = make_tiny_config()
     from cfg_jax.metrics import classifier
 
@@ -116,27 +131,27 @@ def test_reference_is_all_real_images(swept_workdir):
         for batch in data.one_epoch(config.data, 'train', 600)
     ]
     pooled = np.concatenate(pooled).astype(np.float64)
-    assert reference.count == len(pooled) == 1797
-    np.testing.assert_allclose(reference.mean, pooled.mean(axis=0), rtol=1e-4, atol=1e-5)
+    assert len(pooled) == len(reference['features']) == 1797
+    np.testing.assert_allclose(reference['mu'], pooled.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        reference.covariance(), np.cov(pooled, rowvar=False), rtol=1e-3, atol=1e-4
+        reference['sigma'], np.cov(pooled, rowvar=False), rtol=1e-3, atol=1e-4
     )
 
 
 def test_a_lost_shard_is_computed_again(workdir):
     directory = workdir / 'sweep' / 'tiny'
     before = {path.name: path.read_bytes() for path in directory.glob('*.*')}
-    lost = directory / 'shards' / 'w_1.0_images_0000020.npz'
+    lost = directory / 'shards' / 'w_1.0_seed_0_images_0000020.npz'
     content = lost.read_bytes()
-    kept = directory / 'shards' / 'w_1.0_images_0000000.npz'
+    kept = directory / 'shards' / 'w_1.0_seed_0_images_0000000.npz'
     kept_time = kept.stat().st_mtime_ns
     lost.unlink()
     (directory / 'results.json').unlink()
     (directory / 'table.md').unlink()
     reports = []
     sweep.run(make_tiny_config(), workdir, name='tiny', report=reports.append)
-    assert len(reports) == 1  # one shard
-    assert reports[0].startswith('w=1  40/40 images')
+    (line,) = work(reports)  # one shard
+    assert line.startswith('w=1  40/40 images')
     assert lost.read_bytes() == content
     assert kept.stat().st_mtime_ns == kept_time
     assert (directory / 'table.md').read_bytes() == before['table.md']
@@ -151,7 +166,7 @@ def test_more_w_join_the_same_sweep(workdir):
     reports = []
     config = make_tiny_config(sweep__w=(0.0, 1.0, 2.0))
     sweep.run(config, workdir, name='tiny', report=reports.append)
-    assert {line.split()[0] for line in reports} == {'w=2'}
+    assert {line.split()[0] for line in work(reports)} == {'w=2'}
     rows = results_of(workdir)['rows']
     assert rows[:2] == old_rows
     assert rows[2]['w'] == 2.0
@@ -191,15 +206,15 @@ def test_default_names_tell_settings_apart():
     assert len(names) == 7
 
 
-def test_moments_do_not_depend_on_shards(workdir):
+def test_features_do_not_depend_on_shards(workdir):
     config = make_tiny_config(sweep__w=(1.0,), sweep__shard_size=40)
     sweep.run(config, workdir, name='one_shard', report=lambda line: None)
-    one, count_one = moments_of(workdir, 'one_shard', 1.0)
-    two, count_two = moments_of(workdir, 'tiny', 1.0)
-    assert (count_one, count_two) == (1, 2)
-    assert one.count == two.count == 40
-    np.testing.assert_allclose(one.mean, two.mean, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(one.scatter, two.scatter, rtol=1e-9, atol=1e-9)
+    (one,) = shards_of(workdir, 'one_shard', 1.0)
+    two = shards_of(workdir, 'tiny', 1.0)
+    assert len(two) == 2
+    assert one.keys() == two[0].keys() == {'pooled', 'logits', 'labels'}
+    for key, values in one.items():
+        np.testing.assert_array_equal(values, np.concatenate([shard[key] for shard in two]))
 
 
 def test_sizes_that_do_not_divide(workdir):
@@ -209,12 +224,89 @@ def test_sizes_that_do_not_divide(workdir):
     )
     directory = sweep.run(config, workdir, name='odd', report=lambda line: None)
     shards = [files.read_npz(path) for path in sorted((directory / 'shards').iterdir())]
-    assert [int(shard['count']) for shard in shards] == [12, 5]
+    assert [len(shard['pooled']) for shard in shards] == [12, 5]
     labels = np.concatenate([shard['labels'] for shard in shards])
     assert np.array_equal(labels, np.arange(17) % 10)
     logits = np.concatenate([shard['logits'] for shard in shards])
-    tiny = workdir / 'sweep' / 'tiny' / 'shards' / 'w_0.0_images_0000000.npz'
+    tiny = workdir / 'sweep' / 'tiny' / 'shards' / 'w_0.0_seed_0_images_0000000.npz'
     np.testing.assert_allclose(logits, files.read_npz(tiny)['logits'][:17], rtol=1e-2, atol=1e-2)
+
+
+def test_other_metrics_cost_no_sampling(workdir):
+    """Precision, recall and KID come from the features that the shards hold."""
+    rows = results_of(workdir)['rows']
+    reports = []
+    metrics = ('fid', 'is', 'precision', 'recall', 'kid')
+    config = make_tiny_config(sweep__metrics=metrics, sweep__bootstrap=0)
+    sweep.run(config, workdir, name='tiny', report=reports.append)
+    assert work(reports) == []
+    for row, before in zip(results_of(workdir)['rows'], rows, strict=True):
+        assert {**before, **row} == {**row, 'fid_se': before['fid_se'], 'is_se': before['is_se']}
+        assert row.keys() - before.keys() == {'precision', 'recall', 'kid', 'kid_std'}
+        assert 0.0 <= row['precision'] <= 1.0
+        assert 'fid_se' not in row
+    assert '| KID |' in (workdir / 'sweep' / 'tiny' / 'table.md').read_text()
+
+
+def test_an_extractor_from_outside_the_library(workdir):
+    """Its name for the distance is kept, and class agreement, which it cannot judge, left out."""
+    lines = []
+    metrics = ('fid', 'sfid', 'is')
+    config = make_tiny_config(sweep__w=(1.0,), sweep__metrics=metrics)
+    directory = sweep.run(
+        config, workdir, name='outside', report=lines.append, extractor=Brightness()
+    )
+    results = results_of(workdir, 'outside')
+    assert results['features'] == Brightness().provenance()
+    (row,) = results['rows']
+    assert {'fdmean', 'fdmean_se', 'sfid', 'is'} <= row.keys()
+    assert 'fid' not in row
+    assert 'class_agreement' not in row
+    assert (directory / 'tradeoff.png').exists()
+    assert any('biased upward' in note for note in results['notes'])
+
+
+def test_what_cannot_be_had_is_told_and_left_out(workdir):
+    lines = []
+    config = make_tiny_config(sweep__w=(1.0,), sweep__metrics=('fid', 'sfid'))
+    sweep.run(config, workdir, name='tiny', report=lines.append)
+    told = 'sfid is left out: the extractor gives no spatial features'
+    assert f'note: {told}' in lines
+    results = results_of(workdir)
+    assert told in results['notes']
+    assert 'sfid' not in results['rows'][0]
+    config.sweep.metrics = ('sfid',)
+    assert told in user_error(sweep.run, config, workdir, name='tiny', report=lines.append)
+
+
+def test_repeats_are_other_samples(workdir):
+    """Mean, minimum and deviation over seeds; seed 0 is the sweep that was there before."""
+    before = results_of(workdir)['rows'][1]
+    reports = []
+    config = make_tiny_config(sweep__w=(1.0,), sweep__repeats=2)
+    directory = sweep.run(config, workdir, name='tiny', report=reports.append)
+    assert {line[:11] for line in work(reports)} == {'w=1  seed 1'}
+    results = results_of(workdir)
+    assert results['seeds'] == [0, 1]
+    (row,) = results['rows']
+    other = 2 * row['fid'] - before['fid']
+    assert row['fid_min'] == pytest.approx(min(other, before['fid']))
+    assert row['fid_seed_std'] == pytest.approx(abs(other - before['fid']) / np.sqrt(2))
+    assert row['fid_seed_std'] > 0
+    assert '(min ' in (directory / 'table.md').read_text()
+
+
+def test_saved_samples_are_the_promised_images(workdir):
+    config = make_tiny_config(sweep__w=(1.0,), sweep__save_samples=True)
+    sweep.run(config, workdir, name='tiny', report=lambda line: None)
+    with np.load(workdir / 'sweep' / 'tiny' / 'batches' / 'w_1.0_seed_0.npz') as batch:
+        saved = batch['arr_0']
+    assert saved.shape == (40, 8, 8, 1)
+    assert saved.dtype == np.uint8
+    model = trained.TrainedModel(workdir, config)
+    indices = np.arange(20)
+    expected = images.to_uint8(model.generate(0, indices, indices % 10, 1.0))
+    np.testing.assert_array_equal(saved[:20], expected)
 
 
 def test_no_checkpoint(tmp_path):

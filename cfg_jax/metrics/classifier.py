@@ -51,7 +51,9 @@ class Classifier:
     """The classifier of one data set as a `features.FeatureExtractor`."""
 
     name = 'classifier'
+    distance = 'FID'
     logits_are_labels = True
+    chunk = 1024
 
     def __init__(self, params: Any, num_classes: int, record: dict[str, Any]):
         self.params = params

@@ -6,10 +6,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import classifier
+from cfg_jax.metrics import classifier, inception_extractor
 from cfg_jax.metrics.features import FeatureExtractor
 
-EXTRACTORS = ('classifier',)
+EXTRACTORS = ('classifier', *inception_extractor.NAMES)
 
 
 def load_extractor(
@@ -18,11 +18,25 @@ def load_extractor(
     """The extractor that `config.sweep.features` names, made ready in the work directory.
 
     Raises:
-      UserError: no extractor has that name.
+      UserError: no extractor has that name, or its weights are missing.
     """
-    if config.sweep.features != 'classifier':
-        raise UserError(
-            f'sweep.features={config.sweep.features!r} is no feature extractor of this version;'
-            f' there is: {", ".join(EXTRACTORS)}'
-        )
-    return classifier.load_or_train(config, workdir / 'classifier', report)
+    sweep = config.sweep
+    if sweep.features == 'classifier':
+        return classifier.load_or_train(config, workdir / 'classifier', report)
+    if sweep.features in inception_extractor.NAMES:
+        if config.data.channels != 3:
+            raise UserError(
+                f'sweep.features={sweep.features!r} needs RGB images; {config.data.name} is grey'
+                " (data.channels=1): use 'classifier'"
+            )
+        if not sweep.inception:
+            raise UserError(
+                f'sweep.features={sweep.features!r} needs the weights of the FID Inception: give'
+                " their path with --config.sweep.inception or --inception; README, 'Metrics', says"
+                ' where to get them'
+            )
+        return inception_extractor.load(sweep.inception, sweep.features, sweep.dtype)
+    raise UserError(
+        f'sweep.features={sweep.features!r} is no feature extractor; there are:'
+        f' {", ".join(EXTRACTORS)}'
+    )

@@ -1,0 +1,144 @@
+"""Scores of sets of images on disk, ours or anyone's, against a reference on disk."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cfg_jax import writers
+from cfg_jax.errors import UserError
+from cfg_jax.metrics import evaluation, extraction, image_sets, reference as reference_lib
+from cfg_jax.metrics.features import FeatureExtractor, Features
+from cfg_jax.metrics.reference import Reference
+
+_REPORT_SECONDS = 10.0
+
+Report = Callable[[str], None]
+
+
+def compare(
+    paths: Sequence[epath.PathLike],
+    reference_path: epath.PathLike,
+    extractor: FeatureExtractor,
+    *,
+    metrics: Sequence[str] = (),
+    batch_size: int = 64,
+    is_splits: int = 10,
+    replicates: int = 0,
+    report: Report = print,
+) -> dict[str, Any]:
+    """Scores each set of samples against one reference.
+
+    Args:
+      paths: sets of samples; see `image_sets.open_images`.
+      reference_path: images likewise, or statistics (`mu`, `sigma`), or both in one `.npz` as in
+        ADM's reference batches: then FID is against the statistics, precision and KID against
+        the images.
+      extractor: of the features.
+      metrics: names out of `evaluation.METRICS`; () for all that can be had.
+      batch_size: images extracted at once.
+      is_splits: parts of the Inception Score.
+      replicates: see `evaluation.score`.
+      report: receives lines of progress, and what is left out and why.
+
+    Returns:
+      `rows`, their `summary` over several sets, `reference`, `features`, `notes`.
+
+    Raises:
+      UserError: a wrong path or image, or a metric asked for that cannot be had.
+    """
+    reference = _open_reference(reference_path, extractor, batch_size, report)
+    rows, records, notes = [], [], []
+    for path in paths:
+        features, record = _measure(path, extractor, batch_size, report)
+        chosen, left_out = _choose(metrics, features, reference)
+        for line in left_out + evaluation.notes(record['num_images'], extractor.distance):
+            if line not in notes:
+                report(f'note: {line}')
+                notes.append(line)
+        report('computing the scores')
+        rows.append(
+            evaluation.score(
+                features,
+                reference,
+                chosen,
+                distance=extractor.distance,
+                is_splits=is_splits,
+                replicates=replicates,
+            )
+        )
+        records.append(record)
+    return {
+        'rows': [record | row for record, row in zip(records, rows, strict=True)],
+        'summary': evaluation.over_seeds(rows),
+        'reference': reference.record,
+        'features': extractor.provenance(),
+        'notes': notes,
+    }
+
+
+def _open_reference(
+    path: epath.PathLike, extractor: FeatureExtractor, batch_size: int, report: Report
+) -> Reference:
+    path = epath.Path(path).expanduser()
+    if not image_sets.has_images(path):
+        return reference_lib.load(path, extractor)
+    features, record = _measure(path, extractor, batch_size, report)
+    of_images = reference_lib.of_features(features, record)
+    if not path.is_dir() and reference_lib.has_statistics(path):
+        published = reference_lib.load(path, extractor)
+        return published._replace(features=of_images.features)
+    return of_images
+
+
+def _measure(
+    path: epath.PathLike, extractor: FeatureExtractor, batch_size: int, report: Report
+) -> tuple[Features, dict[str, Any]]:
+    """Features of all images of a set, and what identifies it."""
+    found = image_sets.open_images(path)
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[np.ndarray]:
+        for batch in found.batches(batch_size):
+            digest.update(batch.tobytes())
+            yield batch
+
+    report(f'{path}: {len(found):,} images')
+    progress, done, last_report = writers.Progress(len(found)), 0, time.monotonic()
+    parts = []
+    for part in extraction.extract_all(extractor, hashed(), batch_size):
+        parts.append(part)
+        done += len(part.pooled)
+        if time.monotonic() - last_report > _REPORT_SECONDS:
+            last_report = time.monotonic()
+            rate = progress.update(done)
+            left = writers.format_duration(progress.seconds_left())
+            report(f'{done:,}/{len(found):,} images  {rate:,.1f} images/s  {left} left')
+    record = {
+        'images': str(path),
+        'num_images': len(found),
+        'pixels_sha256': digest.hexdigest(),
+    }
+    return extraction.concatenate(parts), record
+
+
+def _choose(
+    wanted: Sequence[str], features: Features, reference: Reference
+) -> tuple[list[str], list[str]]:
+    """Metrics to compute, and what is left out and why; what was asked for by name must be had."""
+    reasons = evaluation.singular(features, reference) | evaluation.obstacles(features, reference)
+    impossible = [f'{metric}: {reasons[metric]}' for metric in wanted if metric in reasons]
+    if impossible:
+        raise UserError(f'{impossible[0]}; choose other --metrics or give more images')
+    chosen = [metric for metric in wanted or evaluation.STANDARD if metric not in reasons]
+    if not chosen:
+        raise UserError(f'no metric can be had: {"; ".join(reasons.values())}')
+    left_out = [
+        f'{metric} is left out: {reasons[metric]}'
+        for metric in evaluation.STANDARD
+        if metric in reasons and not wanted
+    ]
+    return chosen, left_out

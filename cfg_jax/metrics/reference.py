@@ -1,0 +1,240 @@
+"""What samples are compared with: statistics of real images, computed here or read from a file."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from cfg_jax import files, writers
+from cfg_jax.errors import UserError
+from cfg_jax.metrics import extraction
+from cfg_jax.metrics.features import FeatureExtractor, Features
+from cfg_jax.metrics.statistics import Gaussian, Moments
+
+KEPT_FEATURES = 10_000  # for precision, recall and KID; ADM's reference batches hold as many
+_SAVE_SECONDS = 60.0
+_STORED = ('mu', 'sigma', 'mu_s', 'sigma_s', 'features', 'record')
+
+Report = Callable[[str], None]
+
+
+class Reference(NamedTuple):
+    """Statistics of the real images.
+
+    Attributes:
+      pooled: of the pooled features.
+      spatial: of the sFID map; None where there is none.
+      features: pooled features of up to 10,000 of the images, evenly spread over the set, float32
+        [M, D]; None in a file of statistics alone.
+      record: what identifies them: `sha256`, and data set and extractor as far as known.
+    """
+
+    pooled: Gaussian
+    spatial: Gaussian | None
+    features: np.ndarray | None
+    record: dict[str, Any]
+
+
+def of_features(features: Features, record: dict[str, Any]) -> Reference:
+    """The reference that a set of images makes, from its features as NumPy arrays."""
+    spatial = features.spatial
+    return _finish(
+        Moments.of_many(features.pooled),
+        None if spatial is None else Moments.of_many(spatial),
+        features.pooled[_kept(len(features.pooled))],
+        record,
+    )
+
+
+def compute(
+    batches_from: Callable[[int], Iterable[np.ndarray]],
+    count: int,
+    extractor: FeatureExtractor,
+    path: epath.PathLike,
+    *,
+    batch_size: int,
+    record: dict[str, Any],
+    report: Report,
+) -> None:
+    """Writes the statistics of `count` images to `path`; goes on where a killed run was.
+
+    The file holds `mu`, `sigma` (and `mu_s`, `sigma_s` for sFID) as pytorch-fid's, ADM's and EDM's
+    do, the features for precision, recall and KID, and `record` as JSON.
+
+    Args:
+      batches_from: batches_from(i) yields the images from number i on, batch_size at a time.
+      count: images in the set.
+      extractor: makes the features.
+      path: an `.npz`; the state of an unfinished run is kept beside it.
+      batch_size: images extracted at once.
+      record: see `Reference`; the extractor's provenance joins it.
+      report: receives lines of progress.
+    """
+    path = epath.Path(path)
+    partial = path.parent / f'{path.stem}.partial.npz'
+    record = record | {'num_images': count, 'features': extractor.provenance()}
+    state = _State(partial, record, count)
+    progress = writers.Progress(count - state.done)
+    start, last_saved, last_told = state.done, time.monotonic(), time.monotonic()
+    for features in extraction.extract_all(extractor, batches_from(start), batch_size):
+        state.add(features)
+        now = time.monotonic()
+        if now - last_told > 10.0:
+            rate, last_told = progress.update(state.done - start), now
+            left = writers.format_duration(progress.seconds_left())
+            report(f'{state.done:,}/{count:,} images  {rate:,.0f} images/s  {left} left')
+        if now - last_saved > _SAVE_SECONDS:
+            state.save()
+            last_saved = time.monotonic()
+    reference = _finish(state.pooled, state.spatial, np.concatenate(state.kept), record)
+    save(path, reference)
+    partial.unlink(missing_ok=True)
+
+
+def save(path: epath.PathLike, reference: Reference) -> None:
+    """Writes a reference in the published format, with ours beside."""
+    arrays = _arrays(reference)
+    arrays['record'] = np.array(json.dumps(reference.record))
+    files.write_npz(path, arrays)
+
+
+def load(path: epath.PathLike, extractor: FeatureExtractor | None = None) -> Reference:
+    """Reads statistics written by `save`, pytorch-fid, ADM or EDM.
+
+    Args:
+      path: an `.npz` with `mu` and `sigma`.
+      extractor: where the file says which weights made it, they must be this extractor's.
+
+    Raises:
+      UserError: no such file, no statistics in it, or made with other weights.
+    """
+    path = epath.Path(path).expanduser()
+    arrays = read_statistics(path)
+    record = json.loads(str(arrays['record'])) if 'record' in arrays else {}
+    made_with = record.get('features', {})
+    if extractor is not None and made_with:
+        ours = extractor.provenance()
+        if made_with.get('sha256') != ours['sha256'] or made_with.get('name') != ours['name']:
+            raise UserError(
+                f'{path} was made with other features ({made_with.get("name")}, weights'
+                f' {str(made_with.get("sha256"))[:12]}) than the samples ({ours["name"]}, weights'
+                f' {ours["sha256"][:12]}); make it anew with scripts/reference_stats.py'
+            )
+    spatial = Gaussian(arrays['mu_s'], arrays['sigma_s']) if 'mu_s' in arrays else None
+    return _with_hash(
+        Reference(
+            Gaussian(arrays['mu'], arrays['sigma']),
+            spatial,
+            arrays.get('features'),
+            {'file': path.name} | record,
+        )
+    )
+
+
+def has_statistics(path: epath.Path) -> bool:
+    """Whether an `.npz` holds `mu`, be there images or not."""
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+        return 'mu' in arrays.files
+
+
+def read_statistics(path: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of a statistics file, its shapes checked.
+
+    Raises:
+      UserError: see `load`.
+    """
+    if not path.exists():
+        raise UserError(f'no reference statistics at {path}')
+    with files.damage_reported(path, 'give an .npz of statistics'):
+        arrays = files.read_npz(path, only=_STORED)
+    for mu, sigma in (('mu', 'sigma'), ('mu_s', 'sigma_s')):
+        if mu not in arrays and mu == 'mu_s':
+            continue
+        if mu not in arrays or sigma not in arrays:
+            raise UserError(
+                f'{path} holds no {mu!r} and {sigma!r}, as statistics files of pytorch-fid, ADM and'
+                ' EDM do'
+            )
+        arrays[mu] = np.asarray(arrays[mu], np.float64).reshape(-1)
+        arrays[sigma] = np.asarray(arrays[sigma], np.float64)
+        dim = arrays[mu].size
+        if arrays[sigma].shape != (dim, dim):
+            raise UserError(
+                f'{path}: {sigma} has the shape {arrays[sigma].shape}, which does not go with'
+                f' {mu} of {dim} features'
+            )
+    return arrays
+
+
+class _State:
+    """Moments and kept features of the images so far; a killed run goes on from its file."""
+
+    def __init__(self, path: epath.Path, record: dict[str, Any], count: int):
+        self._path, self._record = path, json.dumps(record)
+        self._keep = _kept(count)
+        self.done = 0
+        self.pooled: Moments | None = None
+        self.spatial: Moments | None = None
+        self.kept: list[np.ndarray] = []
+        if path.exists():
+            arrays = files.read_npz(path)
+            if str(arrays['record']) == self._record:
+                self.pooled = Moments.from_arrays(arrays)
+                if 's_count' in arrays:
+                    self.spatial = Moments.from_arrays(arrays, 's_')
+                self.kept, self.done = [arrays['kept']], self.pooled.count
+
+    def add(self, features: Features) -> None:
+        """Takes in the next images."""
+        first, self.done = self.done, self.done + len(features.pooled)
+        wanted = self._keep[(self._keep >= first) & (self._keep < self.done)]
+        self.kept.append(features.pooled[wanted - first])
+        self.pooled = _merged(self.pooled, features.pooled)
+        if features.spatial is not None:
+            self.spatial = _merged(self.spatial, features.spatial)
+
+    def save(self) -> None:
+        """Writes the state."""
+        arrays = self.pooled.to_arrays() | {'kept': np.concatenate(self.kept)}
+        if self.spatial is not None:
+            arrays |= self.spatial.to_arrays('s_')
+        files.write_npz(self._path, arrays | {'record': np.array(self._record)})
+
+
+def _merged(moments: Moments | None, features: np.ndarray) -> Moments:
+    part = Moments.of(features)
+    return part if moments is None else moments.merge(part)
+
+
+def _kept(count: int) -> np.ndarray:
+    """Numbers of up to KEPT_FEATURES images, evenly spread: sets may be sorted by class."""
+    kept = min(count, KEPT_FEATURES)
+    return np.arange(kept) * count // kept
+
+
+def _finish(
+    pooled: Moments, spatial: Moments | None, features: np.ndarray, record: dict[str, Any]
+) -> Reference:
+    record = {'num_images': pooled.count} | record
+    return _with_hash(
+        Reference(
+            pooled.gaussian(), None if spatial is None else spatial.gaussian(), features, record
+        )
+    )
+
+
+def _with_hash(reference: Reference) -> Reference:
+    digest = files.sha256_of_arrays(_arrays(reference))
+    return reference._replace(record=reference.record | {'sha256': digest})
+
+
+def _arrays(reference: Reference) -> dict[str, np.ndarray]:
+    arrays = {'mu': reference.pooled.mu, 'sigma': reference.pooled.sigma}
+    if reference.spatial is not None:
+        arrays |= {'mu_s': reference.spatial.mu, 'sigma_s': reference.spatial.sigma}
+    if reference.features is not None:
+        arrays['features'] = reference.features
+    return arrays

@@ -1,0 +1,69 @@
+"""The real images that a sweep's samples are compared with."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import data, datasets
+from cfg_jax.metrics import reference as reference_lib
+from cfg_jax.metrics.features import FeatureExtractor
+from cfg_jax.metrics.reference import Reference
+
+
+def reference(
+    config: ConfigDict,
+    workdir: epath.Path,
+    extractor: FeatureExtractor,
+    report: Callable[[str], None],
+) -> Reference:
+    """The statistics of `config.sweep.reference`, or else those of `config.data.split`.
+
+    The latter are computed once and kept in WORKDIR/reference.
+
+    Raises:
+      UserError: no such file or data set, or statistics made with other weights.
+    """
+    if config.sweep.reference:
+        return reference_lib.load(config.sweep.reference, extractor)
+    name = f'{extractor.name}-{extractor.provenance()["sha256"][:12]}.npz'
+    path = workdir / 'reference' / name
+    if not path.exists():
+        report(f'reference statistics of {config.data.name} {config.data.split}')
+        compute(config.data, extractor, path, config.sweep.batch_size, report)
+    return reference_lib.load(path, extractor)
+
+
+def compute(
+    config_data: ConfigDict,
+    extractor: FeatureExtractor,
+    path: epath.PathLike,
+    batch_size: int,
+    report: Callable[[str], None],
+) -> None:
+    """Writes the statistics of every image of `config_data.split`; goes on where it was killed.
+
+    The images go through the training preprocessing (no flips) and the same rounding to uint8 as
+    samples do.
+    """
+    record: dict[str, Any] = {
+        'dataset': config_data.name,
+        'split': config_data.split,
+        'image_size': config_data.image_size,
+    }
+
+    def batches_from(start: int) -> Iterator[np.ndarray]:
+        epoch = data.one_epoch(config_data, config_data.split, batch_size, start)
+        return (batch['image'] for batch in epoch)
+
+    reference_lib.compute(
+        batches_from,
+        len(datasets.data_source(config_data, config_data.split)),
+        extractor,
+        path,
+        batch_size=batch_size,
+        record=record,
+        report=report,
+    )

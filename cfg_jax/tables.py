@@ -1,0 +1,69 @@
+"""Rows of scores as Markdown tables."""
+
+from collections.abc import Sequence
+
+from cfg_jax.metrics import evaluation
+
+Row = dict[str, float]
+
+# key -> (heading, format); `{key}_min` and errors join the cell of their key
+_COLUMNS = {
+    'fid': ('FID', '.2f'),
+    'fd768': ('FD-768', '.4f'),
+    'sfid': ('sFID', '.2f'),
+    'is': ('IS', '.3f'),
+    'precision': ('precision', '.3f'),
+    'recall': ('recall', '.3f'),
+    'kid': ('KID', '.5f'),
+    'fid_infinity': ('FID∞', '.2f'),
+    'fd768_infinity': ('FD-768∞', '.4f'),
+    'class_agreement': ('class agreement', '.1%'),
+}
+_HIGHER_IS_BETTER = {key for key, higher in evaluation.METRICS.items() if higher} | {
+    'class_agreement'
+}
+_BOLD = {'fid', 'fd768', 'is'}
+
+
+def sweep_table(rows: Sequence[Row]) -> str:
+    """A guidance sweep: w, s = 1 + w and the scores; the best FID and IS are bold."""
+    leading = [{'w': f'{row["w"]:g}', 's = 1 + w': f'{1 + row["w"]:g}'} for row in rows]
+    return score_table(rows, leading)
+
+
+def score_table(rows: Sequence[Row], leading: Sequence[dict[str, str]]) -> str:
+    """Scores of each row behind its `leading` cells {heading: text}.
+
+    A cell says the mean, then ± the standard error where it was bootstrapped, else the deviation
+    over splits or subsets; over several seeds (min, standard deviation over seeds) follow.
+    """
+    keys = [key for key in rows[0] if _column(key)]
+    headings = [*leading[0], *(_column(key)[0] for key in keys)]
+    lines = ['| ' + ' | '.join(headings) + ' |', '|' + '---|' * len(headings)]
+    for row, first in zip(rows, leading, strict=True):
+        cells = [*first.values(), *(_cell(key, row, rows) for key in keys)]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def heading(key: str) -> str:
+    """What a key of a row is called in tables and pictures."""
+    return _column(key)[0]
+
+
+def _column(key: str) -> tuple[str, str] | None:
+    return _COLUMNS.get(key)
+
+
+def _cell(key: str, row: Row, rows: Sequence[Row]) -> str:
+    spec = _column(key)[1]
+    text = format(row[key], spec)
+    best = max if key in _HIGHER_IS_BETTER else min
+    if key in _BOLD and len(rows) > 1 and row[key] == best(other[key] for other in rows):
+        text = f'**{text}**'
+    error = row.get(f'{key}_se', row.get(f'{key}_std'))
+    if error is not None:
+        text += f' ± {error:{spec}}'
+    if f'{key}_min' in row:
+        text += f' (min {row[f"{key}_min"]:{spec}}, sd {row[f"{key}_seed_std"]:{spec}})'
+    return text

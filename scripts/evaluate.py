@@ -1,0 +1,80 @@
+"""Scores sets of images against a reference: FID, sFID, IS, precision, recall, KID.
+
+    python scripts/evaluate.py samples.npz VIRTUAL_imagenet64_labeled.npz --inception=fid.npz
+    python scripts/evaluate.py folder_a/ folder_b/ train_statistics.npz --inception=fid.npz
+    python scripts/evaluate.py a.npz b.npz --inception=fid.npz --features=inception768 --metrics=fid
+
+SAMPLES are folders of PNGs or ADM's batches (.npz with arr_0, uint8 [N, H, W, 3]); REFERENCE, last,
+is one of these too, or statistics (.npz with mu and sigma, of pytorch-fid, ADM, EDM or
+scripts/reference_stats.py). Several sets of samples (seeds) are also summed up: mean, minimum,
+standard deviation. Without --metrics all that can be had are computed, and what is left out is
+told. The Inception Score's splits follow the file order.
+
+The weights of the FID Inception are yours to bring; scripts/convert_inception.py --help says how.
+"""
+
+from collections.abc import Sequence
+
+from cfg_jax import commands
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    parser.add_argument('samples', nargs='+', metavar='SAMPLES', help='sets of images')
+    parser.add_argument('reference', metavar='REFERENCE', help='images or statistics')
+    parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
+    parser.add_argument(
+        '--features',
+        choices=('inception', 'inception768'),
+        default='inception',
+        help='2,048-d FID, or 768-d FD-768 for weights that end early (default: inception)',
+    )
+    parser.add_argument('--metrics', type=commands.name_list, default=(), help='such as fid,is,kid')
+    parser.add_argument('--splits', type=commands.natural_number, default=10, help='of the IS')
+    parser.add_argument(
+        '--bootstrap',
+        type=commands.natural_number,
+        default=0,
+        help='replicates for standard errors of FID and IS (default: 0, none)',
+    )
+    parser.add_argument(
+        '--dtype',
+        choices=('float32', 'bfloat16'),
+        default='float32',
+        help='bfloat16 is faster and not the protocol; its error is printed beside',
+    )
+    parser.add_argument('--batch_size', type=commands.natural_number, default=64)
+    parser.add_argument('--out', default='', help='a JSON file for the results')
+    options = parser.parse_args(argv)
+
+    from cfg_jax import files, provenance, tables
+    from cfg_jax.metrics import comparison, evaluation, image_sets, inception_extractor
+
+    evaluation.check_names(options.metrics)
+    if options.bootstrap == 1 or not options.batch_size or not options.splits:
+        parser.error('--bootstrap is 0 or at least 2, --batch_size and --splits at least 1')
+    extractor = inception_extractor.load(options.inception, options.features, options.dtype)
+    results = comparison.compare(
+        options.samples,
+        options.reference,
+        extractor,
+        metrics=options.metrics,
+        batch_size=options.batch_size,
+        is_splits=options.splits,
+        replicates=options.bootstrap,
+    )
+    if options.dtype == 'bfloat16':
+        images = next(image_sets.open_images(options.samples[0]).batches(extractor.chunk))
+        results['bfloat16_error'] = extractor.bfloat16_error(images)
+        print(f'bfloat16 moves the features by {results["bfloat16_error"]:.1e} of their length')
+    rows = results['rows']
+    print('\n' + tables.score_table(rows, [{'samples': row['images']} for row in rows]))
+    if len(rows) > 1:
+        print(tables.score_table([results['summary']], [{'over sets': f'{len(rows)} sets'}]))
+    if options.out:
+        files.write_json(options.out, results | provenance.describe_environment())
+        print(f'written to {options.out}')
+
+
+if __name__ == '__main__':
+    commands.run(main)
