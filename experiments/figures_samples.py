@@ -1,0 +1,90 @@
+"""Figures 1, 3, 6, 7, 8: samples of a trained model as w grows, the same noise for every w.
+
+    python experiments/figures_samples.py --workdir=runs/table1/p_uncond_0.1 --figures=1,6
+    python experiments/figures_samples.py --workdir=runs/digits --label=8
+
+1      one class (malamute in the paper), a column per w
+3, 8   random classes, without guidance and with w = 3
+6, 7   random classes and one class, w = 0, 1, 3 (Figure 7: 0, 1, 4)
+
+Writes OUT/figure1.png and so on. Image i has the same noise and the same class in every panel, so a
+pair of panels shows what guidance alone does. EMA parameters; the config's sampler.
+"""
+
+from collections.abc import Sequence
+
+from cfg_jax import commands
+
+MALAMUTE = 249  # its id among ImageNet's 1,000
+ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
+PANELS = {1: ROW_OF_W, 3: (0.0, 3.0), 6: (0.0, 1.0, 3.0), 7: (0.0, 1.0, 4.0), 8: (0.0, 3.0)}
+SIDE = 6  # images along a panel
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    parser.add_argument('--workdir', required=True, help='of a training run')
+    parser.add_argument(
+        '--figures', type=commands.integer_list, default=(1, 3, 6), help='out of 1, 3, 6, 7, 8'
+    )
+    parser.add_argument(
+        '--label', type=commands.natural_number, help='the one class; malamute if there is one'
+    )
+    parser.add_argument('--seed', type=commands.natural_number, default=0)
+    parser.add_argument('--out', default='', help='a folder; default WORKDIR/figures')
+    options = parser.parse_args(argv)
+    unknown = [number for number in options.figures if number not in PANELS]
+    if unknown:
+        parser.error(f'--figures={unknown[0]} is none of {", ".join(map(str, PANELS))}')
+
+    from etils import epath
+
+    from cfg_jax import trained
+
+    model = trained.TrainedModel(options.workdir)
+    label = options.label
+    if label is None:
+        label = min(MALAMUTE, model.config.data.num_classes - 1)
+    out = epath.Path(options.out or epath.Path(options.workdir) / 'figures')
+    for number in options.figures:
+        path = out / f'figure{number}.png'
+        draw(path, number, model, label, options.seed)
+        print(f'written to {path}')
+
+
+def draw(path, number: int, model, label: int, seed: int) -> None:
+    """One figure: a panel per w; for Figures 6 and 7 a second row with one class."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from cfg_jax import datasets, generation, images, plots
+
+    num_classes = model.config.data.num_classes
+    count = SIDE if number == 1 else SIDE * SIDE
+    one = np.full(count, label)
+    several = np.asarray(generation.image_labels(seed, np.arange(count), num_classes, 'uniform'))
+    name = datasets.class_names(model.config.data)[label]
+    rows = [(name, one)] if number == 1 else [('random classes', several)]
+    rows += [(name, one)] if number in (6, 7) else []
+
+    weights = PANELS[number]
+    width = 1.2 if number == 1 else 3.4
+    figure, axes = plt.subplots(
+        len(rows),
+        len(weights),
+        figsize=(width * len(weights), (7.0 if number == 1 else 3.7) * len(rows)),
+        squeeze=False,
+        layout='constrained',
+    )
+    for i, (title, labels) in enumerate(rows):
+        for j, w in enumerate(weights):
+            x = np.asarray(images.to_uint8(model.generate(seed, np.arange(count), labels, w)))
+            panel = images.grid(x, 1 if number == 1 else SIDE)
+            axes[i, j].imshow(panel.squeeze(), cmap='gray', vmin=0, vmax=255)
+            axes[i, j].set(xticks=[], yticks=[], title=f'w = {w:g}')
+        axes[i, 0].set_ylabel(title)
+    plots.save(path, figure)
+
+
+if __name__ == '__main__':
+    commands.run(main)

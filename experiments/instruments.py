@@ -1,0 +1,126 @@
+"""What the instruments see: real images against other real ones, against noise and against blur.
+
+    python experiments/instruments.py --data=/data/tiny_imagenet64/1.0.0 --inception=inception.npz
+
+The reference is the first images of the training split. Against it stand the first validation
+images, the same with Gaussian noise of 10 grey levels, and the same blurred by a Gaussian of radius
+1. A distance worth trusting is zero from the reference to itself, small to other real images, and
+larger to damaged ones. Features are kept in --out; a killed run goes on with the sets that lack.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from cfg_jax import commands
+
+METRICS = ('fid', 'sfid', 'precision', 'recall', 'kid')
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    parser.add_argument('--data', required=True, help='a prepared TFDS set with train, validation')
+    parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
+    parser.add_argument('--features', choices=('inception', 'inception768'), default='inception768')
+    parser.add_argument('--count', type=commands.natural_number, default=5000, help='images a set')
+    parser.add_argument('--size', type=commands.natural_number, default=64, help='pixels a side')
+    parser.add_argument('--out', default='runs/instruments', help='where results are written')
+    options = parser.parse_args(argv)
+    if options.count < 2:
+        parser.error('--count is at least 2')
+
+    from etils import epath
+
+    from cfg_jax import files, provenance, tables
+    from cfg_jax.metrics import evaluation, inception_extractor, reference
+
+    extractor = inception_extractor.load(options.inception, options.features)
+    out = epath.Path(options.out)
+    features = {
+        name: kept_features(out / f'features_{name}.npz', extractor, make)
+        for name, make in image_sets(options.data, options.size, options.count).items()
+    }
+    record = {'dataset': options.data, 'split': f'train, first {options.count}'}
+    real = reference.of_features(features['train'], record)
+    rows = [
+        {'images': name}
+        | evaluation.score(found, real, METRICS, distance=extractor.distance, replicates=20)
+        for name, found in features.items()
+    ]
+    table = tables.score_table(rows, [{'against train': row['images']} for row in rows])
+    print('\n' + table)
+    results = {
+        'rows': rows,
+        'num_images': options.count,
+        'reference': real.record,
+        'features': extractor.provenance(),
+        'notes': evaluation.notes(options.count, extractor.distance),
+    }
+    files.write_json(out / 'results.json', results | provenance.describe_environment())
+    files.write_bytes(out / 'table.md', table.encode())
+
+
+def image_sets(name: str, size: int, count: int):
+    """Functions that make the uint8 images [count, size, size, 3] of each set."""
+    from cfg_jax import datasets
+
+    names = datasets.find_builder(name, '').info.features['label'].names
+
+    def real(split: str) -> np.ndarray:
+        from ml_collections import ConfigDict
+
+        from cfg_jax import data, images
+
+        group = ConfigDict(
+            {'name': name, 'data_dir': '', 'image_size': size, 'channels': 3}
+            | {'num_classes': len(names)}
+        )
+        (batch,) = data.one_epoch(group, f'{split}[:{count}]', batch_size=count)
+        return np.asarray(images.to_uint8(batch['image']))
+
+    def noisy() -> np.ndarray:
+        x = real('validation')
+        noise = np.random.default_rng(0).normal(0.0, 10.0, x.shape)
+        return np.clip(np.rint(x + noise), 0, 255).astype(np.uint8)
+
+    def blurred() -> np.ndarray:
+        blur = ImageFilter.GaussianBlur(1)
+        return np.stack(
+            [np.asarray(Image.fromarray(image).filter(blur)) for image in real('validation')]
+        )
+
+    return {
+        'train': lambda: real('train'),
+        'validation': lambda: real('validation'),
+        'validation, noise of 10 levels': noisy,
+        'validation, blur of radius 1': blurred,
+    }
+
+
+def kept_features(path, extractor, make):
+    """Features of the images that `make()` returns, from `path` where they are."""
+    import time
+
+    from cfg_jax import files, writers
+    from cfg_jax.metrics import extraction
+    from cfg_jax.metrics.features import Features
+
+    if not path.exists():
+        images = make()
+        batches = [images[i : i + 50] for i in range(0, len(images), 50)]
+        progress, parts, last = writers.Progress(len(images)), [], time.monotonic()
+        for part in extraction.extract_all(extractor, batches, 50):
+            parts.append(part)
+            done = sum(len(part.pooled) for part in parts)
+            if time.monotonic() - last > 10.0 or done == len(images):
+                last, rate = time.monotonic(), progress.update(done)
+                left = writers.format_duration(progress.seconds_left())
+                print(f'{path.stem}: {done}/{len(images)}  {rate:.1f} images/s  {left} left')
+        found = extraction.concatenate(parts)._asdict()
+        files.write_npz(path, {k: v for k, v in found.items() if v is not None})
+    return Features(**files.read_npz(path))
+
+
+if __name__ == '__main__':
+    commands.run(main)

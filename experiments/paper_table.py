@@ -1,0 +1,188 @@
+"""What Table 1 and Table 2 share: runs that fill a table's columns, and the table in the paper's
+layout, ours beside the paper's."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+from etils import epath
+from ml_collections import ConfigDict
+from paper import Row, Table
+
+from cfg_jax import files, plots, provenance, sweep, training
+from cfg_jax.errors import UserError
+
+_COLOURS = ('tab:blue', 'tab:red', 'black')  # as in the paper's Figures 4 and 5
+_SWEEP = 'table'
+
+Report = Callable[[str], None]
+
+
+class Column(NamedTuple):
+    """One column of a table: a model and how it is sampled."""
+
+    value: float  # of p_uncond or T here
+    paper_value: float  # of the paper's column that it answers
+    config: ConfigDict
+    workdir: epath.Path
+    sweep_name: str
+
+
+def fill(columns: Sequence[Column], job: str, report: Report = print) -> None:
+    """Trains each column's model, or resumes it, and sweeps its w.
+
+    `job` joins the name of the sweep's directory, so that jobs with other w leave each other's
+    results alone.
+    """
+    for column in columns:
+        report(f'\n{column.sweep_name} in {column.workdir}')
+        training.train(column.config, column.workdir, report=report)
+        sweep.run(column.config, column.workdir, name=column.sweep_name + job, report=report)
+
+
+def job_name(weights: Sequence[float]) -> str:
+    """What distinguishes the sweep of a job that fills only some cells of a column."""
+    return ''.join(f'-w{w:g}' for w in weights)
+
+
+def select(columns: Sequence[Column], only: Sequence[float]) -> list[Column]:
+    """The columns with these values; all for ().
+
+    Raises:
+      UserError: a value that no column has.
+    """
+    values = [column.value for column in columns]
+    for value in only:
+        if value not in values:
+            held = ', '.join(f'{value:g}' for value in values)
+            raise UserError(f'--only={value:g} is no column of this table; there are: {held}')
+    return [column for column in columns if not only or column.value in only]
+
+
+def collect(column: Column) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Rows that any job has finished for a column, in the order of w, and the results they are of.
+
+    Raises:
+      UserError: two jobs measured the column with different settings.
+    """
+    found = sorted(column.workdir.glob(f'sweep/{column.sweep_name}*/results.json'))
+    results = [json.loads(path.read_text()) for path in found]
+    for path, other in zip(found, results, strict=True):
+        for key in ('checkpoint_step', 'num_samples', 'seed', 'sampler', 'features'):
+            if other[key] != results[0][key]:
+                raise UserError(
+                    f'{path} and {found[0]} differ in {key}: {other[key]} and {results[0][key]};'
+                    ' move one of them away'
+                )
+    rows = {row['w']: row for held in results for row in held['rows']}
+    return [rows[w] for w in sorted(rows)], results
+
+
+def write(root: epath.Path, title: str, table: Table, columns: Sequence[Column], toy: bool) -> str:
+    """Writes table.md, curves.png and results.json of what is there so far; returns the table.
+
+    Args:
+      root: the directory.
+      title: of the picture and the file.
+      table: the paper's.
+      columns: ours.
+      toy: whether ours is of other data, so that differences would mean nothing.
+    """
+    collected = {column.value: collect(column) for column in columns}
+    ours = {value: rows for value, (rows, _) in collected.items()}
+    text = f'# {title}\n\n' + markdown(table, columns, ours, toy)
+    files.write_bytes(root / 'table.md', text.encode())
+    files.write_json(
+        root / 'results.json',
+        {
+            'table': title,
+            'columns': {
+                f'{value:g}': {'rows': rows, 'results': results}
+                for value, (rows, results) in collected.items()
+            },
+            **provenance.describe_environment(),
+        },
+    )
+    draw(root / 'curves.png', title, table, columns, ours)
+    return text
+
+
+def markdown(
+    table: Table, columns: Sequence[Column], ours: dict[float, list[Row]], toy: bool
+) -> str:
+    """A row per w: FID and IS of each column, ours beside the paper's; then the baselines."""
+    weights = sorted({row['w'] for rows in ours.values() for row in rows} | _paper_weights(table))
+    headings = ['w']
+    for column in columns:
+        name = f'{table.columns} = {column.value:g}'
+        headings += [f'FID, {name}', f'IS, {name}']
+    lines = ['| ' + ' | '.join(headings) + ' |', '|' + '---|' * len(headings)]
+    for w in weights:
+        cells = [f'{w:g}']
+        for column in columns:
+            mine = _at(ours[column.value], w)
+            theirs = _at(table.rows[column.paper_value], w)
+            cells += [_cell(key, mine, theirs, toy) for key in ('fid', 'is')]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    baselines = [
+        f'| {name} | {row["fid"]:g} | {row.get("is", "not given")} |'
+        for name, row in table.baselines.items()
+    ]
+    how = 'ours (paper)' if toy else 'ours (paper, ours - paper)'
+    note = f'Cells: {how}; - is not measured. The paper: {table.dataset}, 50,000 samples.'
+    if toy:
+        note += ' Ours is of other data at toy size: compare the shape, not the numbers.'
+    baseline_table = '\n'.join(
+        ['| baselines in the paper | FID | IS |', '|---|---|---|', *baselines]
+    )
+    return '\n'.join(lines) + f'\n\n{note}\n\n{baseline_table}\n'
+
+
+def draw(
+    path: epath.Path,
+    title: str,
+    table: Table,
+    columns: Sequence[Column],
+    ours: dict[float, list[Row]],
+) -> None:
+    """IS against FID, a curve per column: ours at the left, the paper's at the right."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout='constrained')
+    figure.suptitle(title, fontsize=11)
+    for column, colour in zip(columns, _COLOURS, strict=True):
+        drawn = (
+            (axes[0], ours[column.value], column.value),
+            (axes[1], table.rows[column.paper_value], column.paper_value),
+        )
+        for panel, rows, value in drawn:
+            panel.errorbar(
+                [row['is'] for row in rows],
+                [row['fid'] for row in rows],
+                yerr=[row.get('fid_se', 0.0) for row in rows],
+                fmt='o-',
+                markersize=4,
+                color=colour,
+                label=f'{table.columns} = {value:g}',
+            )
+    for panel, name in zip(axes, ('ours', f'the paper, {table.dataset}'), strict=True):
+        panel.set(xlabel='IS', ylabel='FID', title=name)
+        panel.grid(alpha=0.3)
+        panel.legend()
+    plots.save(path, figure)
+
+
+def _paper_weights(table: Table) -> set[float]:
+    return {row['w'] for rows in table.rows.values() for row in rows}
+
+
+def _at(rows: Sequence[Row], w: float) -> Row | None:
+    return next((row for row in rows if row['w'] == w), None)
+
+
+def _cell(key: str, mine: Row | None, theirs: Row | None, toy: bool) -> str:
+    paper = f'{theirs[key]:.2f}' if theirs else '-'
+    if mine is None:
+        return f'- ({paper})'
+    error = f' ± {mine[f"{key}_se"]:.2f}' if f'{key}_se' in mine else ''
+    difference = '' if toy or theirs is None else f', {mine[key] - theirs[key]:+.2f}'
+    return f'{mine[key]:.2f}{error} ({paper}{difference})'

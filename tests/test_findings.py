@@ -1,0 +1,157 @@
+"""The claims checker: it can say yes, no and not enough, on curves made to deserve each."""
+
+import json
+
+import numpy as np
+import pytest
+from support import ROOT, experiment, run_here, user_error
+
+findings, paper, claims = experiment('findings'), experiment('paper'), experiment('claims')
+
+W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0)
+
+
+def column(fid, score, num_samples=50_000, **setting):
+    """A curve over W."""
+    rows = [{'w': w, 'fid': f, 'is': s} for w, f, s in zip(W, fid, score, strict=True)]
+    return findings.Column('made up', setting, findings.with_errors(rows, num_samples))
+
+
+FID = (3.0, 2.0, 2.5, 3.0, 5.0, 9.0, 15.0)
+IS = (50.0, 60.0, 80.0, 100.0, 150.0, 200.0, 250.0)
+
+
+def test_errors_grow_as_one_over_the_root_of_the_samples():
+    (row,) = findings.with_errors([{'w': 0.0, 'fid': 10.0, 'is': 100.0}], 50_000)
+    assert row['fid_se'] == pytest.approx(0.1)
+    assert row['is_se'] == pytest.approx(0.5)
+    (row,) = findings.with_errors([{'w': 0.0, 'fid': 10.0, 'is': 100.0, 'fid_se': 7.0}], 500)
+    assert row['fid_se'] == 7.0
+    assert row['is_se'] == pytest.approx(5.0)
+
+
+def test_is_rises():
+    assert findings.is_rises(column(FID, IS)).verdict == 'supported'
+    dip = (*IS[:3], 70.0, *IS[4:])
+    assert findings.is_rises(column(FID, dip)).verdict == 'not supported'
+    assert findings.is_rises(column(FID, IS[::-1])).verdict == 'not supported'
+    flat = np.linspace(9.99, 10.0, 7)
+    assert findings.is_rises(column(FID, flat, 1000)).verdict == 'not enough samples'
+    noisy_dip = (*IS[:3], 79.9, *IS[4:])  # a step down of less than two errors
+    assert findings.is_rises(column(FID, noisy_dip)).verdict == 'supported'
+
+
+def test_fid_is_best_at_small_w():
+    check = findings.fid_is_best_at_small_w
+    assert check(column(FID, IS)).verdict == 'supported'
+    assert check(column((1.0, *FID[1:]), IS)).verdict == 'not supported'  # best without guidance
+    assert check(column((4.0, 3.9, 3.8, 3.7, 3.6, 3.5, 3.4), IS)).verdict == 'not supported'
+    assert check(column((*FID[:6], 4.0), IS)).verdict == 'not supported'  # only twice as bad
+    assert check(column((2.001, *FID[1:]), IS)).verdict == 'not enough samples'
+    assert check(column((1.999, *FID[1:]), IS)).verdict == 'not enough samples'
+    assert check(column((*FID[:6], 6.05), IS)).verdict == 'not enough samples'
+    short = column(FID, IS)._replace(rows=column(FID, IS).rows[:-1])
+    verdict = check(short)
+    assert verdict.verdict == 'not enough samples'
+    assert 'w >= 4' in verdict.evidence
+
+
+def test_fid_falls_throughout():
+    check = findings.fid_falls_throughout
+    rising = check(column(FID, IS))
+    assert rising.verdict == 'not supported'
+    assert rising.evidence.startswith('contradicted')
+    assert check(column((9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0), IS)).verdict == 'supported'
+    assert check(column(7 * (3.0,), IS)).verdict == 'not enough samples'
+
+
+def by_dropout(tenth, fifth, half, num_samples=50_000):
+    """FID of the three models, scaled."""
+    return {
+        p: column(scale * np.array(FID), IS, num_samples, p_uncond=p)
+        for p, scale in ((0.1, tenth), (0.2, fifth), (0.5, half))
+    }
+
+
+def test_dropout_half_is_worse():
+    check = findings.dropout_half_is_worse
+    assert check(by_dropout(1.0, 1.03, 1.3)).verdict == 'supported'
+    assert check(by_dropout(1.0, 1.5, 2.0)).verdict == 'not supported'  # 0.1 and 0.2 differ
+    assert check(by_dropout(1.0, 1.03, 0.9)).verdict == 'not supported'  # 0.5 is better
+    assert check(by_dropout(1.0, 1.03, 1.04)).verdict == 'not enough samples'
+    assert check(by_dropout(1.0, 1.03, 1.3, 500)).verdict == 'not enough samples'
+    two = by_dropout(1.0, 1.0, 1.3)
+    del two[0.2]
+    assert 'needs p_uncond' in check(two).evidence
+
+
+def test_dropout_is_compared_at_equal_is_not_at_equal_w():
+    """p_uncond = 0.5 guides less: at equal w its FID is lower, at equal IS higher."""
+    score = np.array(IS)
+    columns = {p: column(score**2 / 1000, score, p_uncond=p) for p in (0.1, 0.2)}
+    columns[0.5] = column(0.9 * score**2 / 1000, 0.7 * score, p_uncond=0.5)
+    assert all(
+        half['fid'] < tenth['fid']
+        for half, tenth in zip(columns[0.5].rows, columns[0.1].rows, strict=True)
+    )
+    assert findings.dropout_half_is_worse(columns).verdict == 'supported'
+
+
+def test_steps_help_up_to_a_point():
+    def verdict(*scales, num_samples=50_000):
+        columns = {
+            t: column(scale * np.array(FID), IS, num_samples, T=t)
+            for t, scale in zip((128, 256, 1024), scales, strict=True)
+        }
+        return findings.steps_help_up_to_a_point(columns).verdict
+
+    assert verdict(1.3, 1.0, 0.995) == 'supported'
+    assert verdict(1.3, 1.0, 0.7) == 'not supported'  # still gaining
+    assert verdict(1.0, 1.3, 1.3) == 'not supported'  # more steps hurt
+    assert verdict(1.01, 1.0, 1.0) == 'not enough samples'
+    assert verdict(1.3, 1.0, 0.995, num_samples=500) == 'not enough samples'
+
+
+def test_the_papers_findings_on_the_papers_tables():
+    """All four supported, and its sentence on monotone FID contradicted, column by column."""
+    verdicts = claims.of_the_paper()
+    sentence = [v for v in verdicts if 'sentence of section 4.1' in v.claim]
+    others = [v for v in verdicts if v not in sentence]
+    assert len(sentence) == 6
+    assert all(v.verdict == 'not supported' and 'contradicted' in v.evidence for v in sentence)
+    assert len(others) == 6 + 6 + 2
+    assert all(v.verdict == 'supported' for v in others)
+
+
+def test_the_papers_numbers():
+    """Some of them, read off the paper, not off the file."""
+    table1, table2 = paper.load('table1'), paper.load('table2')
+    assert table1.rows[0.1][1] == {'w': 0.1, 'fid': 1.55, 'is': 66.11}
+    assert table1.rows[0.5][-1] == {'w': 4.0, 'fid': 21.48, 'is': 225.10}
+    assert table2.rows[256.0][3] == {'w': 0.3, 'fid': 2.43, 'is': 158.47}
+    assert table2.rows[128.0][-1] == {'w': 4.0, 'fid': 21.55, 'is': 422.29}
+    assert [len(rows) for rows in (*table1.rows.values(), *table2.rows.values())] == 6 * [14]
+    assert table1.baselines['CDM'] == {'fid': 1.48, 'is': 67.95}
+
+
+def test_command(tmp_path, swept_workdir, capsys):
+    out = tmp_path / 'verdicts.json'
+    results = swept_workdir / 'sweep' / 'tiny' / 'results.json'
+    status, lines, errors = run_here(capsys, 'experiments/claims.py', results, f'--out={out}')
+    assert (status, errors) == (0, [])
+    written = json.loads(out.read_text())
+    assert list(written) == ["the paper's own tables", 'these results']
+    (is_rises, *_) = written['these results']
+    assert str(results) in is_rises['claim']
+    assert any(is_rises['evidence'] in line for line in lines)
+
+
+def test_files_that_are_no_results(tmp_path):
+    (tmp_path / 'a.json').write_text('{}')
+    assert 'a.json is no results.json' in user_error(claims.read_column, str(tmp_path / 'a.json'))
+    text = (ROOT / 'results' / 'quickstart' / 'results.json').read_text()
+    results = json.loads(text)
+    for row in results['rows']:
+        del row['is']
+    (tmp_path / 'b.json').write_text(json.dumps(results))
+    assert 'Inception Score' in user_error(claims.read_column, str(tmp_path / 'b.json'))

@@ -1,0 +1,176 @@
+"""Tables 1 and 2: the runs they start, and ours in the paper's layout."""
+
+import json
+
+import pytest
+from etils import epath
+from PIL import Image
+from support import experiment, run_here, user_error
+
+paper, paper_table = experiment('paper'), experiment('paper_table')
+
+
+def put_results(workdir, name, rows, **changes):
+    """A results.json as a sweep leaves it, as far as a table reads it."""
+    results = {
+        'checkpoint_step': 6,
+        'num_samples': 40,
+        'seed': 0,
+        'sampler': {'num_steps': 4},
+        'features': {'name': 'classifier'},
+        'rows': [{'w': w, 'fid': fid, 'is': score, 'fid_se': 0.25} for w, fid, score in rows],
+    } | changes
+    path = workdir / 'sweep' / name / 'results.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(results))
+
+
+@pytest.fixture
+def columns(tmp_path):
+    """The three columns of Table 1, nothing measured yet."""
+    return [
+        paper_table.Column(p, p, None, epath.Path(tmp_path / f'p_uncond_{p:g}'), 'table1')
+        for p in (0.1, 0.2, 0.5)
+    ]
+
+
+def cells_of(text, w):
+    (line,) = [line for line in text.splitlines() if line.startswith(f'| {w} |')]
+    return [cell.strip() for cell in line.strip('|').split('|')][1:]
+
+
+def test_cells_are_ours_the_papers_and_the_difference(columns, tmp_path):
+    put_results(columns[0].workdir, 'table1', [(0.1, 1.6, 70.0), (4.0, 30.0, 250.0)])
+    table = paper.load('table1')
+    text = paper_table.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=False)
+    fid, score, *others = cells_of(text, '0.1')
+    assert fid == '1.60 ± 0.25 (1.55, +0.05)'
+    assert score == '70.00 (66.11, +3.89)'
+    assert others == ['- (1.62)', '- (64.58)', '- (1.91)', '- (56.10)']
+    assert cells_of(text, '4')[0] == '30.00 ± 0.25 (26.22, +3.78)'
+    assert cells_of(text, '0.3')[0] == '- (3.03)'
+    assert '| CDM | 1.48 | 67.95 |' in text
+    assert '| ADM | 2.07 | not given |' in text
+    assert len([line for line in text.splitlines() if line.startswith('| ')]) == 1 + 14 + 1 + 2
+    assert (tmp_path / 'table.md').read_text() == text
+    assert min(Image.open(tmp_path / 'curves.png').size) > 300
+    written = json.loads((tmp_path / 'results.json').read_text())
+    assert [row['w'] for row in written['columns']['0.1']['rows']] == [0.1, 4.0]
+    assert written['columns']['0.5']['rows'] == []
+    assert 'versions' in written
+
+
+def test_toys_are_not_compared_with_the_paper(columns, tmp_path):
+    put_results(columns[0].workdir, 'table1', [(0.1, 1.6, 70.0)])
+    table = paper.load('table1')
+    text = paper_table.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=True)
+    assert cells_of(text, '0.1')[0] == '1.60 ± 0.25 (1.55)'
+    assert 'compare the shape' in text
+
+
+def test_several_jobs_fill_one_column(columns):
+    workdir = columns[0].workdir
+    put_results(workdir, 'table1' + paper_table.job_name((2.0, 4.0)), [(2.0, 20.0, 200.0)])
+    put_results(workdir, 'table1' + paper_table.job_name((0.1,)), [(0.1, 1.6, 70.0)])
+    put_results(workdir, 'quickly', [(0.5, 9.9, 99.0)])
+    rows, results = paper_table.collect(columns[0])
+    assert [row['w'] for row in rows] == [0.1, 2.0]
+    assert len(results) == 2
+
+
+def test_jobs_with_other_settings_do_not_mix(columns):
+    workdir = columns[0].workdir
+    put_results(workdir, 'table1', [(0.1, 1.6, 70.0)])
+    put_results(workdir, 'table1-w4', [(4.0, 30.0, 250.0)], num_samples=50)
+    message = user_error(paper_table.collect, columns[0])
+    assert 'num_samples: 50 and 40' in message
+    assert 'table1-w4' in message
+
+
+def test_select(columns):
+    assert paper_table.select(columns, ()) == columns
+    assert paper_table.select(columns, (0.5, 0.1)) == [columns[0], columns[2]]
+    message = user_error(paper_table.select, columns, (0.3,))
+    assert '--only=0.3' in message
+    assert '0.1, 0.2, 0.5' in message
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Stands in for training and sweeping; records what would have been run."""
+    runs = []
+
+    def sweep_run(config, workdir, name, report):
+        rows = [(w, 5.0 + w, 9.0 + w) for w in config.sweep.w]
+        put_results(workdir, name, rows)
+        runs.append((config, workdir.name, name))
+
+    monkeypatch.setattr(paper_table.training, 'train', lambda config, workdir, report: None)
+    monkeypatch.setattr(paper_table.sweep, 'run', sweep_run)
+    return runs
+
+
+def test_table1_runs_three_models(started, tmp_path, capsys):
+    command = ['experiments/table1.py', '--preset=digits', f'--root={tmp_path}']
+    status, lines, errors = run_here(capsys, *command)
+    assert (status, errors) == (0, [])
+    assert [config.p_uncond for config, _, _ in started] == [0.1, 0.2, 0.5]
+    assert len({workdir for _, workdir, _ in started}) == 3
+    assert all(len(config.sweep.w) == 14 for config, _, _ in started)
+    assert {config.data.name for config, _, _ in started} == {'digits'}
+    assert cells_of('\n'.join(lines), '0.1')[0] == '5.10 ± 0.25 (1.55)'
+    assert {'table.md', 'curves.png', 'results.json'} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_table2_samples_one_model_three_ways(started, tmp_path, capsys):
+    command = ['experiments/table2.py', '--preset=digits', f'--root={tmp_path}']
+    status, lines, errors = run_here(capsys, *command)
+    assert (status, errors) == (0, [])
+    assert [config.sampling.num_steps for config, _, _ in started] == [8, 16, 64]
+    assert {workdir for _, workdir, _ in started} == {'model'}
+    assert len({name for _, _, name in started}) == 3
+    assert cells_of('\n'.join(lines), '0.3')[2] == '5.30 ± 0.25 (2.43)'
+
+
+@pytest.mark.parametrize(
+    ('name', 'values', 'field'),
+    [('table1', [0.1, 0.2, 0.5], 'p_uncond'), ('table2', [128, 256, 1024], 'num_steps')],
+)
+def test_the_papers_size(started, tmp_path, capsys, name, values, field):
+    command = [f'experiments/{name}.py', f'--root={tmp_path}', '--inception=/weights.npz']
+    status, _, errors = run_here(capsys, *command, '--config.data.data_dir=/data')
+    assert (status, errors) == (0, [])
+    configs = [config for config, _, _ in started]
+    found = [getattr(config, field, None) or config.sampling.num_steps for config in configs]
+    assert found == values
+    for config in configs:
+        assert config.data.name == 'imagenet2012'
+        assert config.data.data_dir == '/data'
+        assert config.sweep.inception == '/weights.npz'
+        assert config.sweep.num_samples == 50_000
+        assert [row['w'] for row in paper.load(name).rows[values[0]]] == list(config.sweep.w)
+
+
+def test_a_job_takes_some_cells(started, tmp_path, capsys):
+    command = ['experiments/table1.py', '--preset=digits', f'--root={tmp_path}']
+    for job in (['--only=0.2', '--w=0,0.1'], ['--only=0.2', '--w=4']):
+        status, lines, errors = run_here(capsys, *command, *job)
+        assert (status, errors) == (0, [])
+    assert [workdir for _, workdir, _ in started] == 2 * ['p_uncond_0.2']
+    assert len({name for _, _, name in started}) == 2
+    text = '\n'.join(lines)
+    assert cells_of(text, '0.1')[2].startswith('5.10')
+    assert cells_of(text, '4')[2].startswith('9.00')
+    assert cells_of(text, '4')[0] == '- (26.22)'
+
+
+def test_mistakes(tmp_path, capsys):
+    for command, words in (
+        (['experiments/table1.py', '--preset=tiny'], '--data'),
+        (['experiments/table2.py', '--preset=digits', '--only=12'], '8, 16, 64'),
+        (['experiments/table1.py', '--preset=digits', '--config.p_uncnd=1'], 'p_uncond'),
+    ):
+        status, _, errors = run_here(capsys, *command, f'--root={tmp_path}')
+        assert status == 2
+        assert len(errors) == 1
+        assert words in errors[0]
