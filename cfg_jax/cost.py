@@ -11,28 +11,53 @@ from ml_collections import ConfigDict
 from cfg_jax import models, train_step
 from cfg_jax.errors import UserError
 
+# Peak TFLOP/s of dense bfloat16 products (float16 on V100), as the makers state them, per chip.
+PEAK_TFLOPS = {
+    'v100': 125.0,
+    'a100': 312.0,
+    'h100': 989.0,
+    'h200': 989.0,
+    'tpu-v3': 123.0,
+    'tpu-v4': 275.0,
+    'tpu-v5e': 197.0,
+    'tpu-v5p': 459.0,
+    'tpu-v6e': 918.0,
+}
 
-def describe(config: ConfigDict, images_per_second: float | None = None) -> dict[str, Any]:
+
+def describe(
+    config: ConfigDict,
+    images_per_second: float | None = None,
+    accelerator: str | None = None,
+    utilisation: float = 0.4,
+) -> dict[str, Any]:
     """Size and cost of a config.
 
-    Returns parameters, forward and training GFLOP per image (2 per multiply-add; a training image
-    costs three forward passes), bytes of training state per device (parameters, EMA and both Adam
-    moments in float32), images to train, exaFLOP of the training; and, given the training
-    throughput of one device, device-days.
+    Args:
+      config: of the run.
+      images_per_second: measured training throughput of one device.
+      accelerator: instead of a throughput, a key of PEAK_TFLOPS.
+      utilisation: share of the accelerator's peak that is assumed; 0.4 is a good implementation.
+
+    Returns:
+      Parameters, forward and training GFLOP per image (2 per multiply-add; a training image costs
+      three forward passes), bytes of training state per device (parameters, EMA and both Adam
+      moments in float32), images to train, exaFLOP of the training; network passes and exaFLOP of
+      the sweep (w x samples x T levels x passes, 1 for w = 0 and else 2); and, given a throughput
+      or an accelerator, device-days of the training and device-hours of the sweep, where a pass
+      takes a third of a training image.
+
+    Raises:
+      UserError: a number out of range.
     """
     if images_per_second is not None and not images_per_second > 0:
         raise UserError(f'--images_per_second must be above 0; got {images_per_second:g}')
-    data, train = config.data, config.train
-    model = models.make_unet(config)
-    inputs = (
-        jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
-    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    if not 0 < utilisation <= 1:
+        raise UserError(f'--utilisation must be in (0, 1]; got {utilisation:g}')
+    forward, params = _forward(config)
     state = jax.eval_shape(lambda: train_step.create_state(config))
-    forward = count_flops(model.apply, params, *inputs)
-    num_images = train.steps * train.batch_size
+    num_images = config.train.steps * config.train.batch_size
+    passes = sweep_passes(config)
     description = {
         'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
         'forward_gflop_per_image': forward / 1e9,
@@ -42,10 +67,42 @@ def describe(config: ConfigDict, images_per_second: float | None = None) -> dict
         ),
         'training_images': num_images,
         'training_exaflop': 3 * forward * num_images / 1e18,
+        'sweep_network_passes': passes,
+        'sweep_exaflop': forward * passes / 1e18,
     }
+    if accelerator is not None:
+        peak = PEAK_TFLOPS[accelerator]
+        images_per_second = utilisation * peak * 1e12 / (3 * forward)
+        description |= {
+            'accelerator': accelerator,
+            'peak_tflops': peak,
+            'assumed_utilisation': utilisation,
+            'assumed_images_per_second': images_per_second,
+        }
     if images_per_second is not None:
         description['device_days'] = num_images / images_per_second / 86400
+        description['sweep_device_hours'] = passes / (3 * images_per_second) / 3600
     return description
+
+
+def sweep_passes(config: ConfigDict) -> int:
+    """Network passes of the whole sweep; each of T levels takes 1 for w = 0 and 2 otherwise."""
+    sweep = config.sweep
+    passes = sum(1 if w == 0 else 2 for w in sweep.w)
+    return sweep.num_samples * sweep.repeats * config.sampling.num_steps * passes
+
+
+def _forward(config: ConfigDict) -> tuple[int, Any]:
+    """Operations of a forward pass for one image, and the shapes of the parameters."""
+    data = config.data
+    model = models.make_unet(config)
+    inputs = (
+        jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    return count_flops(model.apply, params, *inputs), params
 
 
 def count_flops(fn: Callable, *args: Any) -> int:

@@ -2,6 +2,10 @@
 
     python scripts/describe.py --config=configs/imagenet64.py
     python scripts/describe.py --config=configs/imagenet64.py --images_per_second=600
+    python scripts/describe.py --config=configs/imagenet64.py --accelerator=a100
+
+With a throughput or an accelerator it says device-days of the training and device-hours of the full
+sweep; those of an accelerator are an estimate, a share (--utilisation) of its peak.
 
 Operations are counted at 2 per multiply-add over convolutions, dense layers and attention; a
 training image costs three forward passes. State per device: parameters, EMA and Adam's moments.
@@ -18,11 +22,22 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--images_per_second', type=float, help='training images per second of one device'
     )
+    parser.add_argument('--accelerator', help='such as v100, a100, h200, tpu-v4')
+    parser.add_argument(
+        '--utilisation', type=float, default=0.4, help="share of the accelerator's peak (0.4)"
+    )
     options, config = commands.parse_with_config(parser, argv)
 
     from cfg_jax import cost
 
-    print(json.dumps(cost.describe(config, options.images_per_second), indent=2))
+    if options.accelerator is not None and options.accelerator not in cost.PEAK_TFLOPS:
+        parser.error(f'--accelerator is one of {", ".join(cost.PEAK_TFLOPS)}')
+    if options.accelerator is not None and options.images_per_second is not None:
+        parser.error('--images_per_second is measured, --accelerator estimated; give one of them')
+    description = cost.describe(
+        config, options.images_per_second, options.accelerator, options.utilisation
+    )
+    print(json.dumps(description, indent=2))
 
 
 if __name__ == '__main__':

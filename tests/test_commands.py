@@ -16,7 +16,7 @@ OPTIONS = {
     'train.py': ['--config', '--workdir'],
     'sweep.py': ['--workdir', '--w', '--num_samples', '--sampler', '--name'],
     'sample.py': ['--workdir', '--labels', '--w', '--seed', '--out'],
-    'describe.py': ['--config', '--images_per_second'],
+    'describe.py': ['--config', '--images_per_second', '--accelerator', '--utilisation'],
     'prepare_data.py': ['--name', '--data_dir', '--manual_dir'],
     'evaluate.py': ['SAMPLES', 'REFERENCE', '--inception', '--metrics', '--out'],
     'reference_stats.py': ['--config', '--inception', '--out'],
@@ -109,6 +109,11 @@ MISTAKES = {
     'sample_out': (
         'sample.py --workdir={run} --labels=1 --out={empty}/no/grid.png',
         ['{empty}/no/grid.png'],
+    ),
+    'accelerator': ('describe.py --config={digits} --accelerator=b900', ['a100', 'tpu-v4']),
+    'two_throughputs': (
+        'describe.py --config={digits} --accelerator=a100 --images_per_second=5',
+        ['--accelerator', '--images_per_second'],
     ),
     'images_per_second': (
         'describe.py --config={digits} --images_per_second=-1',

@@ -153,6 +153,37 @@ def test_adm(name, parameters, gflop):
     assert described['device_days'] == pytest.approx(images / 100.0 / (24 * 60 * 60), rel=1e-12)
 
 
+def test_cost_of_a_sweep(tiny_config, toy_network):
+    """2 seeds x 40 samples x 4 levels x (1 + 2) passes; a pass is a third of a training image."""
+    tiny_config.sweep.repeats = 2
+    passes = 2 * 40 * 4 * 3
+    described = cost.describe(tiny_config, images_per_second=10.0)
+    assert described['sweep_network_passes'] == passes
+    forward = described['forward_gflop_per_image'] * 1e9
+    assert described['sweep_exaflop'] == pytest.approx(forward * passes / 1e18)
+    assert described['sweep_device_hours'] == pytest.approx(passes / 30.0 / 3600)
+
+
+def test_an_accelerator_is_a_share_of_its_peak(tiny_config, toy_network):
+    described = cost.describe(tiny_config, accelerator='a100', utilisation=0.25)
+    flops = described['training_gflop_per_image'] * 1e9
+    speed = 0.25 * 312e12 / flops
+    assert described['assumed_images_per_second'] == pytest.approx(speed)
+    assert described['device_days'] == pytest.approx(6 * 16 / speed / 86400)
+    assert described['peak_tflops'] == 312.0
+    for share in (0.0, 1.5, float('nan')):
+        message = user_error(cost.describe, tiny_config, None, 'a100', share)
+        assert 'utilisation' in message
+
+
+def test_v100_agrees_with_what_adm_measured():
+    """74.1 and 24.8 images per V100-second (Dhariwal & Nichol 2021, Table 7, optimised)."""
+    for name, measured in (('imagenet64', 74.1), ('imagenet128', 24.8)):
+        config = commands.load_config(str(ROOT / 'configs' / f'{name}.py'))
+        described = cost.describe(config, accelerator='v100')
+        assert described['assumed_images_per_second'] == pytest.approx(measured, rel=0.15)
+
+
 def test_days_need_a_throughput(tiny_config, toy_network):
     assert 'device_days' not in cost.describe(tiny_config)
     for throughput in (0.0, -1.0, float('nan')):
