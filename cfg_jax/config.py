@@ -110,6 +110,17 @@ FIELDS: dict[str, Field] = {
     'sweep.save_samples': _flag,
 }
 
+# Fields that older work directories lack, with the values that mean what was done then.
+ADDED: dict[str, Any] = {
+    'sweep.repeats': 1,
+    'sweep.inception': '',
+    'sweep.dtype': 'float32',
+    'sweep.reference': '',
+    'sweep.metrics': ('fid', 'is'),
+    'sweep.bootstrap': 0,
+    'sweep.save_samples': False,
+}
+
 # What a resumed run may set anew: none of it changes the network or the steps already taken.
 MAY_CHANGE = re.compile(
     r'data\.(data_dir|num_workers)$|sampling\.|sweep\.'
@@ -172,6 +183,15 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
             config[name] = from_json(value)
         else:
             config[name] = _plain(value)
+    return config
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """Gives the config of an older work directory the fields that have come since."""
+    for name, value in ADDED.items():
+        group, _, field = name.partition('.')
+        if group in config and field not in config[group]:
+            config[group][field] = value
     return config
 
 

@@ -71,11 +71,7 @@ class TrainingBatches(Iterator[Batch]):
         # Random access lets the stream start anywhere, so its state is one number, whatever the
         # number of workers is before and after.
         remaining = self._dataset[self._next_batch :].to_iter_dataset()
-        if self._num_workers:
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags of Grain's own
-            options = grain.MultiprocessingOptions(num_workers=self._num_workers)
-            remaining = remaining.mp_prefetch(options)
+        remaining = _with_workers(remaining, self._num_workers)
         self._iterator = iter(remaining)
 
     def close(self) -> None:
@@ -92,7 +88,16 @@ def one_epoch(data: ConfigDict, split: str, batch_size: int, start: int = 0) -> 
     """
     source = datasets.data_source(data, split)
     dataset = grain.MapDataset.source(source)[start:].map(_decoder(data)).batch(batch_size)
-    return iter(dataset.to_iter_dataset())
+    return iter(_with_workers(dataset.to_iter_dataset(), data.num_workers))
+
+
+def _with_workers(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
+    """Decodes in worker processes; the order stays. 0 decodes in this process."""
+    if not num_workers:
+        return dataset
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags of Grain's own
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
 
 
 def decode(image: bytes, *, size: int, channels: int) -> np.ndarray:

@@ -32,7 +32,7 @@ _DAMAGE = (
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
     """Replaces `path` by `content` in one atomic rename (a plain write on object stores)."""
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     if '://' in os.fspath(path):  # an object store makes a finished upload visible at once
         path.write_bytes(content)
@@ -68,18 +68,19 @@ def damage_reported(path: epath.PathLike, advice: str) -> Iterator[None]:
 
 def read_json(path: epath.PathLike) -> Any:
     """The value of a JSON file."""
-    return json.loads(epath.Path(path).read_text())
+    return json.loads(epath.Path(path).expanduser().read_text())
 
 
 def read_npz(path: epath.PathLike, only: Container[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays of an `.npz`, or those named in `only`; pickled objects are refused."""
-    with epath.Path(path).open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+    path = epath.Path(path).expanduser()
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files if only is None or name in only}
 
 
 def sha256_of_file(path: epath.PathLike) -> str:
     """Hash of a file's bytes."""
-    with epath.Path(path).open('rb') as file:
+    with epath.Path(path).expanduser().open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 

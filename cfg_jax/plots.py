@@ -13,24 +13,24 @@ from etils import epath
 
 from cfg_jax import files, tables
 
-_DISTANCES = ('fid', 'fd768', 'sfid', 'kid')  # the first that the rows have is drawn
-
 
 def save_tradeoff(path: epath.PathLike, rows: Sequence[dict[str, float]], title: str) -> None:
     """IS against FID with w along the curve (as the paper's Figure 4), and both against w.
 
-    Features without logits give no IS: then the Frechet distance stands against w alone. Standard
-    errors are drawn where the rows have them.
+    Rows without one of them are drawn against w alone. Standard errors are drawn where the rows
+    have them.
     """
-    distance = next(key for key in rows[0] if key in _DISTANCES)
-    panels = 2 if 'is' in rows[0] else 1
+    keys = tables.score_keys(rows[0])
+    distance = next((key for key in keys if not tables.higher_is_better(key)), None)
+    both = distance is not None and 'is' in keys
+    panels = 2 if both else 1
     figure, axes = plt.subplots(
         1, panels, figsize=(5.5 * panels, 4.5), squeeze=False, layout='constrained'
     )
     figure.suptitle(title, fontsize=11)
-    if panels == 2:
+    if both:
         _draw_curve(axes[0, 0], rows, distance)
-    _draw_against_w(axes[0, -1], rows, distance)
+    _draw_against_w(axes[0, -1], rows, distance or keys[0])
     save(path, figure)
 
 
@@ -63,7 +63,7 @@ def _draw_against_w(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: 
     axes.set(xlabel='guidance weight w')
     axes.set_ylabel(tables.heading(distance), color='tab:blue')
     axes.grid(alpha=0.3)
-    if 'is' in rows[0]:
+    if 'is' in rows[0] and distance != 'is':
         right = axes.twinx()
         right.errorbar(
             w, _column(rows, 'is'), yerr=_column(rows, 'is_se'), fmt='s--', color='tab:red'

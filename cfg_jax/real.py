@@ -8,7 +8,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import data, datasets
-from cfg_jax.metrics import reference as reference_lib
+from cfg_jax.errors import UserError
+from cfg_jax.metrics import comparison, reference as reference_lib
 from cfg_jax.metrics.features import FeatureExtractor
 from cfg_jax.metrics.reference import Reference
 
@@ -19,16 +20,27 @@ def reference(
     extractor: FeatureExtractor,
     report: Callable[[str], None],
 ) -> Reference:
-    """The statistics of `config.sweep.reference`, or else those of `config.data.split`.
+    """`config.sweep.reference`, statistics or images, or else that of `config.data.split`.
 
-    The latter are computed once and kept in WORKDIR/reference.
+    The latter is computed once and kept in WORKDIR/reference.
 
     Raises:
       UserError: no such file or data set, or statistics made with other weights.
     """
     if config.sweep.reference:
-        return reference_lib.load(config.sweep.reference, extractor)
-    name = f'{extractor.name}-{extractor.provenance()["sha256"][:12]}.npz'
+        found = comparison.open_reference(
+            config.sweep.reference, extractor, config.sweep.batch_size, report
+        )
+        size = found.record.get('image_size', config.data.image_size)
+        if size != config.data.image_size:
+            raise UserError(
+                f'{config.sweep.reference} is of images of {size} pixels, the samples have'
+                f' {config.data.image_size}; make statistics of the same size'
+            )
+        return found
+    made_by = extractor.provenance()
+    dtype = '-bfloat16' if made_by.get('dtype') == 'bfloat16' else ''
+    name = f'{extractor.name}-{made_by["sha256"][:12]}{dtype}.npz'
     path = workdir / 'reference' / name
     if not path.exists():
         report(f'reference statistics of {config.data.name} {config.data.split}')

@@ -100,11 +100,13 @@ class Shards:
     def _compute(self, shard: _Shard) -> None:
         batch_size = min(self._config.sweep.batch_size, self._config.sweep.shard_size)
         parts, waiting = [], None
+        # Drawn before the first batch: later they would wait for the devices behind it.
+        all_labels = self._labels(shard.seed, np.arange(shard.start, shard.stop + batch_size))
         for first in range(shard.start, shard.stop, batch_size):
             # The last batch keeps its size, so that nothing is compiled twice; what lies past the
             # end is dropped. A batch is fetched while the devices work on the next one.
             indices = np.arange(first, first + batch_size)
-            labels = self._labels(shard.seed, indices)
+            labels = all_labels[indices - shard.start]
             x = images.to_uint8(self._model.generate(shard.seed, indices, labels, shard.w))
             count = min(shard.stop - first, batch_size)
             dispatched = self._extract(self._params, x), self._pixels(x), labels, count

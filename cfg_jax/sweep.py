@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -66,8 +67,8 @@ def run(
     directory = _claim(workdir / 'sweep' / (name or default_name(config, model.step)), settings)
     reference = real.reference(config, workdir, extractor, report)
 
-    shards = Shards(model, directory / 'shards', extractor, report)
     table = _Table(config, extractor, reference, report)
+    shards = Shards(model, directory / 'shards', extractor, report)
     rows = [table.row(w, shards, directory) for w in _weights(config)]
     results = {
         **settings,
@@ -109,10 +110,11 @@ class _Table:
         reference: Reference,
         report: Report,
     ):
-        self._config, self._extractor = config, extractor
-        self._reference, self._report = reference, report
-        self.notes: list[str] = evaluation.notes(config.sweep.num_samples, extractor.distance)
-        self._metrics: list[str] | None = None
+        self._config, self._extractor, self._reference = config, extractor, reference
+        self.notes = evaluation.notes(config.sweep.num_samples, extractor.distance, reference)
+        self._metrics = self._possible()
+        for line in self.notes:
+            report(f'note: {line}')
 
     def row(self, w: float, shards: Shards, directory: epath.Path) -> Row:
         """The row of `w`, over all seeds."""
@@ -129,7 +131,7 @@ class _Table:
         row = evaluation.score(
             samples.features,
             self._reference,
-            self._possible(samples),
+            self._metrics,
             distance=self._extractor.distance,
             is_splits=sweep.is_splits,
             replicates=sweep.bootstrap,
@@ -138,24 +140,25 @@ class _Table:
             row['class_agreement'] = scores.class_agreement(samples.features.logits, samples.labels)
         return row
 
-    def _possible(self, samples: Samples) -> list[str]:
+    def _possible(self) -> list[str]:
         """The config's metrics without those that this extractor or reference cannot give."""
-        if self._metrics is None:
-            obstacles = evaluation.obstacles(samples.features, self._reference)
-            doubts = evaluation.singular(samples.features, self._reference)
-            wanted = self._config.sweep.metrics
-            left_out = {metric: obstacles[metric] for metric in wanted if metric in obstacles}
-            self._metrics = [metric for metric in wanted if metric not in obstacles]
-            told = [f'{metric} is left out: {why}' for metric, why in left_out.items()]
-            told += [f'{metric}: {doubts[metric]}' for metric in self._metrics if metric in doubts]
-            for line in told:
-                self._report(f'note: {line}')
-            self.notes += told
-            if not self._metrics:
-                raise UserError(
-                    f'none of sweep.metrics={tuple(wanted)} can be had: {"; ".join(told)}'
-                )
-        return self._metrics
+        data, sweep = self._config.data, self._config.sweep
+        image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), np.uint8)
+        shapes = jax.eval_shape(self._extractor.apply, self._extractor.params, image)
+        features = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((sweep.num_samples, *a.shape[1:]), a.dtype), shapes
+        )
+        obstacles = evaluation.obstacles(features, self._reference, sweep.is_splits)
+        doubts = evaluation.singular(features, self._reference)
+        left_out = [f'{m} is left out: {obstacles[m]}' for m in sweep.metrics if m in obstacles]
+        if len(left_out) == len(sweep.metrics):
+            raise UserError(
+                f'none of sweep.metrics={tuple(sweep.metrics)} can be had: {"; ".join(left_out)}'
+            )
+        possible = [metric for metric in sweep.metrics if metric not in obstacles]
+        self.notes += left_out
+        self.notes += [f'{metric}: {doubts[metric]}' for metric in possible if metric in doubts]
+        return possible
 
 
 def _rounding(config: ConfigDict, extractor: FeatureExtractor, report: Report) -> dict[str, float]:
@@ -194,7 +197,9 @@ def _claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
     """Makes the sweep's directory, or checks that it holds this very sweep."""
     path = directory / 'settings.json'
     if path.exists():
-        differences = config_lib.contradictions(files.read_json(path), settings)
+        differences = config_lib.contradictions(
+            _of_samples(files.read_json(path)), _of_samples(settings)
+        )
         if differences:
             raise UserError(
                 f'{directory} holds a sweep with other settings ({"; ".join(differences)}); choose'
@@ -203,6 +208,14 @@ def _claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
     else:
         files.write_json(path, settings)
     return directory
+
+
+def _of_samples(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what changes no sample and no feature."""
+    features = {key: value for key, value in settings['features'].items() if key != 'source'}
+    return {key: value for key, value in settings.items() if key != 'is_splits'} | {
+        'features': features
+    }
 
 
 def _drawn(directory: epath.Path, rows: list[Row]) -> bool:

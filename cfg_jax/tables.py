@@ -6,7 +6,7 @@ from cfg_jax.metrics import evaluation
 
 Row = dict[str, float]
 
-# key -> (heading, format); `{key}_min` and errors join the cell of their key
+# key -> (heading, format); the distances of other extractors go by their key
 _COLUMNS = {
     'fid': ('FID', '.2f'),
     'fd768': ('FD-768', '.4f'),
@@ -23,6 +23,7 @@ _HIGHER_IS_BETTER = {key for key, higher in evaluation.METRICS.items() if higher
     'class_agreement'
 }
 _BOLD = {'fid', 'fd768', 'is'}
+_BESIDE = ('_se', '_std', '_min')  # what joins the cell of another key
 
 
 def sweep_table(rows: Sequence[Row]) -> str:
@@ -37,8 +38,8 @@ def score_table(rows: Sequence[Row], leading: Sequence[dict[str, str]]) -> str:
     A cell says the mean, then ± the standard error where it was bootstrapped, else the deviation
     over splits or subsets; over several seeds (min, standard deviation over seeds) follow.
     """
-    keys = [key for key in rows[0] if _column(key)]
-    headings = [*leading[0], *(_column(key)[0] for key in keys)]
+    keys = score_keys(rows[0])
+    headings = [*leading[0], *(heading(key) for key in keys)]
     lines = ['| ' + ' | '.join(headings) + ' |', '|' + '---|' * len(headings)]
     for row, first in zip(rows, leading, strict=True):
         cells = [*first.values(), *(_cell(key, row, rows) for key in keys)]
@@ -46,19 +47,29 @@ def score_table(rows: Sequence[Row], leading: Sequence[dict[str, str]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def score_keys(row: Row) -> list[str]:
+    """The scores of a row: its numbers without w, errors and deviations."""
+    return [
+        key
+        for key, value in row.items()
+        if isinstance(value, float) and key != 'w' and not key.endswith(_BESIDE)
+    ]
+
+
 def heading(key: str) -> str:
     """What a key of a row is called in tables and pictures."""
-    return _column(key)[0]
+    return _COLUMNS[key][0] if key in _COLUMNS else key
 
 
-def _column(key: str) -> tuple[str, str] | None:
-    return _COLUMNS.get(key)
+def higher_is_better(key: str) -> bool:
+    """Which way a score goes; distances, unknown ones too, go down."""
+    return key in _HIGHER_IS_BETTER
 
 
 def _cell(key: str, row: Row, rows: Sequence[Row]) -> str:
-    spec = _column(key)[1]
+    spec = _COLUMNS[key][1] if key in _COLUMNS else '.4g'
     text = format(row[key], spec)
-    best = max if key in _HIGHER_IS_BETTER else min
+    best = max if higher_is_better(key) else min
     if key in _BOLD and len(rows) > 1 and row[key] == best(other[key] for other in rows):
         text = f'**{text}**'
     error = row.get(f'{key}_se', row.get(f'{key}_std'))

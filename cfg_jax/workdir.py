@@ -49,7 +49,7 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
             f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'
             f' --config=configs/NAME.py --workdir={workdir}'
         )
-    config = config_lib.from_json(_read(workdir / CONFIG))
+    config = config_lib.complete(config_lib.from_json(_read(workdir / CONFIG)))
     config_lib.validate(config)
     return config
 

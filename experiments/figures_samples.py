@@ -45,10 +45,9 @@ def main(argv: Sequence[str]) -> None:
     label = options.label
     if label is None:
         label = min(MALAMUTE, model.config.data.num_classes - 1)
-    if label >= model.config.data.num_classes:
-        parser.error(
-            f'--label={label} is no class; there are 0..{model.config.data.num_classes - 1}'
-        )
+    last = model.config.data.num_classes - 1
+    if label > last:
+        parser.error(f'--label={label} is no class; there are 0..{last}')
     out = epath.Path(options.out or epath.Path(options.workdir) / 'figures')
     for number in options.figures:
         path = out / f'figure{number}.png'

@@ -44,8 +44,7 @@ def main(argv: Sequence[str]) -> None:
     record = {'dataset': options.data, 'split': f'train, first {options.count}'}
     real = reference.of_features(features['train'], record)
     rows = [
-        {'images': name}
-        | evaluation.score(found, real, METRICS, distance=extractor.distance, replicates=20)
+        {'images': name} | evaluation.score(found, real, METRICS, distance=extractor.distance)
         for name, found in features.items()
     ]
     table = tables.score_table(rows, [{'against train': row['images']} for row in rows])
@@ -55,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         'num_images': options.count,
         'reference': real.record,
         'features': extractor.provenance(),
-        'notes': evaluation.notes(options.count, extractor.distance),
+        'notes': evaluation.notes(options.count, extractor.distance, real),
     }
     files.write_json(out / 'results.json', results | provenance.describe_environment())
     files.write_bytes(out / 'table.md', table.encode())

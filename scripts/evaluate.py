@@ -43,15 +43,17 @@ def main(argv: Sequence[str]) -> None:
         default='float32',
         help='bfloat16 is faster and not the protocol; its error is printed beside',
     )
-    parser.add_argument('--batch_size', type=commands.natural_number, default=64)
+    parser.add_argument('--batch_size', type=commands.natural_number, help='images at once')
     parser.add_argument('--out', default='', help='a JSON file for the results')
     options = parser.parse_args(argv)
+
+    import jax
 
     from cfg_jax import files, provenance, tables
     from cfg_jax.metrics import comparison, evaluation, image_sets, inception_extractor
 
     evaluation.check_names(options.metrics)
-    if options.bootstrap == 1 or not options.batch_size or not options.splits:
+    if options.bootstrap == 1 or options.batch_size == 0 or not options.splits:
         parser.error('--bootstrap is 0 or at least 2, --batch_size and --splits at least 1')
     extractor = inception_extractor.load(options.inception, options.features, options.dtype)
     results = comparison.compare(
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         options.reference,
         extractor,
         metrics=options.metrics,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or extractor.chunk * jax.device_count(),
         is_splits=options.splits,
         replicates=options.bootstrap,
     )

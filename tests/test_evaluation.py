@@ -171,7 +171,7 @@ def test_nothing_is_in_the_way_of_full_features():
     ],
 )
 def test_obstacles(samples, reference, told):
-    reasons = evaluation.obstacles(samples, reference)
+    reasons = evaluation.obstacles(samples, reference, is_splits=1)
     reasons.pop('fid_infinity', None)  # of three images: see the next test
     assert reasons.keys() == told.keys()
     assert all(text in reasons[metric] for metric, text in told.items())
@@ -181,7 +181,7 @@ def test_obstacles(samples, reference, told):
 @pytest.mark.parametrize('counts', [(4, 50), (60, 4), (4, 4), (1, 50), (2, 50), (3, 50), (60, 1)])
 def test_what_has_no_obstacle_can_be_computed(counts):
     samples, reference = make_features(counts[0]), make_reference(counts[1])
-    obstacles = evaluation.obstacles(samples, reference)
+    obstacles = evaluation.obstacles(samples, reference, is_splits=1)
     if min(counts) >= 4:
         assert not obstacles
     metrics = [metric for metric in evaluation.METRICS if metric not in obstacles]
@@ -191,12 +191,10 @@ def test_what_has_no_obstacle_can_be_computed(counts):
 
 
 def test_fewer_images_than_splits():
-    """A split of no image has no score; the message says how many there may be."""
-    message = user_error(
-        evaluation.score, make_features(5), make_reference(), ('is',), is_splits=10
-    )
-    assert '10' in message
-    assert '5' in message
+    reasons = evaluation.obstacles(make_features(5), make_reference(), is_splits=10)
+    assert '10 splits' in reasons['is']
+    assert 'there are 5' in reasons['is']
+    assert 'is' not in evaluation.obstacles(make_features(10), make_reference(), is_splits=10)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +246,7 @@ def test_names_of_metrics():
 
 
 def test_several_seeds_are_summed_up():
-    """1, 2, 6: mean 3, minimum 1, unbiased variance (4 + 1 + 9) / 2; errors are only averaged."""
+    """1, 2, 6: mean 3, minimum 1, unbiased variance (4 + 1 + 9) / 2."""
     rows = [
         {'fid': 1.0, 'fid_se': 0.1, 'is': 10.0, 'is_std': 1.0},
         {'fid': 2.0, 'fid_se': 0.2, 'is': 10.0, 'is_std': 2.0},
@@ -259,7 +257,7 @@ def test_several_seeds_are_summed_up():
             'fid': 3.0,
             'fid_min': 1.0,
             'fid_seed_std': np.sqrt(7.0),
-            'fid_se': 0.3,
+            'fid_se': np.sqrt(0.1**2 + 0.2**2 + 0.6**2) / 3,  # of the mean of independent sets
             'is': 10.0,
             'is_min': 10.0,
             'is_seed_std': 0.0,
@@ -276,8 +274,9 @@ def test_one_seed_stays_as_it_is():
 
 
 def test_few_samples_are_noted():
-    assert evaluation.notes(10_000, 'FID') == []
-    (note,) = evaluation.notes(9_999, 'FD-768')
+    known = make_reference()._replace(record={'features': {}})
+    assert evaluation.notes(10_000, 'FID', known) == []
+    (note,) = evaluation.notes(9_999, 'FD-768', known)
     assert 'FD-768' in note
     assert '9,999' in note
     assert '50,000' in note

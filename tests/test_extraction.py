@@ -1,6 +1,5 @@
 """Features do not depend on batches, chunks, devices or on when they are fetched."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,4 +83,4 @@ def test_parameters_are_no_constants():
     x = np.ones((4, 1, 1, 3), np.uint8)
     assert extract(2.0, x).pooled[0, 0] == 2.0
     assert extract(5.0, x).pooled[0, 0] == 5.0
-    assert jax.device_count() == 1 or extract._cache_size() == 1
+    assert extract._cache_size() == 1

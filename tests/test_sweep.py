@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support import make_tiny_config, user_error
 
-from cfg_jax import data, files, generation, images, sweep, trained
+from cfg_jax import data, files, generation, images, sweep, trained, workdir as workdir_lib
 from cfg_jax.metrics.features import Features
 
 
@@ -264,6 +264,48 @@ def test_an_extractor_from_outside_the_library(workdir):
     assert 'class_agreement' not in row
     assert (directory / 'tradeoff.png').exists()
     assert any('biased upward' in note for note in results['notes'])
+    assert '| fdmean |' in (directory / 'table.md').read_text()
+
+
+@pytest.mark.parametrize('metrics', [('is',), ('precision', 'recall'), ('kid', 'fid_infinity')])
+def test_any_choice_of_metrics_has_a_table_and_a_picture(workdir, metrics):
+    config = make_tiny_config(sweep__metrics=metrics)
+    directory = sweep.run(config, workdir, name='tiny', report=lambda line: None)
+    shown = (directory / 'table.md').read_text().splitlines()[0]
+    assert len(shown.strip('|').split('|')) == 2 + len(metrics) + 1  # w, s, class agreement
+    assert min(Image.open(directory / 'tradeoff.png').size) > 300
+
+
+def test_what_changes_no_sample_needs_no_other_name(workdir):
+    reports = []
+    config = make_tiny_config(sweep__is_splits=4)
+    sweep.run(config, workdir, name='tiny', report=reports.append)
+    assert work(reports) == []
+
+
+def test_a_reference_of_another_size_or_precision_is_refused(workdir):
+    (path,) = (workdir / 'reference').glob('*.npz')
+    arrays = files.read_npz(path)
+    record = json.loads(str(arrays['record']))
+    for changes, words in (
+        ({'image_size': 16}, '16 pixels'),
+        ({'features': record['features'] | {'dtype': 'bfloat16'}}, 'dtype bfloat16'),
+    ):
+        files.write_npz(path, arrays | {'record': np.array(json.dumps(record | changes))})
+        config = make_tiny_config(sweep__reference=str(path))
+        assert words in user_error(sweep.run, config, workdir, name='tiny', report=print)
+
+
+def test_work_directories_of_older_versions(workdir):
+    """Fields that have come since mean what was done then."""
+    path = workdir / 'config.json'
+    config = json.loads(path.read_text())
+    for field in ('repeats', 'inception', 'dtype', 'reference', 'metrics', 'save_samples'):
+        del config['sweep'][field]
+    path.write_text(json.dumps(config))
+    read = workdir_lib.read_config(workdir)
+    assert read.sweep.repeats == 1
+    assert read.sweep.metrics == ('fid', 'is')
 
 
 def test_what_cannot_be_had_is_told_and_left_out(workdir):
@@ -304,9 +346,10 @@ def test_saved_samples_are_the_promised_images(workdir):
     assert saved.shape == (40, 8, 8, 1)
     assert saved.dtype == np.uint8
     model = trained.TrainedModel(workdir, config)
-    indices = np.arange(20)
-    expected = images.to_uint8(model.generate(0, indices, indices % 10, 1.0))
-    np.testing.assert_array_equal(saved[:20], expected)
+    for first in (0, 20):
+        indices = np.arange(first, first + 20)
+        expected = images.to_uint8(model.generate(0, indices, indices % 10, 1.0))
+        np.testing.assert_array_equal(saved[first : first + 20], expected)
 
 
 def test_no_checkpoint(tmp_path):

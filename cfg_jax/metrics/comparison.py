@@ -12,6 +12,7 @@ from cfg_jax import writers
 from cfg_jax.errors import UserError
 from cfg_jax.metrics import evaluation, extraction, image_sets, reference as reference_lib
 from cfg_jax.metrics.features import FeatureExtractor, Features
+from cfg_jax.metrics.image_sets import ImageSet
 from cfg_jax.metrics.reference import Reference
 
 _REPORT_SECONDS = 10.0
@@ -50,16 +51,20 @@ def compare(
     Raises:
       UserError: a wrong path or image, or a metric asked for that cannot be had.
     """
-    reference = _open_reference(reference_path, extractor, batch_size, report)
-    rows, records, notes = [], [], []
-    for path in paths:
-        features, record = _measure(path, extractor, batch_size, report)
-        chosen, left_out = _choose(metrics, features, reference)
-        for line in left_out + evaluation.notes(record['num_images'], extractor.distance):
-            if line not in notes:
-                report(f'note: {line}')
-                notes.append(line)
-        report('computing the scores')
+    sets = [image_sets.open_images(path) for path in paths]  # a wrong path must not wait for work
+    reference = open_reference(reference_path, extractor, batch_size, report)
+    measured = [
+        _measure(path, found, extractor, batch_size, report)
+        for path, found in zip(paths, sets, strict=True)
+    ]
+    chosen, notes = _choose(metrics, [features for features, _ in measured], reference, is_splits)
+    fewest = min(record['num_images'] for _, record in measured)
+    notes += evaluation.notes(fewest, extractor.distance, reference)
+    for line in notes:
+        report(f'note: {line}')
+    rows, records = [], [record for _, record in measured]
+    for features, record in measured:
+        report(f'computing the scores of {record["images"]}')
         rows.append(
             evaluation.score(
                 features,
@@ -70,7 +75,6 @@ def compare(
                 replicates=replicates,
             )
         )
-        records.append(record)
     return {
         'rows': [record | row for record, row in zip(records, rows, strict=True)],
         'summary': evaluation.over_seeds(rows),
@@ -80,25 +84,35 @@ def compare(
     }
 
 
-def _open_reference(
+def open_reference(
     path: epath.PathLike, extractor: FeatureExtractor, batch_size: int, report: Report
 ) -> Reference:
+    """Statistics, images, or both in one `.npz` as in ADM's reference batches: see `compare`.
+
+    Raises:
+      UserError: see `compare`.
+    """
     path = epath.Path(path).expanduser()
     if not image_sets.has_images(path):
         return reference_lib.load(path, extractor)
-    features, record = _measure(path, extractor, batch_size, report)
+    found = image_sets.open_images(path)
+    features, record = _measure(path, found, extractor, batch_size, report)
     of_images = reference_lib.of_features(features, record)
     if not path.is_dir() and reference_lib.has_statistics(path):
         published = reference_lib.load(path, extractor)
-        return published._replace(features=of_images.features)
+        record = published.record | {'images': of_images.record}
+        return published._replace(features=of_images.features, record=record)
     return of_images
 
 
 def _measure(
-    path: epath.PathLike, extractor: FeatureExtractor, batch_size: int, report: Report
+    path: epath.PathLike,
+    found: ImageSet,
+    extractor: FeatureExtractor,
+    batch_size: int,
+    report: Report,
 ) -> tuple[Features, dict[str, Any]]:
     """Features of all images of a set, and what identifies it."""
-    found = image_sets.open_images(path)
     digest = hashlib.sha256()
 
     def hashed() -> Iterator[np.ndarray]:
@@ -126,10 +140,16 @@ def _measure(
 
 
 def _choose(
-    wanted: Sequence[str], features: Features, reference: Reference
+    wanted: Sequence[str], sets: Sequence[Features], reference: Reference, is_splits: int
 ) -> tuple[list[str], list[str]]:
-    """Metrics to compute, and what is left out and why; what was asked for by name must be had."""
-    reasons = evaluation.singular(features, reference) | evaluation.obstacles(features, reference)
+    """Metrics that all sets can have, and what is left out and why.
+
+    What was asked for by name must be had.
+    """
+    reasons: dict[str, str] = {}
+    for features in sets:
+        reasons |= evaluation.singular(features, reference)
+        reasons |= evaluation.obstacles(features, reference, is_splits)
     impossible = [f'{metric}: {reasons[metric]}' for metric in wanted if metric in reasons]
     if impossible:
         raise UserError(f'{impossible[0]}; choose other --metrics or give more images')

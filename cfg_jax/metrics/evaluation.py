@@ -39,15 +39,18 @@ def distance_key(distance: str) -> str:
     return distance.lower().replace('-', '')
 
 
-def obstacles(samples: Features, reference: Reference) -> dict[str, str]:
+def obstacles(samples: Features, reference: Reference, is_splits: int = 10) -> dict[str, str]:
     """Metrics that cannot be had, each with the reason.
+
+    Only the shapes of `samples` are looked at, so `jax.ShapeDtypeStruct`s will do.
 
     Raises:
       UserError: the features of samples and reference differ in number.
     """
     _check_dimensions(samples, reference)
     reasons = {}
-    count, real = len(samples.pooled), reference.record.get('num_images', len(samples.pooled))
+    count = samples.pooled.shape[0]
+    real = reference.record.get('num_images', count)
     if min(count, real) < 2:
         reasons |= dict.fromkeys(('fid', 'sfid'), 'a covariance needs 2 images a side')
     if min(count, real) < 4:
@@ -58,10 +61,12 @@ def obstacles(samples: Features, reference: Reference) -> dict[str, str]:
         reasons['sfid'] = 'the reference has no statistics of spatial features (mu_s, sigma_s)'
     if samples.logits is None:
         reasons['is'] = 'the extractor gives no logits'
+    elif count < is_splits:
+        reasons['is'] = f'{is_splits} splits need as many images; there are {count}'
     for metric in ('precision', 'recall', 'kid'):
         if reference.features is None:
             reasons[metric] = 'the reference holds statistics alone, no images or features'
-        elif min(len(samples.pooled), len(reference.features)) <= precision_recall.NEIGHBOURS:
+        elif min(count, len(reference.features)) <= precision_recall.NEIGHBOURS:
             reasons[metric] = f'{precision_recall.NEIGHBOURS + 1} images a side are needed'
     return reasons
 
@@ -113,11 +118,6 @@ def score(
     if 'sfid' in metrics:
         row |= _frechet('sfid', samples.spatial, reference.spatial, replicates)
     if 'is' in metrics:
-        if len(samples.logits) < is_splits:
-            raise UserError(
-                f'the Inception Score of {is_splits} splits needs as many images; there are'
-                f' {len(samples.logits)}'
-            )
         row['is'], row['is_std'] = scores.inception_score(samples.logits, is_splits)
         if replicates:
             row['is_se'] = bootstrap.inception_score_error(samples.logits, is_splits, replicates)
@@ -146,20 +146,28 @@ def over_seeds(rows: Sequence[Row]) -> Row:
     for key in rows[0]:
         values = [row[key] for row in rows]
         summary[key] = float(np.mean(values))
-        if not key.endswith(('_std', '_se')):
+        if key.endswith('_se'):  # of the mean over independent sets
+            summary[key] = float(np.linalg.norm(values) / len(values))
+        elif not key.endswith('_std'):
             summary[f'{key}_min'] = float(np.min(values))
             summary[f'{key}_seed_std'] = float(np.std(values, ddof=1))
     return summary
 
 
-def notes(count: int, distance: str) -> list[str]:
-    """What a reader of the numbers must know of the number of samples."""
-    if count >= _FEW:
-        return []
-    return [
-        f'{distance} is biased upward by about 1 / N: from {count:,} samples it compares only with'
-        f' {distance} from {count:,} samples, not with published values (50,000)'
-    ]
+def notes(count: int, distance: str, reference: Reference) -> list[str]:
+    """What a reader of the numbers must know of the number of samples and of the reference."""
+    told = []
+    if count < _FEW:
+        told.append(
+            f'{distance} is biased upward by about 1 / N: from {count:,} samples it compares only'
+            f' with {distance} from {count:,} samples, not with published values (50,000)'
+        )
+    if 'features' not in reference.record and 'pixels_sha256' not in reference.record:
+        told.append(
+            'the reference does not say which network and resize made it; those of pytorch-fid'
+            " come from another resize than TensorFlow's, those of ADM and EDM do not"
+        )
+    return told
 
 
 def _frechet(key: str, features: np.ndarray, real, replicates: int) -> Row:

@@ -1,5 +1,6 @@
 """Running a feature extractor over images: compiled, sharded over devices, double-buffered."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,11 +15,13 @@ from cfg_jax.metrics.features import FeatureExtractor, Features
 Extract = Callable[[Any, jax.Array | np.ndarray], Features]
 
 
+@functools.lru_cache(maxsize=8)
 def make_extract(extractor: FeatureExtractor) -> Extract:
     """`extract(params, x)`: features of images [B, H, W, C], in [-1, 1] or uint8, any B.
 
     Images in [-1, 1] are rounded to uint8 on the device first, as the protocol asks. Each device
-    takes its share, at most about `extractor.chunk` images at a time.
+    takes its share, at most about `extractor.chunk` images at a time. The
+    same extractor gets the same function, compiled once.
     """
 
     def share(params: Any, x: jax.Array) -> Features:

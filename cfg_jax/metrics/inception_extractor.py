@@ -107,6 +107,8 @@ def load_weights(path: epath.PathLike) -> tuple[dict[str, dict[str, np.ndarray]]
             raise UserError(
                 f'{path}: {key} has the shape {value.shape}, not {shape}; convert the weights again'
             )
+        if value.dtype.kind != 'f' or not np.isfinite(value).all():
+            raise UserError(f'{path}: {key} holds no finite numbers; convert the weights again')
         params.setdefault(layer, {})[part] = value
     complete = {layer: parts for layer, parts in params.items() if len(parts) == 2}
     return complete, {'sha256': files.sha256_of_arrays(arrays), 'source': source}

@@ -73,7 +73,7 @@ def compute(
       record: see `Reference`; the extractor's provenance joins it.
       report: receives lines of progress.
     """
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser()
     partial = path.parent / f'{path.stem}.partial.npz'
     record = record | {'num_images': count, 'features': extractor.provenance()}
     state = _State(partial, record, count)
@@ -113,16 +113,18 @@ def load(path: epath.PathLike, extractor: FeatureExtractor | None = None) -> Ref
     """
     path = epath.Path(path).expanduser()
     arrays = read_statistics(path)
-    record = json.loads(str(arrays['record'])) if 'record' in arrays else {}
-    made_with = record.get('features', {})
+    with files.damage_reported(path, 'make it anew with scripts/reference_stats.py'):
+        record = json.loads(str(arrays['record'])) if 'record' in arrays else {}
+        made_with = record.get('features', {})
     if extractor is not None and made_with:
         ours = extractor.provenance()
-        if made_with.get('sha256') != ours['sha256'] or made_with.get('name') != ours['name']:
-            raise UserError(
-                f'{path} was made with other features ({made_with.get("name")}, weights'
-                f' {str(made_with.get("sha256"))[:12]}) than the samples ({ours["name"]}, weights'
-                f' {ours["sha256"][:12]}); make it anew with scripts/reference_stats.py'
-            )
+        for key in ('name', 'sha256', 'dtype'):
+            if made_with.get(key) != ours.get(key):
+                raise UserError(
+                    f'{path} was made with other features ({key} {str(made_with.get(key))[:12]})'
+                    f' than the samples ({str(ours.get(key))[:12]}); make it anew with'
+                    ' scripts/reference_stats.py'
+                )
     spatial = Gaussian(arrays['mu_s'], arrays['sigma_s']) if 'mu_s' in arrays else None
     return _with_hash(
         Reference(
@@ -158,14 +160,23 @@ def read_statistics(path: epath.Path) -> dict[str, np.ndarray]:
                 f'{path} holds no {mu!r} and {sigma!r}, as statistics files of pytorch-fid, ADM and'
                 ' EDM do'
             )
-        arrays[mu] = np.asarray(arrays[mu], np.float64).reshape(-1)
-        arrays[sigma] = np.asarray(arrays[sigma], np.float64)
+        with files.damage_reported(path, 'give an .npz of statistics'):
+            arrays[mu] = np.asarray(arrays[mu], np.float64).reshape(-1)
+            arrays[sigma] = np.asarray(arrays[sigma], np.float64)
+        if not (np.isfinite(arrays[mu]).all() and np.isfinite(arrays[sigma]).all()):
+            raise UserError(f'{path}: {mu} or {sigma} is not finite; make the file anew')
         dim = arrays[mu].size
         if arrays[sigma].shape != (dim, dim):
             raise UserError(
                 f'{path}: {sigma} has the shape {arrays[sigma].shape}, which does not go with'
                 f' {mu} of {dim} features'
             )
+    kept = arrays.get('features')
+    if kept is not None and kept.shape[1:] != arrays['mu'].shape:
+        raise UserError(
+            f'{path} holds features of shape {kept.shape}, which do not go with mu of'
+            f' {arrays["mu"].size} features'
+        )
     return arrays
 
 
