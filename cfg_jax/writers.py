@@ -4,11 +4,13 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from etils import epath
 
 from cfg_jax import files
+
+_REPORT_SECONDS = 10.0
 
 
 class MetricWriter:
@@ -83,6 +85,32 @@ class Progress:
     def seconds_left(self) -> float:
         """Time left at the latest rate."""
         return (self._total - self._last_done) / max(self.rate, 1e-9)
+
+
+class ImageReport:
+    """Tells how far a pass over images is: every 10 s, and at its end if that took longer.
+
+    Args:
+      total: images in all.
+      report: receives the lines.
+      done: images that an earlier run has done.
+    """
+
+    def __init__(self, total: int, report: Callable[[str], None], done: int = 0):
+        self._total, self._report = total, report
+        self._progress = Progress(total, done)
+        self._last = self._start = time.monotonic()
+
+    def tell(self, done: int) -> None:
+        """Takes note of `done` images so far."""
+        now = time.monotonic()
+        at_the_end = done == self._total and now - self._start > _REPORT_SECONDS
+        if now - self._last < _REPORT_SECONDS and not at_the_end:
+            return
+        self._last = now
+        rate = self._progress.update(done)
+        left = format_duration(self._progress.seconds_left())
+        self._report(f'{done:,}/{self._total:,} images  {rate:,.1f} images/s  {left} left')
 
 
 def format_duration(seconds: float) -> str:

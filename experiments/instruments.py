@@ -73,7 +73,7 @@ def image_sets(name: str, size: int, count: int):
 
         group = ConfigDict(
             {'name': name, 'data_dir': '', 'image_size': size, 'channels': 3}
-            | {'num_classes': len(names)}
+            | {'num_classes': len(names), 'num_workers': 0}
         )
         (batch,) = data.one_epoch(group, f'{split}[:{count}]', batch_size=count)
         return np.asarray(images.to_uint8(batch['image']))
@@ -99,8 +99,6 @@ def image_sets(name: str, size: int, count: int):
 
 def kept_features(path, extractor, make):
     """Features of the images that `make()` returns, from `path` where they are."""
-    import time
-
     from cfg_jax import files, writers
     from cfg_jax.metrics import extraction
     from cfg_jax.metrics.features import Features
@@ -108,14 +106,11 @@ def kept_features(path, extractor, make):
     if not path.exists():
         images = make()
         batches = [images[i : i + 50] for i in range(0, len(images), 50)]
-        progress, parts, last = writers.Progress(len(images)), [], time.monotonic()
+        print(f'{path.stem}: {len(images):,} images')
+        progress, parts = writers.ImageReport(len(images), print), []
         for part in extraction.extract_all(extractor, batches, 50):
             parts.append(part)
-            done = sum(len(part.pooled) for part in parts)
-            if time.monotonic() - last > 10.0 or done == len(images):
-                last, rate = time.monotonic(), progress.update(done)
-                left = writers.format_duration(progress.seconds_left())
-                print(f'{path.stem}: {done}/{len(images)}  {rate:.1f} images/s  {left} left')
+            progress.tell(sum(len(part.pooled) for part in parts))
         found = extraction.concatenate(parts)._asdict()
         files.write_npz(path, {k: v for k, v in found.items() if v is not None})
     return Features(**files.read_npz(path))

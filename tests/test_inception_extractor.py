@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import user_error
+from support import experiment, user_error
 
 from cfg_jax import files
-from cfg_jax.metrics import extraction, image_sets, inception_extractor, scores
+from cfg_jax.metrics import extraction, inception_extractor, scores
 from cfg_jax.metrics.inception_layers import LAYERS, TAPS
 from cfg_jax.metrics.statistics import Moments
 
@@ -97,26 +97,26 @@ def test_mistakes(weights, tmp_path):
     assert '(3, 3, 3, 32)' in message
 
 
-def moments(extractor, images):
-    parts = extraction.extract_all(extractor, [images[i : i + 50] for i in range(0, 800, 50)], 50)
-    return Moments.of_many(np.concatenate([part.pooled for part in parts]))
-
-
 @pytest.mark.skipif(
     not (os.environ.get(REAL_WEIGHTS) and os.environ.get(REAL_IMAGES)),
-    reason=f'{REAL_WEIGHTS}=weights.npz and {REAL_IMAGES}=batch.npz run it on real ones (minutes)',
+    reason=f'{REAL_WEIGHTS}=weights.npz {REAL_IMAGES}=TFDS_SET/1.0.0 run it on real ones (minutes)',
 )
 def test_real_weights_order_real_images():
-    """FD-768: other real images are nearest, noise of 10 levels farther."""
+    """FD-768: zero to itself, small to other real images, larger to noise, largest to blur."""
     extractor = inception_extractor.load(os.environ[REAL_WEIGHTS], 'inception768')
-    (images,) = image_sets.open_images(os.environ[REAL_IMAGES]).batches(1600)
-    first, second = images[:800], images[800:]
-    noise = np.random.default_rng(0).normal(0.0, 10.0, second.shape)
-    noisy = np.clip(np.rint(second + noise), 0, 255).astype(np.uint8)
-    reference = moments(extractor, first).gaussian()
-    near, far = (
-        scores.frechet_distance(moments(extractor, images).gaussian(), reference)
-        for images in (second, noisy)
+    make = experiment('instruments').image_sets(os.environ[REAL_IMAGES], 64, 400)
+
+    def features(name, size):
+        images = make[name]()
+        batches = [images[i : i + size] for i in range(0, len(images), size)]
+        return extraction.concatenate(extraction.extract_all(extractor, batches, size))
+
+    real = features('train', 50)
+    reference = Moments.of_many(real.pooled).gaussian()
+    again = Moments.of_many(features('train', 40).pooled).gaussian()
+    assert scores.frechet_distance(again, reference) < 1e-6
+    near, noise, blur = (
+        scores.frechet_distance(Moments.of_many(features(name, 50).pooled).gaussian(), reference)
+        for name in list(make)[1:]
     )
-    assert abs(scores.frechet_distance(reference, reference)) < 1e-6
-    assert 0.0 < near < 0.8 * far
+    assert 0.0 < near < noise < blur

@@ -99,3 +99,25 @@ def test_progress(monkeypatch):
 )
 def test_format_duration(seconds, text):
     assert writers.format_duration(seconds) == text
+
+
+def test_image_report_speaks_every_ten_seconds_and_at_the_end(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(writers.time, 'monotonic', lambda: now[0])
+    lines = []
+    progress = writers.ImageReport(1000, lines.append, done=200)
+    for seconds, done in ((5, 300), (10, 400), (12, 450), (20, 900), (21, 1000)):
+        now[0] = 100.0 + seconds
+        progress.tell(done)
+    assert lines == [
+        '400/1,000 images  20.0 images/s  30s left',
+        '900/1,000 images  50.0 images/s  2s left',
+        '1,000/1,000 images  100.0 images/s  0s left',
+    ]
+
+
+def test_image_report_is_silent_over_short_work(monkeypatch):
+    monkeypatch.setattr(writers.time, 'monotonic', lambda: 100.0)
+    lines = []
+    writers.ImageReport(10, lines.append).tell(10)
+    assert lines == []

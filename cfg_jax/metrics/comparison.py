@@ -1,7 +1,6 @@
 """Scores of sets of images on disk, ours or anyone's, against a reference on disk."""
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from cfg_jax.metrics import evaluation, extraction, image_sets, reference as ref
 from cfg_jax.metrics.features import FeatureExtractor, Features
 from cfg_jax.metrics.image_sets import ImageSet
 from cfg_jax.metrics.reference import Reference
-
-_REPORT_SECONDS = 10.0
 
 Report = Callable[[str], None]
 
@@ -121,16 +118,11 @@ def _measure(
             yield batch
 
     report(f'{path}: {len(found):,} images')
-    progress, done, last_report = writers.Progress(len(found)), 0, time.monotonic()
-    parts = []
+    progress, done, parts = writers.ImageReport(len(found), report), 0, []
     for part in extraction.extract_all(extractor, hashed(), batch_size):
         parts.append(part)
         done += len(part.pooled)
-        if time.monotonic() - last_report > _REPORT_SECONDS:
-            last_report = time.monotonic()
-            rate = progress.update(done)
-            left = writers.format_duration(progress.seconds_left())
-            report(f'{done:,}/{len(found):,} images  {rate:,.1f} images/s  {left} left')
+        progress.tell(done)
     record = {
         'images': str(path),
         'num_images': len(found),

@@ -77,16 +77,11 @@ def compute(
     partial = path.parent / f'{path.stem}.partial.npz'
     record = record | {'num_images': count, 'features': extractor.provenance()}
     state = _State(partial, record, count)
-    progress = writers.Progress(count - state.done)
-    start, last_saved, last_told = state.done, time.monotonic(), time.monotonic()
-    for features in extraction.extract_all(extractor, batches_from(start), batch_size):
+    progress, last_saved = writers.ImageReport(count, report, state.done), time.monotonic()
+    for features in extraction.extract_all(extractor, batches_from(state.done), batch_size):
         state.add(features)
-        now = time.monotonic()
-        if now - last_told > 10.0:
-            rate, last_told = progress.update(state.done - start), now
-            left = writers.format_duration(progress.seconds_left())
-            report(f'{state.done:,}/{count:,} images  {rate:,.0f} images/s  {left} left')
-        if now - last_saved > _SAVE_SECONDS:
+        progress.tell(state.done)
+        if time.monotonic() - last_saved > _SAVE_SECONDS:
             state.save()
             last_saved = time.monotonic()
     reference = _finish(state.pooled, state.spatial, np.concatenate(state.kept), record)
