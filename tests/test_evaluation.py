@@ -274,8 +274,12 @@ def test_one_seed_stays_as_it_is():
 
 
 def test_few_samples_are_noted():
-    known = make_reference()._replace(record={'features': {}})
+    known = make_reference()
     assert evaluation.notes(10_000, 'FID', known) == []
+    ours = known._replace(record={'file': 'a.npz', 'features': {}})
+    assert evaluation.notes(10_000, 'FID', ours) == []
+    foreign = known._replace(record={'file': 'a.npz'})
+    assert 'pytorch-fid' in evaluation.notes(10_000, 'FID', foreign)[0]
     (note,) = evaluation.notes(9_999, 'FD-768', known)
     assert 'FD-768' in note
     assert '9,999' in note

@@ -162,7 +162,7 @@ def notes(count: int, distance: str, reference: Reference) -> list[str]:
             f'{distance} is biased upward by about 1 / N: from {count:,} samples it compares only'
             f' with {distance} from {count:,} samples, not with published values (50,000)'
         )
-    if 'features' not in reference.record and 'pixels_sha256' not in reference.record:
+    if 'file' in reference.record and 'features' not in reference.record:
         told.append(
             'the reference does not say which network and resize made it; those of pytorch-fid'
             " come from another resize than TensorFlow's, those of ADM and EDM do not"
