@@ -93,8 +93,10 @@ def open_reference(
     if not image_sets.has_images(path):
         return reference_lib.load(path, extractor)
     found = image_sets.open_images(path)
-    features, record = _measure(path, found, extractor, batch_size, report)
-    of_images = reference_lib.of_features(features, record)
+    digest = hashlib.sha256()
+    parts = _features(path, found, extractor, batch_size, digest, report)
+    of_images = reference_lib.of_parts(parts, len(found), {'images': str(path)})
+    of_images.record['pixels_sha256'] = digest.hexdigest()
     if not path.is_dir() and reference_lib.has_statistics(path):
         published = reference_lib.load(path, extractor)
         record = published.record | {'images': of_images.record}
@@ -111,6 +113,24 @@ def _measure(
 ) -> tuple[Features, dict[str, Any]]:
     """Features of all images of a set, and what identifies it."""
     digest = hashlib.sha256()
+    parts = list(_features(path, found, extractor, batch_size, digest, report))
+    record = {
+        'images': str(path),
+        'num_images': len(found),
+        'pixels_sha256': digest.hexdigest(),
+    }
+    return extraction.concatenate(parts), record
+
+
+def _features(
+    path: epath.PathLike,
+    found: ImageSet,
+    extractor: FeatureExtractor,
+    batch_size: int,
+    digest: 'hashlib._Hash',
+    report: Report,
+) -> Iterator[Features]:
+    """Features batch by batch; `digest` takes in the pixels."""
 
     def hashed() -> Iterator[np.ndarray]:
         for batch in found.batches(batch_size):
@@ -118,17 +138,11 @@ def _measure(
             yield batch
 
     report(f'{path}: {len(found):,} images')
-    progress, done, parts = writers.ImageReport(len(found), report), 0, []
+    progress, done = writers.ImageReport(len(found), report), 0
     for part in extraction.extract_all(extractor, hashed(), batch_size):
-        parts.append(part)
         done += len(part.pooled)
         progress.tell(done)
-    record = {
-        'images': str(path),
-        'num_images': len(found),
-        'pixels_sha256': digest.hexdigest(),
-    }
-    return extraction.concatenate(parts), record
+        yield part
 
 
 def _choose(

@@ -40,13 +40,18 @@ class Reference(NamedTuple):
 
 def of_features(features: Features, record: dict[str, Any]) -> Reference:
     """The reference that a set of images makes, from its features as NumPy arrays."""
-    spatial = features.spatial
-    return _finish(
-        Moments.of_many(features.pooled),
-        None if spatial is None else Moments.of_many(spatial),
-        features.pooled[_kept(len(features.pooled))],
-        record,
-    )
+    return of_parts([features], len(features.pooled), record)
+
+
+def of_parts(parts: Iterable[Features], count: int, record: dict[str, Any]) -> Reference:
+    """The reference that `count` images make, from their features part by part as NumPy arrays.
+
+    What is kept does not grow with `count`.
+    """
+    state = _State(count)
+    for part in parts:
+        state.add(part)
+    return state.reference(record)
 
 
 def compute(
@@ -76,16 +81,16 @@ def compute(
     path = epath.Path(path).expanduser()
     partial = path.parent / f'{path.stem}.partial.npz'
     record = record | {'num_images': count, 'features': extractor.provenance()}
-    state = _State(partial, record, count)
+    state = _State(count)
+    state.restore(partial, record)
     progress, last_saved = writers.ImageReport(count, report, state.done), time.monotonic()
     for features in extraction.extract_all(extractor, batches_from(state.done), batch_size):
         state.add(features)
         progress.tell(state.done)
         if time.monotonic() - last_saved > _SAVE_SECONDS:
-            state.save()
+            state.save(partial, record)
             last_saved = time.monotonic()
-    reference = _finish(state.pooled, state.spatial, np.concatenate(state.kept), record)
-    save(path, reference)
+    save(path, state.reference(record))
     partial.unlink(missing_ok=True)
 
 
@@ -176,22 +181,26 @@ def read_statistics(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 class _State:
-    """Moments and kept features of the images so far; a killed run goes on from its file."""
+    """Moments and kept features of the images so far; a killed run goes on from a file."""
 
-    def __init__(self, path: epath.Path, record: dict[str, Any], count: int):
-        self._path, self._record = path, json.dumps(record)
+    def __init__(self, count: int):
         self._keep = _kept(count)
         self.done = 0
         self.pooled: Moments | None = None
         self.spatial: Moments | None = None
         self.kept: list[np.ndarray] = []
-        if path.exists():
-            arrays = files.read_npz(path)
-            if str(arrays['record']) == self._record:
-                self.pooled = Moments.from_arrays(arrays)
-                if 's_count' in arrays:
-                    self.spatial = Moments.from_arrays(arrays, 's_')
-                self.kept, self.done = [arrays['kept']], self.pooled.count
+
+    def restore(self, path: epath.Path, record: dict[str, Any]) -> None:
+        """Takes up what `save` left for the same record; nothing where there is none."""
+        if not path.exists():
+            return
+        arrays = files.read_npz(path)
+        if str(arrays['record']) != json.dumps(record):
+            return
+        self.pooled = Moments.from_arrays(arrays)
+        if 's_count' in arrays:
+            self.spatial = Moments.from_arrays(arrays, 's_')
+        self.kept, self.done = [arrays['kept']], self.pooled.count
 
     def add(self, features: Features) -> None:
         """Takes in the next images."""
@@ -202,12 +211,19 @@ class _State:
         if features.spatial is not None:
             self.spatial = _merged(self.spatial, features.spatial)
 
-    def save(self) -> None:
+    def save(self, path: epath.Path, record: dict[str, Any]) -> None:
         """Writes the state."""
         arrays = self.pooled.to_arrays() | {'kept': np.concatenate(self.kept)}
         if self.spatial is not None:
             arrays |= self.spatial.to_arrays('s_')
-        files.write_npz(self._path, arrays | {'record': np.array(self._record)})
+        files.write_npz(path, arrays | {'record': np.array(json.dumps(record))})
+
+    def reference(self, record: dict[str, Any]) -> Reference:
+        """What the images so far make."""
+        spatial = None if self.spatial is None else self.spatial.gaussian()
+        record = {'num_images': self.pooled.count} | record
+        kept = np.concatenate(self.kept)
+        return _with_hash(Reference(self.pooled.gaussian(), spatial, kept, record))
 
 
 def _merged(moments: Moments | None, features: np.ndarray) -> Moments:
@@ -219,17 +235,6 @@ def _kept(count: int) -> np.ndarray:
     """Numbers of up to KEPT_FEATURES images, evenly spread: sets may be sorted by class."""
     kept = min(count, KEPT_FEATURES)
     return np.arange(kept) * count // kept
-
-
-def _finish(
-    pooled: Moments, spatial: Moments | None, features: np.ndarray, record: dict[str, Any]
-) -> Reference:
-    record = {'num_images': pooled.count} | record
-    return _with_hash(
-        Reference(
-            pooled.gaussian(), None if spatial is None else spatial.gaussian(), features, record
-        )
-    )
 
 
 def _with_hash(reference: Reference) -> Reference:
