@@ -135,6 +135,7 @@ class _Table:
             distance=self._extractor.distance,
             is_splits=sweep.is_splits,
             replicates=sweep.bootstrap,
+            strata=samples.labels if sweep.labels == 'balanced' else None,
         )
         if self._extractor.logits_are_labels:
             row['class_agreement'] = scores.class_agreement(samples.features.logits, samples.labels)

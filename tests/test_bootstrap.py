@@ -110,3 +110,27 @@ def test_error_of_equal_images_is_zero():
     reference = Gaussian(np.zeros(3), np.eye(3))
     assert bootstrap.frechet_error(same, reference, 5) == pytest.approx(0.0, abs=1e-12)
     assert bootstrap.inception_score_error(same, 2, 5) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_strata_keep_their_numbers():
+    """Two classes far apart, as many of each by design: only the spread inside them counts."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    values = 100.0 * labels + rng.normal(size=400)
+
+    def mean(weights):
+        assert weights[labels == 0].sum() == weights[labels == 1].sum() == 200
+        return float(weights @ values / 400)
+
+    error = bootstrap.standard_error(mean, 400, 400, strata=labels)
+    assert error == pytest.approx(1.0 / np.sqrt(400), rel=0.15)
+    drawn = bootstrap.standard_error(lambda weights: float(weights @ values / 400), 400, 400)
+    assert drawn == pytest.approx(50.0 / np.sqrt(400), rel=0.15)
+
+
+def test_is_of_confident_balanced_samples_is_exact():
+    """Every image is surely of its class and each split has as many of each: nothing to vary."""
+    labels = np.arange(200) % 10
+    logits = 100.0 * np.eye(10)[labels]
+    assert bootstrap.inception_score_error(logits, 4, 10, strata=labels) < 1e-9
+    assert bootstrap.inception_score_error(logits, 4, 10) > 0.01

@@ -95,6 +95,7 @@ def score(
     distance: str = 'FID',
     is_splits: int = 10,
     replicates: int = 0,
+    strata: np.ndarray | None = None,
 ) -> Row:
     """The metrics of the samples, and standard errors as `KEY_se`.
 
@@ -106,6 +107,7 @@ def score(
       is_splits: parts of the Inception Score.
       replicates: bootstrap replicates for the standard errors of the Frechet distances and the
         Inception Score; 0 leaves them out.
+      strata: see `bootstrap.standard_error`.
 
     Returns:
       `fid` (or another name for it), `sfid`, `is` and `is_std` (over splits), `precision`,
@@ -114,13 +116,15 @@ def score(
     row: Row = {}
     key = distance_key(distance)
     if 'fid' in metrics:
-        row |= _frechet(key, samples.pooled, reference.pooled, replicates)
+        row |= _frechet(key, samples.pooled, reference.pooled, replicates, strata)
     if 'sfid' in metrics:
-        row |= _frechet('sfid', samples.spatial, reference.spatial, replicates)
+        row |= _frechet('sfid', samples.spatial, reference.spatial, replicates, strata)
     if 'is' in metrics:
         row['is'], row['is_std'] = scores.inception_score(samples.logits, is_splits)
         if replicates:
-            row['is_se'] = bootstrap.inception_score_error(samples.logits, is_splits, replicates)
+            row['is_se'] = bootstrap.inception_score_error(
+                samples.logits, is_splits, replicates, strata=strata
+            )
     if {'precision', 'recall'} & set(metrics):
         both = precision_recall.precision_recall(samples.pooled, reference.features)
         row |= {
@@ -170,10 +174,10 @@ def notes(count: int, distance: str, reference: Reference) -> list[str]:
     return told
 
 
-def _frechet(key: str, features: np.ndarray, real, replicates: int) -> Row:
+def _frechet(key: str, features: np.ndarray, real, replicates: int, strata) -> Row:
     row = {key: scores.frechet_distance(Moments.of_many(features).gaussian(), real)}
     if replicates:
-        row[f'{key}_se'] = bootstrap.frechet_error(features, real, replicates)
+        row[f'{key}_se'] = bootstrap.frechet_error(features, real, replicates, strata=strata)
     return row
 
 
