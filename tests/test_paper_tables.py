@@ -68,6 +68,20 @@ def test_toys_are_not_compared_with_the_paper(columns, tmp_path):
     assert 'compare the shape' in text
 
 
+def test_features_without_logits(columns, tmp_path):
+    """FD-768 stands in the column of FID, and IS is not measured."""
+    put_results(columns[0].workdir, 'table1', [])
+    path = columns[0].workdir / 'sweep' / 'table1' / 'results.json'
+    results = json.loads(path.read_text())
+    results['rows'] = [{'w': 0.1, 'fd768': 0.5, 'fd768_se': 0.1, 'sfid': 40.0}]
+    path.write_text(json.dumps(results))
+    table = paper.load('table1')
+    text = paper_table.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=True)
+    assert cells_of(text, '0.1')[:2] == ['0.50 ± 0.10 (1.55)', '- (66.11)']
+    assert 'FD-768' in text
+    assert (tmp_path / 'curves.png').exists()
+
+
 def test_several_jobs_fill_one_column(columns):
     workdir = columns[0].workdir
     put_results(workdir, 'table1' + paper_table.job_name((2.0, 4.0)), [(2.0, 20.0, 200.0)])
