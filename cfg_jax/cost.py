@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cfg_jax import models, train_step
+from cfg_jax import generation, models, train_step
 from cfg_jax.errors import UserError
 
 # Peak TFLOP/s of dense bfloat16 products (float16 on V100), as the makers state them, per chip.
@@ -88,7 +88,7 @@ def describe(
 def sweep_passes(config: ConfigDict) -> int:
     """Network passes of the whole sweep; each of T levels takes 1 for w = 0 and 2 otherwise."""
     sweep = config.sweep
-    passes = sum(1 if w == 0 else 2 for w in sweep.w)
+    passes = sum(generation.network_passes(w) for w in sweep.w)
     return sweep.num_samples * sweep.repeats * config.sampling.num_steps * passes
 
 

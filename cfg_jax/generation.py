@@ -45,6 +45,11 @@ def image_labels(seed: int, indices: ArrayLike, num_classes: int, rule: str) -> 
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_classes))(keys)
 
 
+def network_passes(w: float) -> int:
+    """Network passes a sampling step takes at guidance weight `w`; see `Generator`."""
+    return 1 if w == 0 else 2
+
+
 class Generator:
     """Generates images from parameters, numbers, labels and guidance weights.
 

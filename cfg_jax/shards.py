@@ -10,8 +10,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from cfg_jax import files, generation, images, parallel, trained, writers
+from cfg_jax.generation import network_passes
 from cfg_jax.metrics import extraction, image_sets
 from cfg_jax.metrics.features import FeatureExtractor, Features
 
@@ -58,15 +60,14 @@ class Shards:
         self._config = config = model.config
         self._params = jax.device_put(extractor.params, parallel.replicated())
         self._extract = extraction.make_extract(extractor)
-        weights = [float(w) for w in config.sweep.w]
         missing = [
             shard
-            for w in weights
+            for w in weights(config)
             for seed in seeds(config)
             for shard in self._shards(w, seed)
             if not self._done(shard)
         ]
-        passes = sum(_passes(shard.w) * (shard.stop - shard.start) for shard in missing)
+        passes = sum(network_passes(shard.w) * (shard.stop - shard.start) for shard in missing)
         self._progress = writers.Progress(passes)
         self._passes_done = 0
         self._last_report = time.monotonic()
@@ -131,11 +132,11 @@ class Shards:
 
     def _tell(self, shard: _Shard, done: int, new: int) -> None:
         """Notes `new` more images, `done` at this w; a line at a shard's end or every 10 s."""
-        self._passes_done += new * _passes(shard.w)
+        self._passes_done += new * network_passes(shard.w)
         if done < shard.stop and time.monotonic() - self._last_report < _REPORT_SECONDS:
             return
         self._last_report = time.monotonic()
-        rate = self._progress.update(self._passes_done) / _passes(shard.w)
+        rate = self._progress.update(self._passes_done) / network_passes(shard.w)
         left = writers.format_duration(self._progress.seconds_left())
         several = f'  seed {shard.seed}' if self._config.sweep.repeats > 1 else ''
         self._report(
@@ -144,14 +145,14 @@ class Shards:
         )
 
 
-def seeds(config) -> list[int]:
+def weights(config: ConfigDict) -> list[float]:
+    """The guidance weights of a sweep."""
+    return [float(w) for w in config.sweep.w]
+
+
+def seeds(config: ConfigDict) -> list[int]:
     """The seeds of a sweep's sets of samples."""
     return [config.sweep.seed + repeat for repeat in range(config.sweep.repeats)]
-
-
-def _passes(w: float) -> int:
-    """Network passes a step at guidance weight `w`."""
-    return 1 if w == 0 else 2
 
 
 def _fetch(

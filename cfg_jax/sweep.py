@@ -25,7 +25,7 @@ from cfg_jax.metrics.features import FeatureExtractor
 from cfg_jax.metrics.inception_extractor import InceptionExtractor
 from cfg_jax.metrics.reference import Reference
 from cfg_jax.provenance import describe_environment
-from cfg_jax.shards import Samples, Shards, seeds
+from cfg_jax.shards import Samples, Shards, seeds, weights
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
 _PICTURE_CLASSES = 10
@@ -69,7 +69,7 @@ def run(
 
     table = _Table(config, extractor, reference, report)
     shards = Shards(model, directory / 'shards', extractor, report)
-    rows = [table.row(w, shards, directory) for w in _weights(config)]
+    rows = [table.row(w, shards, directory) for w in weights(config)]
     results = {
         **settings,
         'seeds': seeds(config),
@@ -172,10 +172,6 @@ def _rounding(config: ConfigDict, extractor: FeatureExtractor, report: Report) -
     return {'bfloat16_error': error}
 
 
-def _weights(config: ConfigDict) -> list[float]:
-    return [float(w) for w in config.sweep.w]
-
-
 def _settings(model: trained.TrainedModel, extractor: FeatureExtractor) -> dict[str, Any]:
     """What decides a sweep's numbers, apart from the list of w."""
     config = model.config
@@ -238,15 +234,15 @@ def _title(settings: dict[str, Any]) -> str:
 def _save_samples(model: trained.TrainedModel, path: epath.Path) -> None:
     """Rows: classes. Columns: w. The same image number, and so the same noise, along a row."""
     config = model.config
-    weights = _weights(config)
+    columns = weights(config)
     classes = np.arange(min(_PICTURE_CLASSES, config.data.num_classes))
-    labels = np.repeat(classes, len(weights))
-    x = model.generate(config.sweep.seed, labels, labels, np.tile(weights, len(classes)))
-    picture = np.asarray(images.to_uint8(x)).reshape(len(classes), len(weights), *x.shape[1:])
+    labels = np.repeat(classes, len(columns))
+    x = model.generate(config.sweep.seed, labels, labels, np.tile(columns, len(classes)))
+    picture = np.asarray(images.to_uint8(x)).reshape(len(classes), len(columns), *x.shape[1:])
     names = datasets.class_names(config.data)
     plots.save_sample_grid(
         path,
         picture,
         row_names=[names[c] for c in classes],
-        column_names=[f'w = {w:g}' for w in weights],
+        column_names=[f'w = {w:g}' for w in columns],
     )

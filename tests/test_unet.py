@@ -161,7 +161,9 @@ def test_gradient_reaches_only_the_rows_of_the_labels():
 
     @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
     def gradient(label):
-        loss = lambda params: jnp.mean(jnp.square(model.apply(params, z, logsnr, label)))  # noqa: E731
+        def loss(params):
+            return jnp.mean(jnp.square(model.apply(params, z, logsnr, label)))
+
         return jax.grad(loss)(params)['params']['label']['embedding']
 
     for label in ([0, 2, 2, 0], [NULL, 1, NULL, 1]):

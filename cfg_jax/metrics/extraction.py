@@ -20,8 +20,8 @@ def make_extract(extractor: FeatureExtractor) -> Extract:
     """`extract(params, x)`: features of images [B, H, W, C], in [-1, 1] or uint8, any B.
 
     Images in [-1, 1] are rounded to uint8 on the device first, as the protocol asks. Each device
-    takes its share, at most about `extractor.chunk` images at a time. The
-    same extractor gets the same function, compiled once.
+    takes its share, at most about `extractor.chunk` images at a time. The same
+    extractor gets the same function, compiled once.
     """
 
     def share(params: Any, x: jax.Array) -> Features:

@@ -29,12 +29,6 @@ def load_extractor(
                 f'sweep.features={sweep.features!r} needs RGB images; {config.data.name} is grey'
                 " (data.channels=1): use 'classifier'"
             )
-        if not sweep.inception:
-            raise UserError(
-                f'sweep.features={sweep.features!r} needs the weights of the FID Inception: give'
-                " their path with --config.sweep.inception or --inception; README, 'Metrics', says"
-                ' where to get them'
-            )
         return inception_extractor.load(sweep.inception, sweep.features, sweep.dtype)
     raise UserError(
         f'sweep.features={sweep.features!r} is no feature extractor; there are:'

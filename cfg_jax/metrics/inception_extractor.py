@@ -79,7 +79,10 @@ def load(path: epath.PathLike, name: str, dtype: str = 'float32') -> InceptionEx
       UserError: no path, no such file, a damaged or foreign one, or layers missing.
     """
     if not path:
-        raise UserError(f'{name!r} needs the weights of the FID Inception; {_HOW}')
+        raise UserError(
+            f'{name!r} needs the weights of the FID Inception: give their path with --inception or'
+            f' --config.sweep.inception; {_HOW}'
+        )
     params, record = load_weights(path)
     return InceptionExtractor(params, name, dtype, record)
 
@@ -95,8 +98,10 @@ def load_weights(path: epath.PathLike) -> tuple[dict[str, dict[str, np.ndarray]]
         raise UserError(f'no Inception weights at {path}; {_HOW}')
     with files.damage_reported(path, f'convert the weights again; {_HOW}'):
         arrays = files.read_npz(path)
-    known = KNOWN.get(files.sha256_of_file(path), 'not recorded')
-    source = str(arrays.pop('source', known))
+    if 'source' in arrays:
+        source = str(arrays.pop('source'))
+    else:
+        source = KNOWN.get(files.sha256_of_file(path), 'not recorded')
     params: dict[str, dict[str, np.ndarray]] = {}
     for key, value in arrays.items():
         layer, _, part = key.rpartition('/')
