@@ -153,6 +153,8 @@ def _unknown_field(path: str, overrides: Sequence[str], error: Exception) -> str
         if field not in config_lib.FIELDS:
             hint = config_lib.suggestion(field, config_lib.FIELDS)
             return f'the config has no field {field!r}{hint}'
+        if str(error).strip('"\'') in field.split('.'):
+            return f'{path} has no field {field!r}'
     return f'{path}: {type(error).__name__}: {error}'
 
 

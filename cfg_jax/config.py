@@ -13,6 +13,7 @@ from cfg_jax.sampling import SAMPLERS
 
 DTYPES = ('float32', 'bfloat16')
 LABEL_RULES = ('uniform', 'balanced')
+KINDS = ('unet', 'classifier')
 
 
 class Field(NamedTuple):
@@ -52,7 +53,9 @@ FIELDS: dict[str, Field] = {
     'data.channels': Field(int, lambda n: n in (1, 3), '1 (grey) or 3 (RGB)'),
     'data.num_classes': _positive,
     'data.flip': _flag,
+    'data.random_crop': _probability,
     'data.num_workers': _count,
+    'model.kind': _one_of(KINDS),
     'model.width': Field(int, lambda n: n >= 4 and n % 2 == 0, 'an even number of at least 4'),
     'model.channel_mult': _tuple_of(
         lambda n: isinstance(n, int) and n >= 1, 'a tuple of whole numbers of at least 1'
@@ -75,6 +78,8 @@ FIELDS: dict[str, Field] = {
     'train.grad_accum': _positive,
     'train.learning_rate': _above_zero,
     'train.warmup_steps': _count,
+    'train.anneal_steps': _count,
+    'train.weight_decay': _rate,
     'train.beta1': _rate,
     'train.beta2': _rate,
     'train.adam_eps': _above_zero,
@@ -112,6 +117,10 @@ FIELDS: dict[str, Field] = {
 
 # Fields that older work directories lack, with the values that mean what was done then.
 ADDED: dict[str, Any] = {
+    'data.random_crop': 0.0,
+    'model.kind': 'unet',
+    'train.anneal_steps': 0,
+    'train.weight_decay': 0.0,
     'sweep.repeats': 1,
     'sweep.inception': '',
     'sweep.dtype': 'float32',
@@ -120,6 +129,9 @@ ADDED: dict[str, Any] = {
     'sweep.bootstrap': 0,
     'sweep.save_samples': False,
 }
+
+# What a noisy classifier's config lacks: it learns every label and generates nothing.
+_OF_UNETS = re.compile(r'p_uncond$|sampling\.|sweep\.|train\.sample_every$')
 
 # What a resumed run may set anew: none of it changes the network or the steps already taken.
 MAY_CHANGE = re.compile(
@@ -135,15 +147,24 @@ def validate(config: ConfigDict) -> None:
       UserError: naming the field, its value and what would be accepted.
     """
     values = dict(flatten(config))
+    expected = fields(values.get('model.kind', KINDS[0]))
     for name in values:
-        if name not in FIELDS:
-            raise UserError(f'the config has no field {name!r}{suggestion(name, FIELDS)}')
-    for name, field in FIELDS.items():
+        if name not in expected:
+            whose = f"a {values['model.kind']}'s" if name in FIELDS else 'the'
+            raise UserError(f'{whose} config has no field {name!r}{suggestion(name, expected)}')
+    for name, field in expected.items():
         if name not in values:
             raise UserError(f'the config lacks the field {name!r} ({field.words})')
         if not _fits(values[name], field):
             raise UserError(f'{name} must be {field.words}; got {values[name]!r}')
     _check_together(config)
+
+
+def fields(kind: str) -> dict[str, Field]:
+    """The fields of a config of this `model.kind`."""
+    if kind != 'classifier':
+        return FIELDS
+    return {name: field for name, field in FIELDS.items() if not _OF_UNETS.match(name)}
 
 
 def check_devices(config: ConfigDict, num_devices: int) -> None:
@@ -224,8 +245,8 @@ def _fits(value: Any, field: Field) -> bool:
 
 def _check_together(config: ConfigDict) -> None:
     model, size = config.model, config.data.image_size
-    if not model.channel_mult or not config.sweep.w or not config.sweep.metrics:
-        raise UserError('model.channel_mult, sweep.w and sweep.metrics need at least one entry')
+    if not model.channel_mult:
+        raise UserError('model.channel_mult needs at least one entry')
     halvings = len(model.channel_mult) - 1
     if size % 2**halvings:
         raise UserError(
@@ -241,12 +262,19 @@ def _check_together(config: ConfigDict) -> None:
         _check_channels(config, model.width * mult, size // 2**level)
     if config.diffusion.logsnr_min >= config.diffusion.logsnr_max:
         raise UserError('diffusion.logsnr_min must be below diffusion.logsnr_max')
-    if config.sweep.bootstrap == 1:
+    if 'sweep' in config:
+        _check_sweep(config.sweep)
+
+
+def _check_sweep(sweep: ConfigDict) -> None:
+    if not sweep.w or not sweep.metrics:
+        raise UserError('sweep.w and sweep.metrics need at least one entry')
+    if sweep.bootstrap == 1:
         raise UserError('sweep.bootstrap is 0 (no standard errors) or at least 2 replicates; got 1')
-    if config.sweep.is_splits > config.sweep.num_samples:
+    if sweep.is_splits > sweep.num_samples:
         raise UserError(
-            f'sweep.is_splits={config.sweep.is_splits} needs at least as many samples;'
-            f' got sweep.num_samples={config.sweep.num_samples}'
+            f'sweep.is_splits={sweep.is_splits} needs at least as many samples;'
+            f' got sweep.num_samples={sweep.num_samples}'
         )
 
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cfg_jax import generation, models, train_step
+from cfg_jax import models, rules, train_step
 from cfg_jax.errors import UserError
 
 # Peak TFLOP/s of dense bfloat16 products (float16 on V100), as the makers state them, per chip.
@@ -45,7 +44,7 @@ def describe(
       moments in float32), images to train, exaFLOP of the training; network passes and exaFLOP of
       the sweep (w x samples x T levels x passes, 1 for w = 0 and else 2); and, given a throughput
       or an accelerator, device-days of the training and device-hours of the sweep, where a pass
-      takes a third of a training image.
+      takes a third of a training image. A noisy classifier has no sweep.
 
     Raises:
       UserError: a number out of range.
@@ -57,7 +56,7 @@ def describe(
     forward, params = _forward(config)
     state = jax.eval_shape(lambda: train_step.create_state(config))
     num_images = config.train.steps * config.train.batch_size
-    passes = sweep_passes(config)
+    passes = sweep_passes(config) if 'sweep' in config else None
     description = {
         'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
         'forward_gflop_per_image': forward / 1e9,
@@ -67,9 +66,12 @@ def describe(
         ),
         'training_images': num_images,
         'training_exaflop': 3 * forward * num_images / 1e18,
-        'sweep_network_passes': passes,
-        'sweep_exaflop': forward * passes / 1e18,
     }
+    if passes is not None:
+        description |= {
+            'sweep_network_passes': passes,
+            'sweep_exaflop': forward * passes / 1e18,
+        }
     if accelerator is not None:
         peak = PEAK_TFLOPS[accelerator]
         images_per_second = utilisation * peak * 1e12 / (3 * forward)
@@ -81,26 +83,21 @@ def describe(
         }
     if images_per_second is not None:
         description['device_days'] = num_images / images_per_second / 86400
-        description['sweep_device_hours'] = passes / (3 * images_per_second) / 3600
+        if passes is not None:
+            description['sweep_device_hours'] = passes / (3 * images_per_second) / 3600
     return description
 
 
 def sweep_passes(config: ConfigDict) -> int:
     """Network passes of the whole sweep; each of T levels takes 1 for w = 0 and 2 otherwise."""
     sweep = config.sweep
-    passes = sum(generation.network_passes(w) for w in sweep.w)
+    passes = sum(rules.network_passes(w) for w in sweep.w)
     return sweep.num_samples * sweep.repeats * config.sampling.num_steps * passes
 
 
 def _forward(config: ConfigDict) -> tuple[int, Any]:
     """Operations of a forward pass for one image, and the shapes of the parameters."""
-    data = config.data
-    model = models.make_unet(config)
-    inputs = (
-        jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-    )
+    model, inputs = models.make_network(config), models.inputs(config)
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     return count_flops(model.apply, params, *inputs), params
 

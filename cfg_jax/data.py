@@ -7,7 +7,7 @@ number of processes.
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
@@ -45,7 +45,12 @@ class TrainingBatches(Iterator[Batch]):
                 f'train.batch_size={batch_size} is not divisible by {process_count} processes'
             )
         source = datasets.data_source(data, data.split)
-        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(_decoder(data))
+        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+        if data.random_crop:
+            smallest = data.random_crop
+            dataset = dataset.random_map(_decoder(data, functools.partial(random_square, smallest)))
+        else:
+            dataset = dataset.map(_decoder(data))
         if data.flip:
             dataset = dataset.random_map(_flip)
         # Sliced last, so that an example is flipped alike whatever the number of processes; what
@@ -100,16 +105,24 @@ def _with_workers(dataset: grain.IterDataset, num_workers: int) -> grain.IterDat
     return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
 
 
-def decode(image: bytes, *, size: int, channels: int) -> np.ndarray:
+def decode(
+    image: bytes,
+    *,
+    size: int,
+    channels: int,
+    crop: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """An encoded image -> float32 [size, size, channels] in [-1, 1].
 
     Central square crop along the longer side, then area resize: the "area-downsampled" ImageNet
-    of the paper, as the authors' public Progressive Distillation code does it.
+    of the paper, as the authors' public Progressive Distillation code does it. `crop` takes the
+    place of the central square.
     """
     with Image.open(io.BytesIO(image)) as opened:
         pixels = np.asarray(opened.convert('L' if channels == 1 else 'RGB'))
     pixels = pixels.reshape(*pixels.shape[:2], channels)
-    return images.from_uint8(np.clip(area_resize(central_square(pixels), size), 0, 255))
+    square = (crop or central_square)(pixels)
+    return images.from_uint8(np.clip(area_resize(square, size), 0, 255))
 
 
 def central_square(pixels: np.ndarray) -> np.ndarray:
@@ -117,6 +130,18 @@ def central_square(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def random_square(smallest: float, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[H, W, C] -> [S, S, C]: a square anywhere, S uniform in [smallest, 1] times min(H, W).
+
+    ADM's augmentation for its classifiers (smallest = 0.8) up to the order of crop and resize: it
+    resizes first, to a random size.
+    """
+    height, width = pixels.shape[:2]
+    side = round(min(height, width) * rng.uniform(smallest, 1.0))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
     return pixels[top : top + side, left : left + side]
 
 
@@ -143,9 +168,11 @@ def _area_weights(source: int, target: int) -> np.ndarray:
     return (overlap / (high - low)).astype(np.float32)
 
 
-def _decoder(data: ConfigDict):
+def _decoder(data: ConfigDict, crop: Callable[..., np.ndarray] | None = None) -> Callable:
+    """example -> batch row; with a random `crop`, (example, rng) -> batch row."""
     return functools.partial(
         _decode_example,
+        crop=crop,
         size=data.image_size,
         channels=data.channels,
         num_classes=data.num_classes,
@@ -154,7 +181,14 @@ def _decoder(data: ConfigDict):
 
 
 def _decode_example(
-    example: dict[str, Any], *, size: int, channels: int, num_classes: int, name: str
+    example: dict[str, Any],
+    rng: np.random.Generator | None = None,
+    *,
+    size: int,
+    channels: int,
+    num_classes: int,
+    name: str,
+    crop: Callable[..., np.ndarray] | None,
 ) -> Batch:
     label = int(example['label'])
     if not 0 <= label < num_classes:
@@ -162,7 +196,9 @@ def _decode_example(
             f'{name!r} holds the label {label}, outside 0..{num_classes - 1}; is this a test split'
             ' without labels?'
         )
-    image = decode(example['image'], size=size, channels=channels)
+    if crop is not None:
+        crop = functools.partial(crop, rng=rng)
+    image = decode(example['image'], size=size, channels=channels, crop=crop)
     return {'image': image, 'label': np.int32(label)}
 
 

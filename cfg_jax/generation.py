@@ -1,11 +1,11 @@
 """Images by number: image i under seed s is the same picture whatever surrounds it.
 
-Binds network, guidance and sampler into compiled functions. Every random number of image i comes
+Binds guidance and sampler into compiled functions. Every random number of image i comes
 from its own key fold_in(key(s), i), so neither the batch size, nor the number of devices, nor the
 guidance weight changes its noise or its label.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import guidance, models, parallel, sampling
+from cfg_jax import models, parallel, rules, sampling
+from cfg_jax.rules import Guided, Rule
 
-# eps_theta(params, z [B, H, W, C], logsnr [B], label [B]) -> eps [B, H, W, C]
-Network = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
-
-_LABEL, _START, _STEPS = range(3)  # the random streams of one image
+_LABEL, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
 
 
 def image_keys(seed: ArrayLike, indices: ArrayLike) -> jax.Array:
@@ -45,32 +43,19 @@ def image_labels(seed: int, indices: ArrayLike, num_classes: int, rule: str) -> 
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_classes))(keys)
 
 
-def network_passes(w: float) -> int:
-    """Network passes a sampling step takes at guidance weight `w`; see `Generator`."""
-    return 1 if w == 0 else 2
-
-
 class Generator:
     """Generates images from parameters, numbers, labels and guidance weights.
 
     Args:
-      network: eps_theta(params, z, logsnr, label).
+      rule: what guides, such as `rules.ClassifierFree`.
       sampler: see `sampling.make_sampler`.
       image_shape: (H, W, C).
-      null_label: id of the null token.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        sampler: sampling.Sampler,
-        image_shape: Sequence[int],
-        null_label: int,
-    ):
-        self._network = network
+    def __init__(self, rule: Rule, sampler: sampling.Sampler, image_shape: Sequence[int]):
+        self._rule = rule
         self._sampler = sampler
         self._image_shape = tuple(image_shape)
-        self._null_label = null_label
         shards = parallel.batch_sharding()
         whole = parallel.replicated()
         self._unguided = jax.jit(
@@ -93,12 +78,12 @@ class Generator:
         """Images in [-1, 1] (with clipping), float32 [B, H, W, C], still on the devices.
 
         Args:
-          params: parameters of the network (use the EMA).
+          params: parameters that the rule works with (use the EMA).
           seed: of the whole set of images.
           indices: numbers of the images, [B].
           labels: class ids [B].
           w: guidance weight, a number or one per image [B]. The number 0 costs one network pass a
-            step; everything else costs two and shares one compilation.
+            step; everything else costs what the rule takes and shares one compilation.
         """
         count = len(indices)
         padded = -(-count // jax.device_count()) * jax.device_count()
@@ -113,26 +98,26 @@ class Generator:
         return x[:count]
 
     def _sample_unguided(self, params, seed, indices, labels) -> jax.Array:
-        eps_theta = self._bind(params)
-        return self._sample(guidance.conditional(eps_theta, labels), seed, indices)
+        return self._sample(self._rule.unguided(params, labels), image_keys(seed, indices))
 
     def _sample_guided(self, params, seed, indices, labels, w) -> jax.Array:
-        eps_theta = self._bind(params)
-        eps_fn = guidance.classifier_free(eps_theta, labels, self._null_label, w)
-        return self._sample(eps_fn, seed, indices)
-
-    def _bind(self, params: Any) -> guidance.EpsTheta:
-        return lambda z, logsnr, label: self._network(params, z, logsnr, label)
-
-    def _sample(self, eps_fn: guidance.EpsFn, seed, indices) -> jax.Array:
         keys = image_keys(seed, indices)
+        guided = self._rule.guided(params, labels, w, _stream(keys, _GUIDANCE))
+        return self._sample(guided, keys)
+
+    def _sample(self, guided: Guided, keys: jax.Array) -> jax.Array:
         z = sampling.per_image_noise(_stream(keys, _START), self._image_shape)  # [B, H, W, C]
-        return self._sampler(eps_fn, z, _stream(keys, _STEPS))
+        shift = {} if guided.mean_shift_fn is None else {'mean_shift_fn': guided.mean_shift_fn}
+        return self._sampler(guided.eps_fn, z, _stream(keys, _STEPS), **shift)
 
 
-def make_generator(config: ConfigDict) -> Generator:
-    """The generator of a config's network with its sampler and schedule."""
-    model = models.make_unet(config)
+def make_generator(config: ConfigDict, rule: Rule | None = None) -> Generator:
+    """The generator of a config's network with its sampler and schedule.
+
+    `rule` takes the place of classifier-free guidance.
+    """
+    if rule is None:
+        rule = rules.ClassifierFree(models.make_unet(config).apply, config.data.num_classes)
     sampler = sampling.make_sampler(
         config.sampling.sampler,
         num_steps=config.sampling.num_steps,
@@ -142,7 +127,7 @@ def make_generator(config: ConfigDict) -> Generator:
         logsnr_max=config.diffusion.logsnr_max,
     )
     size, channels = config.data.image_size, config.data.channels
-    return Generator(model.apply, sampler, (size, size, channels), config.data.num_classes)
+    return Generator(rule, sampler, (size, size, channels))
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

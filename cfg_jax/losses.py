@@ -1,12 +1,17 @@
-"""Algorithm 1 of the paper: joint training of the conditional and the unconditional model."""
+"""Algorithm 1 of the paper: joint training of the conditional and the unconditional model.
+
+And the loss of a classifier of noisy images, on the same draws.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
 
 from cfg_jax import diffusion
+from cfg_jax.classifier_guidance import ClassifierFn
 from cfg_jax.guidance import EpsTheta
 from cfg_jax.sampling import per_image_noise
 
@@ -71,3 +76,16 @@ def eps_mse(eps_theta: EpsTheta, x: jax.Array, draws: Draws) -> jax.Array:
     z = diffusion.q_sample(x, draws.logsnr, draws.eps)
     error = eps_theta(z, draws.logsnr, draws.label) - draws.eps
     return jnp.mean(jnp.square(error), axis=tuple(range(1, x.ndim)))
+
+
+def cross_entropy(
+    classifier_fn: ClassifierFn, x: jax.Array, draws: Draws
+) -> tuple[jax.Array, jax.Array]:
+    """-log p(c | z, logsnr) of each example, and 1.0 where c is the likeliest class.
+
+    Section 4 of Dhariwal & Nichol 2021: the classifier sees what the sampler will show it, images
+    of every noise level. No label may be null. Both float32 [B].
+    """
+    logits = classifier_fn(diffusion.q_sample(x, draws.logsnr, draws.eps), draws.logsnr)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, draws.label)
+    return loss, (jnp.argmax(logits, axis=-1) == draws.label).astype(jnp.float32)

@@ -13,9 +13,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import files, generation, images, parallel, trained, writers
-from cfg_jax.generation import network_passes
 from cfg_jax.metrics import extraction, image_sets
 from cfg_jax.metrics.features import FeatureExtractor, Features
+from cfg_jax.rules import network_passes
 
 _REPORT_SECONDS = 10.0
 
@@ -51,7 +51,7 @@ class Shards:
 
     def __init__(
         self,
-        model: trained.TrainedModel,
+        model: trained.Model,
         directory: epath.Path,
         extractor: FeatureExtractor,
         report: Report,

@@ -63,14 +63,49 @@ def run(
     workdir = epath.Path(workdir).expanduser()
     model = trained.TrainedModel(workdir, config)
     extractor = extractor or extractors.load_extractor(config, workdir, report)
-    settings = _settings(model, extractor)
-    directory = _claim(workdir / 'sweep' / (name or default_name(config, model.step)), settings)
-    reference = real.reference(config, workdir, extractor, report)
+    name = name or default_name(config, model.step)
+    results = measure(model, workdir, name, extractor, report)
+    directory, rows = workdir / 'sweep' / name, results['rows']
+    if not _drawn(directory, rows):
+        _save_samples(model, directory / 'samples.png')
+    files.write_json(directory / 'results.json', results)
+    files.write_bytes(directory / 'table.md', tables.sweep_table(rows).encode())
+    plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(results))
+    return directory
 
+
+def measure(
+    model: trained.Model,
+    workdir: epath.PathLike,
+    name: str,
+    extractor: FeatureExtractor,
+    report: Report = print,
+) -> dict[str, Any]:
+    """The numbers of a sweep, of any model, without files for people.
+
+    Keeps features in WORKDIR/sweep/NAME/shards and statistics of the real images in
+    WORKDIR/reference, and goes on from them.
+
+    Args:
+      model: what is sampled, at each w of its config's `sweep`.
+      workdir, name: where.
+      extractor: makes the features.
+      report: receives one line of progress at a time.
+
+    Returns:
+      What `run` writes as results.json.
+
+    Raises:
+      UserError: as `run`.
+    """
+    config, workdir = model.config, epath.Path(workdir).expanduser()
+    settings = _settings(model, extractor)
+    directory = _claim(workdir / 'sweep' / name, settings)
+    reference = real.reference(config, workdir, extractor, report)
     table = _Table(config, extractor, reference, report)
     shards = Shards(model, directory / 'shards', extractor, report)
     rows = [table.row(w, shards, directory) for w in weights(config)]
-    results = {
+    return {
         **settings,
         'seeds': seeds(config),
         'reference': reference.record,
@@ -81,12 +116,6 @@ def run(
         'config': config_lib.to_json(config),
         **describe_environment(),
     }
-    if not _drawn(directory, rows):
-        _save_samples(model, directory / 'samples.png')
-    files.write_json(directory / 'results.json', results)
-    files.write_bytes(directory / 'table.md', tables.sweep_table(rows).encode())
-    plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(settings))
-    return directory
 
 
 def default_name(config: ConfigDict, step: int) -> str:
@@ -172,14 +201,12 @@ def _rounding(config: ConfigDict, extractor: FeatureExtractor, report: Report) -
     return {'bfloat16_error': error}
 
 
-def _settings(model: trained.TrainedModel, extractor: FeatureExtractor) -> dict[str, Any]:
+def _settings(model: trained.Model, extractor: FeatureExtractor) -> dict[str, Any]:
     """What decides a sweep's numbers, apart from the list of w."""
     config = model.config
     return {
         'dataset': config.data.name,
-        'checkpoint_step': model.step,
-        'weights': 'ema',
-        'weights_sha256': model.weights_sha256(),
+        **model.provenance(),
         'num_samples': config.sweep.num_samples,
         'labels': config.sweep.labels,
         'sampler': config.sampling.to_dict() | config.diffusion.to_dict(),

@@ -1,5 +1,6 @@
 """The train state and the step: Algorithm 1, mean over devices, clip, Adam, EMA."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import diffusion, losses, models, parallel
+from cfg_jax import diffusion, losses, models, objectives, parallel
 
 LOGSNR_BINS = 10
 _INIT_STREAM = 2**32 - 1  # no step has this number
@@ -27,33 +29,46 @@ class TrainState:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Clip by global norm, then Adam with a linear warm-up. Clipping sees the mean gradient."""
+    """Clip by global norm, then Adam, or AdamW where the config has a weight decay.
+
+    Clipping sees the mean gradient. The decay is Loshchilov & Hutter's, times the learning rate.
+    """
     train = config.train
+    adam = optax.adam
+    if train.weight_decay:
+        # The two keep other states; a run without decay goes on from checkpoints that never had it.
+        adam = functools.partial(optax.adamw, weight_decay=train.weight_decay)
     return optax.chain(
         optax.clip_by_global_norm(train.grad_clip),
-        optax.adam(learning_rate(config), b1=train.beta1, b2=train.beta2, eps=train.adam_eps),
+        adam(learning_rate(config), b1=train.beta1, b2=train.beta2, eps=train.adam_eps),
     )
 
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """lr(n) = learning_rate min(1, (n + 1) / warmup_steps) for the update after step n."""
+    """lr(n) for the update after step n = 0, 1, ...
+
+    learning_rate min(1, (n + 1) / warmup_steps), times max(0, 1 - n / anneal_steps) unless
+    anneal_steps is 0.
+    """
     train = config.train
-    return lambda count: (
-        train.learning_rate * jnp.minimum(1.0, (count + 1) / max(train.warmup_steps, 1))
-    )
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        rate = train.learning_rate * jnp.minimum(1.0, (count + 1) / max(train.warmup_steps, 1))
+        if train.anneal_steps:
+            rate = rate * jnp.maximum(0.0, 1.0 - count / train.anneal_steps)
+        return rate
+
+    return schedule
 
 
 def create_state(config: ConfigDict) -> TrainState:
     """The state before the first step, from the config's seed."""
-    model = models.make_unet(config)
-    size, channels = config.data.image_size, config.data.channels
+    model = models.make_network(config)
     key = jax.random.fold_in(jax.random.key(config.seed), _INIT_STREAM)
 
     @jax.jit
     def init() -> TrainState:
-        params = model.init(
-            key, jnp.zeros((1, size, size, channels)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-        )
+        params = model.init(key, *(jnp.zeros(a.shape, a.dtype) for a in models.inputs(config)))
         # The EMA must be a copy: a buffer that appears twice in a donated state cannot be donated.
         ema_params = jax.tree.map(jnp.copy, params)
         return TrainState(
@@ -68,20 +83,17 @@ def ema_decay(step: jax.Array, decay: float) -> jax.Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
-def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, jax.Array]]:
-    """gradient(params, dropout_key, x [B, ...], draws) -> (mean gradient, losses [B]).
+def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, objectives.Scores]]:
+    """gradient(params, dropout_key, x [B, ...], draws) -> (mean gradient, scores [B] each).
 
     Works on `train.grad_accum` equal parts of the batch, one after the other.
     """
-    model = models.make_unet(config)
+    objective = objectives.make_objective(config)
     parts = config.train.grad_accum
 
     def loss_fn(params, dropout_key, x, draws):
-        def eps_theta(z, logsnr, label):
-            return model.apply(params, z, logsnr, label, train=True, rngs={'dropout': dropout_key})
-
-        per_example = losses.eps_mse(eps_theta, x, draws)
-        return jnp.mean(per_example), per_example
+        per_example = objective.score(params, dropout_key, x, draws)
+        return jnp.mean(per_example['loss']), per_example
 
     def gradient(params, dropout_key, x, draws):
         def add_part(total, inputs):
@@ -95,7 +107,7 @@ def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, jax.Array]]:
         )
         zeros = jax.tree.map(jnp.zeros_like, params)
         grads, per_example = _scan(add_part, zeros, (jnp.arange(parts), *split), parts)
-        return grads, per_example.reshape(-1)
+        return grads, jax.tree.map(lambda a: a.reshape(-1), per_example)
 
     return gradient
 
@@ -114,11 +126,12 @@ def _scan(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[Any, An
 def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The per-device step(state, batch) -> (state, metrics), for `parallel.map_step`.
 
-    Algorithm 1 on this device's share of the batch, the gradient's mean over devices, clip, Adam,
-    EMA. Draws are made per row of the global batch, so they do not depend on the devices; only
-    dropout masks do. Metrics are equal on all devices.
+    The config's objective (Algorithm 1) on this device's share of the batch, the gradient's mean
+    over devices, clip, Adam, EMA. Draws are made per row of the global batch, so they do not depend
+    on the devices; only dropout masks do. Metrics are equal on all devices.
     """
     gradient = make_gradient(config)
+    p_uncond = objectives.make_objective(config).p_uncond
     optimizer = make_optimizer(config)
     bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
 
@@ -130,7 +143,7 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
             batch['image'],
             batch['label'],
             null_label=config.data.num_classes,
-            p_uncond=config.p_uncond,
+            p_uncond=p_uncond,
             logsnr_min=config.diffusion.logsnr_min,
             logsnr_max=config.diffusion.logsnr_max,
         )
@@ -143,9 +156,11 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
 
         in_bin = jax.nn.one_hot(jnp.searchsorted(bin_edges, draws.logsnr), LOGSNR_BINS)  # [B, bins]
-        metrics = {
-            'loss': parallel.mean(jnp.mean(per_example)),
-            'bin_loss': parallel.total(per_example @ in_bin),
+        metrics = {name: parallel.mean(jnp.mean(score)) for name, score in per_example.items()}
+        metrics |= {
+            f'bin_{name}': parallel.total(score @ in_bin) for name, score in per_example.items()
+        }
+        metrics |= {
             'bin_count': parallel.total(jnp.sum(in_bin, axis=0)),
             'grad_norm': optax.global_norm(grads),
             'param_norm': optax.global_norm(params),

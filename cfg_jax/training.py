@@ -86,7 +86,9 @@ class _Loop:
     def run(self, state: TrainState, first: int) -> TrainState:
         train = self._config.train
         step_fn = parallel.map_step(make_train_step(self._config))
-        generator = generation.make_generator(self._config)
+        # A classifier has nothing to sample.
+        samples = self._config.model.kind == 'unet'
+        generator = generation.make_generator(self._config) if samples else None
         progress = writers.Progress(train.steps, first)
         for step in range(first + 1, train.steps + 1):
             state, metrics = step_fn(state, parallel.split_batch(next(self._batches)))
@@ -101,7 +103,7 @@ class _Loop:
             if save:
                 self._saved.save(step, state, self._batches.get_state())
                 self._last_good = step
-            if last or step % train.sample_every == 0:
+            if samples and (last or step % train.sample_every == 0):
                 self._sample(step, state, generator)
         self._saved.wait()
         return state
@@ -114,27 +116,31 @@ class _Loop:
         for offset, row in enumerate(rows):
             if not math.isfinite(row['loss']) or not math.isfinite(row['grad_norm']):
                 raise UserError(self._divergence(first_step + offset, row))
+        scores = ['loss', *(name for name in ('accuracy',) if name in rows[0])]
         values = {
             name: float(np.mean([row[name] for row in rows]))
-            for name in ('loss', 'grad_norm', 'param_norm', 'update_norm', 'learning_rate')
+            for name in (*scores, 'grad_norm', 'param_norm', 'update_norm', 'learning_rate')
         }
-        values |= self._loss_per_bin(rows)
+        for name in scores:
+            values |= self._per_bin(name, rows)
         steps_per_second = progress.update(step)
         values['images_per_second'] = steps_per_second * self._config.train.batch_size
         values['images_seen'] = step * self._config.train.batch_size
         self._writer.write(step, values)
         self._report(
-            f'step {step}/{self._config.train.steps}  loss {values["loss"]:.4f}'
-            f'  {values["images_per_second"]:,.0f} images/s'
+            f'step {step}/{self._config.train.steps}'
+            + ''.join(f'  {name} {values[name]:.4f}' for name in scores)
+            + f'  {values["images_per_second"]:,.0f} images/s'
             f'  {writers.format_duration(progress.seconds_left())} left'
         )
 
-    def _loss_per_bin(self, rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    def _per_bin(self, name: str, rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """The mean of a score over each bin of log-SNR."""
         edges = logsnr_bin_edges(self._config)
-        loss = np.sum([row['bin_loss'] for row in rows], axis=0)
+        score = np.sum([row[f'bin_{name}'] for row in rows], axis=0)
         count = np.sum([row['bin_count'] for row in rows], axis=0)
         return {
-            f'loss_logsnr_{low:+.1f}_{high:+.1f}': float(loss[i] / count[i])
+            f'{name}_logsnr_{low:+.1f}_{high:+.1f}': float(score[i] / count[i])
             for i, (low, high) in enumerate(itertools.pairwise(edges))
             if count[i]
         }

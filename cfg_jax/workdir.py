@@ -21,7 +21,8 @@ def claim(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f'{workdir} is a file; --workdir needs a directory')
     if (workdir / CONFIG).exists():
-        differences = config_lib.contradictions(_read(workdir / CONFIG), config)
+        trained = config_lib.complete(config_lib.from_json(_read(workdir / CONFIG)))
+        differences = config_lib.contradictions(trained, config)
         if differences:
             raise UserError(
                 f'{workdir} was trained with another config ({"; ".join(differences)}); give back'

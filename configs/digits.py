@@ -21,9 +21,11 @@ def get_config() -> ConfigDict:
     config.data.channels = 1
     config.data.num_classes = 10
     config.data.flip = False  # a mirrored 3 is not a 3
+    config.data.random_crop = 0.0  # the central square
     config.data.num_workers = 0
 
     config.model = ConfigDict()
+    config.model.kind = 'unet'
     config.model.width = 24
     config.model.channel_mult = (1, 2)
     config.model.num_res_blocks = 1
@@ -46,6 +48,8 @@ def get_config() -> ConfigDict:
     config.train.grad_accum = 1
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 100
+    config.train.anneal_steps = 0  # no decay
+    config.train.weight_decay = 0.0
     config.train.beta1 = 0.9
     config.train.beta2 = 0.999
     config.train.adam_eps = 1e-8

@@ -43,9 +43,11 @@ def get_config() -> ConfigDict:
     config.data.channels = 3
     config.data.num_classes = 1000
     config.data.flip = True
+    config.data.random_crop = 0.0  # the central square
     config.data.num_workers = 16
 
     config.model = ConfigDict()
+    config.model.kind = 'unet'
     config.model.width = 192
     config.model.channel_mult = (1, 2, 3, 4)
     config.model.num_res_blocks = 3
@@ -68,6 +70,8 @@ def get_config() -> ConfigDict:
     config.train.grad_accum = 1
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 1000
+    config.train.anneal_steps = 0  # no decay
+    config.train.weight_decay = 0.0
     config.train.beta1 = 0.9
     config.train.beta2 = 0.999
     config.train.adam_eps = 1e-8

@@ -34,11 +34,11 @@ def tiny_config():
 
 
 @pytest.fixture
-def toy_network():
-    """Puts `support.ToyNetwork` in the place of the U-Net."""
-    from support import toy_instead_of_unet
+def toy_networks():
+    """Puts toys in the place of U-Net and noisy classifier, see `support`."""
+    from support import toy_instead_of_networks
 
-    with toy_instead_of_unet():
+    with toy_instead_of_networks():
         yield
 
 

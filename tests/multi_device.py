@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from support import made_up_params, make_tiny_config
 
-from cfg_jax import data, generation, models, parallel, train_step
+from cfg_jax import data, generation, models, parallel, rules, train_step
 from cfg_jax.metrics import extraction
 from cfg_jax.metrics.features import Features
 
@@ -60,10 +60,9 @@ def generate(config, params):
     size = config.data.image_size
     finished = generation.make_generator(config)
     untouched = generation.Generator(
-        models.make_unet(config).apply,
+        rules.ClassifierFree(models.make_unet(config).apply, config.data.num_classes),
         lambda eps_fn, z, keys: z,
         (size, size, config.data.channels),
-        config.data.num_classes,
     )
     results = {}
     for count in BATCHES:

@@ -14,11 +14,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cfg_jax import commands, files, train_step
+from cfg_jax import commands, config as config_lib, files, train_step
 from cfg_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = str(ROOT / 'configs' / 'digits.py')
+CLASSIFIER = str(ROOT / 'configs' / 'digits_classifier.py')
 
 TINY = {
     'model.width': 8,
@@ -46,9 +47,13 @@ def tiny_arguments(**changes):
     return [f'--config.{name}={value}' for name, value in values.items()]
 
 
-def make_tiny_config(**changes):
-    """The tiny config, changed as in `tiny_arguments`."""
-    return commands.load_config(DIGITS, tiny_arguments(**changes))
+def make_tiny_config(path=DIGITS, **changes):
+    """The tiny config, changed as in `tiny_arguments`; of the U-Net or of the CLASSIFIER."""
+    arguments = tiny_arguments(**changes)
+    if path == CLASSIFIER:
+        known = config_lib.fields('classifier')
+        arguments = [a for a in arguments if a[len('--config.') : a.index('=')] in known]
+    return commands.load_config(path, arguments)
 
 
 class ToyNetwork(nn.Module):
@@ -63,6 +68,17 @@ class ToyNetwork(nn.Module):
         emb = emb + nn.Dense(8)(logsnr[:, None] / 20.0)
         h = jnp.tanh(nn.Conv(8, (3, 3))(z) + emb[:, None, None, :])
         return nn.Conv(self.channels, (3, 3))(h)
+
+
+class ToyClassifier(nn.Module):
+    """The same for the noisy classifier."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, z, logsnr, train=False):
+        h = nn.tanh(nn.Dense(8)(z.reshape(z.shape[0], -1)) + nn.Dense(8)(logsnr[:, None] / 20.0))
+        return nn.Dense(self.num_classes)(h)
 
 
 def made_up_params(config, seed=0):
@@ -83,9 +99,13 @@ def made_up_params(config, seed=0):
 
 
 @contextlib.contextmanager
-def toy_instead_of_unet():
-    """Puts `ToyNetwork` in the place of the U-Net inside a `with` block."""
+def toy_instead_of_networks():
+    """Puts toys in the place of U-Net and noisy classifier inside a `with` block."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            'cfg_jax.models.make_classifier',
+            lambda config: ToyClassifier(config.data.num_classes),
+        )
         patch.setattr(
             'cfg_jax.models.make_unet',
             lambda config: ToyNetwork(config.data.num_classes, config.data.channels),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 from ml_collections import ConfigDict
-from support import DIGITS, ROOT, user_error
+from support import CLASSIFIER, DIGITS, ROOT, make_tiny_config, user_error
 
 from cfg_jax import commands, config as config_lib
 
@@ -22,7 +22,9 @@ BAD_VALUES = [
     ('data.image_size', 9),
     ('data.channels', 2),
     ('data.flip', 1),
+    ('data.random_crop', 1.1),
     ('data.num_workers', -1),
+    ('model.kind', 'gan'),
     ('model.width', 5),
     ('model.channel_mult', (1, 0)),
     ('model.channel_mult', [1, 2]),
@@ -38,6 +40,8 @@ BAD_VALUES = [
     ('train.steps', 0),
     ('train.batch_size', 16.0),
     ('train.learning_rate', 0.0),
+    ('train.anneal_steps', -1),
+    ('train.weight_decay', 1.0),
     ('train.grad_clip', -1.0),
     ('train.ema_decay', 1.0),
     ('sampling.sampler', 'euler'),
@@ -70,7 +74,20 @@ def put(config, name, value):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_config_file_is_valid(path):
     config = commands.load_config(str(path))
-    assert dict(config_lib.flatten(config)).keys() == config_lib.FIELDS.keys()
+    expected = config_lib.fields(config.model.kind)
+    assert dict(config_lib.flatten(config)).keys() == expected.keys()
+    assert (config.model.kind == 'classifier') == ('sweep.w' not in expected)
+
+
+@pytest.mark.parametrize(('name', 'value'), [('p_uncond', 0.1), ('train.sample_every', 5)])
+def test_a_classifier_lacks_what_only_diffusion_models_have(name, value):
+    config = make_tiny_config(CLASSIFIER)
+    message = user_error(config_lib.validate, put(config, name, value))
+    assert f"a classifier's config has no field {name!r}" in message
+    message = user_error(commands.load_config, CLASSIFIER, [f'--config.{name}={value}'])
+    assert message == f'{CLASSIFIER} has no field {name!r}'
+    message = user_error(commands.load_config, CLASSIFIER, ['--config.sweep.seed=1'])
+    assert message == f'{CLASSIFIER} has no field {"sweep.seed"!r}'
 
 
 def test_there_are_config_files():

@@ -152,6 +152,43 @@ def test_half_of_the_images_are_flipped_anew_each_epoch(tiny_config, two_epochs)
     assert abs(both - 0.25) < 5 * np.sqrt(0.25 * 0.75 / NUM_DIGITS)
 
 
+def test_random_crops_are_the_same_in_each_run(tiny_config, two_epochs):
+    tiny_config.data.random_crop = 0.6
+    # The last of the first epoch and the first of the second: batches 2 and 3 of 0..5.
+    batches = data.TrainingBatches(tiny_config.data, batch_size=NUM_DIGITS // 3, seed=0)
+    batches.set_state({'next_batch': 2})
+    cropped = [next(batches), next(batches)]
+    batches.set_state({'next_batch': 3})
+    assert_same([next(batches)], cropped[1:])
+    batches.close()
+    for before, after in zip(two_epochs[2:4], cropped, strict=True):
+        np.testing.assert_array_equal(before['label'], after['label'])
+        assert before['image'].shape == after['image'].shape
+    whole = [
+        (b['image'] == a['image']).all(axis=(1, 2, 3)).mean()
+        for b, a in zip(two_epochs[2:4], cropped, strict=True)
+    ]
+    # S = round(8 u) with u uniform in [0.6, 1] is all 8 pixels where u > 7.5 / 8.
+    assert abs(np.mean(whole) - (1 - 7.5 / 8) / 0.4) < 5 * 0.5 / np.sqrt(2 * NUM_DIGITS / 3)
+    # No augmentation where images are measured.
+    assert content(data.one_epoch(tiny_config.data, 'train', 500)) == content(two_epochs[:3])
+
+
+def test_random_squares_lie_anywhere_in_the_image():
+    rng = np.random.default_rng(0)
+    pixels = np.stack(np.meshgrid(np.arange(10), np.arange(16), indexing='ij'), axis=-1)
+    squares = [data.random_square(0.8, pixels, rng) for _ in range(2000)]
+    sides = np.array([square.shape[:2] for square in squares])
+    assert (sides[:, 0] == sides[:, 1]).all()
+    assert set(sides[:, 0]) == {8, 9, 10}
+    corners = np.array([square[0, 0] for square in squares])
+    ends = np.array([square[-1, -1] for square in squares])
+    np.testing.assert_array_equal(ends - corners, sides - 1)  # nothing left out between
+    assert corners.min(axis=0).tolist() == [0, 0]
+    assert ends.max(axis=0).tolist() == [9, 15]
+    assert abs(np.mean((corners + ends)[:, 1] / 2) - 7.5) < 0.3
+
+
 def test_one_epoch_is_in_order_and_ends_with_a_small_batch(tiny_config):
     tiny_config.data.flip = True  # must not matter
     batches = list(data.one_epoch(tiny_config.data, 'train', 500))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cfg_jax import generation, sampling
+from cfg_jax import generation, rules, sampling
 from cfg_jax.generation import image_keys, image_labels
 
 CLASSES = NULL = 10
@@ -62,7 +62,7 @@ def one_eps(eps_fn, z, keys):
 
 
 def make(sampler, network=conv_network):
-    return generation.Generator(network, sampler, SHAPE, NULL)
+    return generation.Generator(rules.ClassifierFree(network, NULL), sampler, SHAPE)
 
 
 @functools.cache
@@ -217,7 +217,7 @@ def test_one_weight_per_image():
             assert np.abs(together[~rows] - alone[~rows]).max() > 10 * SAME_IMAGE
 
 
-def test_generator_of_a_config(tiny_config, toy_network):
+def test_generator_of_a_config(tiny_config, toy_networks):
     from cfg_jax import models
 
     generator = generation.make_generator(tiny_config)
@@ -238,6 +238,7 @@ def test_generator_of_a_config(tiny_config, toy_network):
         clip=tiny_config.sampling.clip,
     )
     null_label = tiny_config.data.num_classes
-    by_hand = generation.Generator(model.apply, sampler, (size, size, channels), null_label)
+    rule = rules.ClassifierFree(model.apply, null_label)
+    by_hand = generation.Generator(rule, sampler, (size, size, channels))
     expected = by_hand(params, 0, np.arange(3), labels, 1.0)
     np.testing.assert_allclose(x, expected, rtol=0, atol=SAME_IMAGE)

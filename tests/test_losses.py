@@ -181,3 +181,28 @@ def test_loss_of_the_optimal_eps_on_gaussian_data():
         standard_error = per_example.std() / np.sqrt(MANY)
         assert abs(per_example.mean() - expected) < 4 * standard_error
         assert standard_error < 0.01 * expected  # sharp enough to see a wrong formula
+
+
+def test_cross_entropy_of_a_linear_classifier():
+    """-log softmax of logits at z = alpha x + sigma eps, written out in float64."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, size=(6, *SHAPE)).astype(np.float32)
+    logsnr = np.linspace(-8, 8, 6, dtype=np.float32)
+    eps = rng.normal(size=x.shape).astype(np.float32)
+    label = np.int32([0, 1, 2, 2, 1, 0])
+    kernel = rng.normal(size=(4, 3)).astype(np.float32)
+    seen = []
+
+    def classifier_fn(z, logsnr):
+        seen.append(logsnr)
+        return z.reshape(6, -1) @ kernel + logsnr[:, None] * np.float32([0.1, 0.0, -0.1])
+
+    loss, correct = losses.cross_entropy(classifier_fn, x, losses.Draws(label, logsnr, eps))
+    alpha, sigma = (1 / np.sqrt(1 + np.exp(sign * np.float64(logsnr))) for sign in (-1, 1))
+    z = alpha[:, None] * x.reshape(6, -1) + sigma[:, None] * eps.reshape(6, -1)
+    logits = z @ kernel + logsnr[:, None] * np.array([0.1, 0.0, -0.1])
+    expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), label]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_array_equal(correct, logits.argmax(axis=1) == label)
+    assert 0 < correct.sum() < 6
+    np.testing.assert_array_equal(seen[0], logsnr)

@@ -92,7 +92,7 @@ def test_null_row_learns_only_from_dropped_labels():
     assert np.flatnonzero(label_rows(grads)).tolist() == [config.data.num_classes]
 
 
-def test_scan_and_written_out_loop_agree(toy_network, monkeypatch):
+def test_scan_and_written_out_loop_agree(toy_networks, monkeypatch):
     config = make_tiny_config(train__grad_accum=2)
     params = train_step.create_state(config).params
     written_out = gradient_of(config, params, range(8))
@@ -107,7 +107,7 @@ def test_scan_and_written_out_loop_agree(toy_network, monkeypatch):
     assert largest_difference(scanned, written_out) < 1e-6
 
 
-def test_accumulated_training_is_the_same_training(toy_network):
+def test_accumulated_training_is_the_same_training(toy_networks):
     whole, parts = toy_steps(4), toy_steps(4, train__grad_accum=4)
     start, end = whole[0][0], whole[-1][0]
     assert largest_difference(start.params, end.params) > 1e-3
@@ -119,7 +119,7 @@ def test_accumulated_training_is_the_same_training(toy_network):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-4, err_msg=name)
 
 
-def test_ema_formula(toy_network):
+def test_ema_formula(toy_networks):
     history = toy_steps(5, train__ema_decay=0.25)
     expected = jax.tree.map(lambda a: a.astype(np.float64), history[0][0].params)
     decays = []
@@ -132,14 +132,14 @@ def test_ema_formula(toy_network):
     assert decays[-1] == 0.25
 
 
-def test_the_ema_holds_copies(toy_network):
+def test_the_ema_holds_copies(toy_networks):
     state = train_step.create_state(make_tiny_config())
     buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
     assert len(set(buffers)) == len(buffers)
     assert largest_difference(state.params, state.ema_params) == 0.0
 
 
-def test_warm_up(toy_network):
+def test_warm_up(toy_networks):
     history = toy_steps(6, train__warmup_steps=4, train__learning_rate=8e-3)
     rates = [float(metrics['learning_rate']) for _, metrics in history[1:]]
     np.testing.assert_allclose(rates, [2e-3, 4e-3, 6e-3, 8e-3, 8e-3, 8e-3], rtol=1e-6)
@@ -148,13 +148,32 @@ def test_warm_up(toy_network):
     np.testing.assert_allclose(moved, 2e-3, rtol=1e-3)
 
 
-def test_no_warm_up(toy_network):
+def test_annealing():
+    schedule = train_step.learning_rate(
+        make_tiny_config(train__warmup_steps=4, train__anneal_steps=10, train__learning_rate=2.0)
+    )
+    found = [float(schedule(n)) for n in range(12)]
+    expected = [2.0 * min(1, (n + 1) / 4) * max(0, 1 - n / 10) for n in range(12)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_weight_decay_is_decoupled(toy_networks):
+    """theta' = theta - lr (Adam's direction + weight_decay theta)."""
+    (start, _), (plain, metrics) = toy_steps(1)
+    _, (decayed, _) = toy_steps(1, train__weight_decay=0.25)
+    rate = float(metrics['learning_rate'])
+    expected = jax.tree.map(lambda a, p: a - rate * 0.25 * p, plain.params, start.params)
+    assert largest_difference(decayed.params, expected) < 1e-6
+    assert largest_difference(decayed.params, plain.params) > 1e-4
+
+
+def test_no_warm_up(toy_networks):
     schedule = train_step.learning_rate(make_tiny_config(train__warmup_steps=0))
     assert float(schedule(jnp.int32(0))) == pytest.approx(2e-3)
 
 
 @pytest.mark.parametrize('parts', [{'train__grad_accum': 4}, {'devices': 4}])
-def test_clips_the_mean_gradient(toy_network, parts):
+def test_clips_the_mean_gradient(toy_networks, parts):
     """Adam's first moment after one step is (1 - beta1) times the gradient that it was given."""
     free, free_metrics = toy_steps(4)[1]
     clipped, metrics = toy_steps(1, train__grad_clip=0.01, **parts)[1]
@@ -169,7 +188,7 @@ def test_clips_the_mean_gradient(toy_network, parts):
     assert largest_difference(scaled, mu_clipped) < 1e-7
 
 
-def test_metrics_describe_the_step(toy_network):
+def test_metrics_describe_the_step(toy_networks):
     batch_size = 16
     (before, _), (after, metrics) = toy_steps(4)[:2]
     assert after.step == before.step + 1 == 1
@@ -196,7 +215,7 @@ def test_bins_share_training_equally(tiny_config):
     assert np.abs(counts - 2000).max() < 5 * np.sqrt(2000 * 0.9)
 
 
-def test_random_streams_differ_by_step_and_row(toy_network):
+def test_random_streams_differ_by_step_and_row(toy_networks):
     """The same parameters on the same image, again and again: only the draws differ."""
     batch = {
         'image': np.zeros((16, 8, 8, 1), np.float32),

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import (
+    CLASSIFIER,
     assert_trees_equal,
     checkpoint_arrays,
     checkpoint_hash,
     checkpoint_steps,
     make_tiny_config,
-    toy_instead_of_unet,
+    toy_instead_of_networks,
     user_error,
 )
 
@@ -34,7 +35,7 @@ def metric_rows(workdir):
 def toy_run(tmp_path_factory):
     """The tiny config trained with the toy network, in one go."""
     workdir = tmp_path_factory.mktemp('toy') / 'run'
-    with toy_instead_of_unet():
+    with toy_instead_of_networks():
         training.train(make_tiny_config(), workdir, silent)
     return workdir
 
@@ -111,7 +112,7 @@ def test_checkpoint_holds_the_whole_state(trained_workdir):
     assert len(checkpoint_arrays(trained_workdir, 6)) == len(jax.tree.leaves(state))
 
 
-def test_two_halves_are_the_whole_bit_for_bit(toy_run, toy_network, tmp_path):
+def test_two_halves_are_the_whole_bit_for_bit(toy_run, toy_networks, tmp_path):
     workdir = tmp_path / 'run'
     half = training.train(make_tiny_config(train__steps=3), workdir, silent)
     assert checkpoint_steps(workdir) == [3]
@@ -135,7 +136,7 @@ def test_two_halves_are_the_whole_bit_for_bit(toy_run, toy_network, tmp_path):
     assert names == [f.read_bytes() for f in (toy_run / 'samples').glob('*6.png')]
 
 
-def test_a_finished_run_is_left_alone(toy_run, toy_network, tmp_path):
+def test_a_finished_run_is_left_alone(toy_run, toy_networks, tmp_path):
     workdir = shutil.copytree(toy_run, tmp_path / 'run')
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
     reports = []
@@ -148,7 +149,7 @@ def test_a_finished_run_is_left_alone(toy_run, toy_network, tmp_path):
 
 
 def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
-    toy_run, toy_network, tmp_path, monkeypatch
+    toy_run, toy_networks, tmp_path, monkeypatch
 ):
     workdir = copy_at_step_3(toy_run, tmp_path / 'run')
     with monkeypatch.context() as patch:
@@ -165,7 +166,7 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
 
 
-def test_divergence_before_the_first_checkpoint(toy_network, tmp_path):
+def test_divergence_before_the_first_checkpoint(toy_networks, tmp_path):
     config = make_tiny_config(train__learning_rate=1e30, train__checkpoint_every=100)
     message = user_error(training.train, config, tmp_path / 'run', silent)
     assert 'stopped at step 2' in message
@@ -181,8 +182,45 @@ def test_mistakes_leave_no_work_directory(tmp_path):
     assert not workdir.exists()
 
 
-def test_other_seed_is_another_run(toy_run, toy_network, tmp_path):
+def test_other_seed_is_another_run(toy_run, toy_networks, tmp_path):
     training.train(make_tiny_config(seed=1, train__steps=3), tmp_path / 'run', silent)
     ours, theirs = checkpoint_arrays(tmp_path / 'run', 3), checkpoint_arrays(toy_run, 3)
     same = [name for name in ours if np.array_equal(ours[name], theirs[name])]
     assert all('step' in name or 'count' in name for name in same)
+
+
+@pytest.fixture(scope='module')
+def classifier_run(tmp_path_factory):
+    """The noisy classifier of digits, small, in the same loop."""
+    workdir = tmp_path_factory.mktemp('classifier') / 'run'
+    lines = []
+    config = make_tiny_config(CLASSIFIER, train__steps=60, train__checkpoint_every=60)
+    training.train(config, workdir, lines.append)
+    return workdir, lines
+
+
+def test_a_classifier_trains_in_the_same_loop(classifier_run):
+    workdir, lines = classifier_run
+    assert checkpoint_steps(workdir) == [60]
+    assert not (workdir / 'samples').exists()
+    assert any('accuracy' in line for line in lines)
+    rows = metric_rows(workdir)
+    loss, accuracy = ([row[name] for row in rows] for name in ('loss', 'accuracy'))
+    assert abs(loss[0] - math.log(10)) < 1  # it starts by guessing
+    assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 0.3
+    assert np.mean(accuracy[-5:]) > 0.3
+
+
+def test_a_classifier_sees_more_in_less_noise(classifier_run):
+    """Bins of log-SNR: nothing to see in the first, a third of training in the last."""
+    rows = metric_rows(classifier_run[0])[-10:]
+    by_bin = {}
+    for row in rows:
+        for name, value in row.items():
+            if name.startswith('accuracy_logsnr_'):
+                low = float(name.removeprefix('accuracy_logsnr_')[: len('+00.0')].rstrip('_'))
+                by_bin.setdefault(low, []).append(value)
+    lows = sorted(by_bin)
+    assert len(lows) == train_step.LOGSNR_BINS
+    assert np.mean(by_bin[lows[0]]) < 0.3  # a tenth, by chance
+    assert np.mean(by_bin[lows[-1]]) > np.mean(by_bin[lows[0]]) + 0.15

@@ -29,6 +29,22 @@ def test_claims_its_own_again_with_fields_that_may_change(tiny_config, tmp_path)
     assert config.sampling.sampler == 'ddim'
 
 
+def test_an_older_work_directory_goes_on(tiny_config, tmp_path):
+    """Fields that came later mean there what was done then."""
+    workdir_lib.claim(tiny_config, tmp_path)
+    older = config_lib.to_json(tiny_config)
+    for name in config_lib.ADDED:
+        group, _, field = name.partition('.')
+        del older[group][field]
+    (tmp_path / 'config.json').write_text(json.dumps(older))
+    assert workdir_lib.read_config(tmp_path).model.kind == 'unet'
+    tiny_config.train.weight_decay = 0.1
+    message = user_error(workdir_lib.claim, tiny_config, tmp_path)
+    assert 'train.weight_decay: 0.0 -> 0.1' in message
+    tiny_config.train.weight_decay = 0.0
+    workdir_lib.claim(tiny_config, tmp_path)
+
+
 def test_refuses_another_config(tiny_config, tmp_path):
     workdir_lib.claim(tiny_config, tmp_path)
     before = (tmp_path / 'config.json').read_bytes()
