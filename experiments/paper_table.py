@@ -2,6 +2,7 @@
 layout, ours beside the paper's."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from paper import Row, Table
 
 from cfg_jax import files, plots, provenance, sweep, tables, training
 from cfg_jax.errors import UserError
+from cfg_jax.metrics import extractors
 
 _COLOURS = ('tab:blue', 'tab:red', 'black')  # as in the paper's Figures 4 and 5
 _SWEEP = 'table'
@@ -29,16 +31,29 @@ class Column(NamedTuple):
     sweep_name: str
 
 
-def fill(columns: Sequence[Column], job: str, report: Report = print) -> None:
+def run(
+    root: epath.Path, title: str, table: Table, columns: Sequence[Column], options: Namespace
+) -> None:
+    """Fills what --only and --w choose, then writes and prints the table of all there is."""
+    fill(select(columns, options.only), root, job_name(options.w))
+    print('\n' + write(root, title, table, columns, toy=options.preset != 'paper'))
+    print(f'written to {root}')
+
+
+def fill(
+    columns: Sequence[Column], root: epath.Path, job: str = '', report: Report = print
+) -> None:
     """Trains each column's model, or resumes it, and sweeps its w.
 
     `job` joins the name of the sweep's directory, so that jobs with other w leave each other's
-    results alone.
+    results alone. All columns share the feature extractor in `root`.
     """
     for column in columns:
         report(f'\n{column.sweep_name} in {column.workdir}')
         training.train(column.config, column.workdir, report=report)
-        sweep.run(column.config, column.workdir, name=column.sweep_name + job, report=report)
+        extractor = extractors.load_extractor(column.config, root, report)
+        name = column.sweep_name + job
+        sweep.run(column.config, column.workdir, name, report, extractor)
 
 
 def job_name(weights: Sequence[float]) -> str:

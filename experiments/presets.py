@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cfg_jax import commands, datasets
+from cfg_jax import commands, config as config_lib, datasets
 from cfg_jax.errors import UserError
 
 PRESETS = ('paper', 'digits', 'tiny')
 _WEIGHTS = '(0.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0,2.0,3.0,4.0)'
 
 # minutes on two CPU cores
-_DIGITS = ('train.steps=600', 'sweep.num_samples=500', 'sampling.num_steps=16')
+_DIGITS = ('train.steps=450', 'sweep.num_samples=500', 'sampling.num_steps=12')
 # 64x64 images of any data set, to see everything move: nothing is learned in so few steps
 _TINY = (
     'model.width=32',
@@ -54,6 +54,29 @@ def add_options(parser: commands.Parser) -> None:
     parser.add_argument('--inception', default='', help="paper, tiny: the FID Inception's weights")
 
 
+def digits(overrides: Sequence[str] = ()) -> ConfigDict:
+    """The digits preset; `overrides` win."""
+    changes = [*_DIGITS, f'sweep.w={_WEIGHTS}']
+    return commands.load_config(
+        'configs/digits.py', [*(f'--config.{change}' for change in changes), *overrides]
+    )
+
+
+def load_classifier(options, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of the noisy classifier that belongs to `load(options, imagenet64.py)`.
+
+    Arguments and errors as there.
+    """
+    path, changes = 'configs/imagenet64_classifier.py', []
+    if options.preset == 'digits':
+        path = 'configs/digits_classifier.py'
+        changes = ['train.steps=450', 'train.anneal_steps=450']
+    if options.preset == 'tiny':
+        known = config_lib.fields('classifier')
+        changes = [change for change in _tiny(options) if change.partition('=')[0] in known]
+    return commands.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
+
+
 def load(options, paper_config: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a preset.
 
@@ -67,12 +90,16 @@ def load(options, paper_config: str, overrides: Sequence[str] = ()) -> ConfigDic
     """
     path, changes = paper_config, []
     if options.preset == 'digits':
-        path, changes = 'configs/digits.py', [*_DIGITS, f'sweep.w={_WEIGHTS}']
+        return digits(overrides)
     if options.preset == 'tiny':
-        if not options.data:
-            raise UserError('--preset=tiny needs --data, the directory of a prepared TFDS data set')
-        names = datasets.find_builder(options.data, '').info.features['label'].names
-        changes = [*_TINY, f'data.name={options.data}', f'data.num_classes={len(names)}']
+        changes = _tiny(options)
     if options.inception:
         changes.append(f'sweep.inception={options.inception}')
     return commands.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
+
+
+def _tiny(options) -> list[str]:
+    if not options.data:
+        raise UserError('--preset=tiny needs --data, the directory of a prepared TFDS data set')
+    names = datasets.find_builder(options.data, '').info.features['label'].names
+    return [*_TINY, f'data.name={options.data}', f'data.num_classes={len(names)}']

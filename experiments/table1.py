@@ -42,12 +42,8 @@ def main(argv: Sequence[str]) -> None:
         config.sweep.w = options.w or config.sweep.w
         workdir = root / f'p_uncond_{p_uncond:g}'
         columns.append(paper_table.Column(p_uncond, p_uncond, config, workdir, 'table1'))
-    chosen = paper_table.select(columns, options.only)
-    paper_table.fill(chosen, paper_table.job_name(options.w))
-    toy = options.preset != 'paper'
     title = f'Table 1: {columns[0].config.data.name}, by p_uncond'
-    print('\n' + paper_table.write(root, title, paper.load('table1'), columns, toy))
-    print(f'written to {root}')
+    paper_table.run(root, title, paper.load('table1'), columns, options)
 
 
 if __name__ == '__main__':

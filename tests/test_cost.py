@@ -153,7 +153,7 @@ def test_adm(name, parameters, gflop):
     assert described['device_days'] == pytest.approx(images / 100.0 / (24 * 60 * 60), rel=1e-12)
 
 
-def test_cost_of_a_sweep(tiny_config, toy_network):
+def test_cost_of_a_sweep(tiny_config, toy_networks):
     """2 seeds x 40 samples x 4 levels x (1 + 2) passes; a pass is a third of a training image."""
     tiny_config.sweep.repeats = 2
     passes = 2 * 40 * 4 * 3
@@ -164,7 +164,7 @@ def test_cost_of_a_sweep(tiny_config, toy_network):
     assert described['sweep_device_hours'] == pytest.approx(passes / 30.0 / 3600)
 
 
-def test_an_accelerator_is_a_share_of_its_peak(tiny_config, toy_network):
+def test_an_accelerator_is_a_share_of_its_peak(tiny_config, toy_networks):
     described = cost.describe(tiny_config, accelerator='a100', utilisation=0.25)
     flops = described['training_gflop_per_image'] * 1e9
     speed = 0.25 * 312e12 / flops
@@ -184,7 +184,7 @@ def test_v100_agrees_with_what_adm_measured():
         assert described['assumed_images_per_second'] == pytest.approx(measured, rel=0.15)
 
 
-def test_days_need_a_throughput(tiny_config, toy_network):
+def test_days_need_a_throughput(tiny_config, toy_networks):
     assert 'device_days' not in cost.describe(tiny_config)
     for throughput in (0.0, -1.0, float('nan')):
         assert 'images_per_second' in user_error(cost.describe, tiny_config, throughput)

@@ -177,6 +177,37 @@ def test_sampler_draws_the_classes_at_w_zero_and_no_tilted_density_above():
         assert compare(x, w)['within_monte_carlo_error'] == within
 
 
+def test_classes_are_exact_at_w_zero():
+    """Means and covariances of 20,000 samples a class within 3 standard errors; densities of 1."""
+    points = gaussian_mixture.grid(figure2.HALF_WIDTH, figure2.FINE, 2)
+    np.testing.assert_allclose(figure2.mass(points), 1.0, rtol=0, atol=1e-6)
+    x = figure2.sample(0, 20_000, 0.0, 32)
+    assert figure2.deviation(x, figure2.MIXTURE) < 3
+
+
+@pytest.mark.parametrize('change', ['mean', 'variance', 'covariance'])
+def test_deviation_counts_standard_errors(change):
+    """Samples with exactly the moments of the classes, then one moment off by ten errors."""
+    mixture, count = THREE, 4000
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, count, 2))
+    x -= x.mean(axis=1, keepdims=True)
+    roots = [np.linalg.cholesky(np.cov(each, rowvar=False)) for each in x]
+    x = np.stack([each @ np.linalg.inv(root).T for each, root in zip(x, roots, strict=True)])
+    exact = mixture.means[:, None] + mixture.std * x
+    assert figure2.deviation(exact, mixture) < 1e-6
+    if change == 'mean':
+        exact[1, :, 0] += 10 * mixture.std / np.sqrt(count)
+    elif change == 'variance':
+        scale = np.sqrt(1 + 10 * np.sqrt(2 / (count - 1)))
+        exact[2, :, 1] = mixture.means[2, 1] + scale * mixture.std * x[2, :, 1]
+    else:
+        share = 10 / np.sqrt(count - 1)
+        mixed = share * x[0, :, 0] + np.sqrt(1 - share**2) * x[0, :, 1]
+        exact[0, :, 1] = mixture.means[0, 1] + mixture.std * mixed
+    assert figure2.deviation(exact, mixture) == pytest.approx(10, abs=1e-6)
+
+
 def test_moments_are_along_the_axes_of_each_class():
     fine, _ = tilted(0.0)
     points = np.broadcast_to(
@@ -221,8 +252,10 @@ def test_command_writes_everything(tmp_path, monkeypatch, capsys):
         'figure2.png',
     ]
     assert figure2.tables(results['rows']) in capsys.readouterr().out
-    message = user_error(figure2.main, ['--num_samples=0'])
-    assert 'at least 1' in message
+    assert results['mass_error'] < 1e-6
+    assert results['deviation_at_w_0'] > 0
+    message = user_error(figure2.main, ['--num_samples=1'])
+    assert 'at least 2' in message
 
 
 def test_command_starts_from_any_directory(tmp_path):

@@ -1,0 +1,154 @@
+"""The rows of ablations.py measured, judged and shown."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from ablation_rows import Group, NoiseForUnconditional, Relation, Row
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import config as config_lib, files, models, plots, provenance, sweep, tables, trained
+from cfg_jax.metrics.features import FeatureExtractor
+
+_ERRORS = 2.0  # standard errors that a difference takes to count
+_ABOUT = 0.25  # of the value, what '~' allows beyond them
+
+Scores = dict[str, Any]
+Measured = Sequence[tuple[Row, Scores]]
+
+
+def measure(
+    group: Group,
+    config: ConfigDict,
+    workdir: epath.Path,
+    root: epath.Path,
+    extractor: FeatureExtractor,
+    report: Callable[[str], None],
+) -> dict[str, Scores]:
+    """Name -> scores of the rows of a group."""
+    rule = None
+    if group.noise:
+        rule = NoiseForUnconditional(models.make_unet(config).apply, config.data.num_classes)
+    model = trained.TrainedModel(workdir, config, rule)
+    report(f'\n{", ".join(row.name for row in group.rows)}')
+    results = sweep.measure(model, root, group.slug(), extractor, report)
+    return {
+        row.name: found | {'count': config.sweep.num_samples}
+        for row, found in zip(group.rows, results['rows'], strict=True)
+    }
+
+
+def write(root: epath.Path, measured: Measured, config: ConfigDict) -> str:
+    """Writes table.md, ablations.png and results.json; returns the table."""
+    verdicts = [verdict(row, dict(named(measured))) for row, _ in measured]
+    text = markdown(measured, verdicts, config)
+    files.write_bytes(root / 'table.md', text.encode())
+    rows = [
+        scores | {'name': row.name, 'expected': row.expected, 'verdict': found}
+        for (row, scores), found in zip(measured, verdicts, strict=True)
+    ]
+    files.write_json(
+        root / 'results.json',
+        {
+            'rows': rows,
+            'config': config_lib.to_json(config),
+            **provenance.describe_environment(),
+        },
+    )
+    draw(root / 'ablations.png', measured)
+    return text
+
+
+def named(measured: Measured) -> list[tuple[str, Scores]]:
+    """(name, scores) of each row."""
+    return [(row.name, scores) for row, scores in measured]
+
+
+def verdict(row: Row, scores: dict[str, Scores]) -> str:
+    """'as expected', 'not as expected: ...' or 'undecided: ...', by the row's relations."""
+    failed, undecided = [], []
+    for relation in row.relations:
+        state = judge(relation, scores[row.name], scores)
+        words = f'{tables.heading(relation.score)} {relation.sign} {_of(relation)}'
+        if state is None:
+            undecided.append(words)
+        elif not state:
+            failed.append(words)
+    if failed:
+        return f'not as expected: no {", no ".join(failed)}'
+    return f'undecided: {", ".join(undecided)}' if undecided else 'as expected'
+
+
+def judge(relation: Relation, mine: Scores, scores: dict[str, Scores]) -> bool | None:
+    """Whether a relation holds; None where the errors are too large to tell."""
+    key = relation.score
+    value, error = mine[key], _error(mine, key)
+    if isinstance(relation.other, str):
+        other = scores[relation.other]
+        bound, error = other[key], math.hypot(error, _error(other, key))
+    else:
+        bound = relation.other
+    difference = value - bound
+    if relation.sign == '~':
+        return abs(difference) <= max(_ERRORS * error, _ABOUT * abs(bound))
+    if abs(difference) <= _ERRORS * error:
+        return None
+    return (difference > 0) == (relation.sign == '>')
+
+
+def _of(relation: Relation) -> str:
+    if isinstance(relation.other, str):
+        return f'that of {relation.other}'
+    return f'{relation.other:g}'
+
+
+def _error(scores: Scores, key: str) -> float:
+    if key == 'class_agreement':
+        # Binomial; an agreement of exactly 1 must not pass for exact.
+        count, share = scores['count'], scores[key]
+        return math.sqrt(max(share * (1 - share), 1 / count) / count)
+    return scores.get(f'{key}_se', 0.0)
+
+
+def markdown(measured: Measured, verdicts: Sequence[str], config: ConfigDict) -> str:
+    """A row per way of sampling: expectation, verdict, scores."""
+    leading = [
+        {'way of sampling': row.name, 'expected': row.expected, 'came out': found}
+        for (row, _), found in zip(measured, verdicts, strict=True)
+    ]
+    table = tables.score_table([scores for _, scores in measured], leading)
+    sampling, count = config.sampling, config.sweep.num_samples
+    note = (
+        f'{config.data.name}, {config.train.steps} steps; unless a row says otherwise p_uncond ='
+        f' 0.1, T = {sampling.num_steps}, v = {sampling.v:g}, clipping, and w = 0.5 in the rows of'
+        f' v, T and p_uncond; {count:,} samples a row, ± standard errors.'
+    )
+    return f'{table}\n{note}\n'
+
+
+def draw(path: epath.Path, measured: Measured) -> None:
+    """FID and class agreement of every row."""
+    names = [row.name for row, _ in measured]
+    keys = [key for key in ('fid', 'is', 'class_agreement') if key in measured[0][1]]
+    figure, axes = plt.subplots(
+        1,
+        len(keys),
+        figsize=(4.2 * len(keys), 0.3 * len(names) + 1.2),
+        sharey=True,
+        layout='constrained',
+    )
+    for panel, key in zip(axes, keys, strict=True):
+        panel.barh(
+            names,
+            [scores[key] for _, scores in measured],
+            xerr=[_error(scores, key) for _, scores in measured],
+            color='tab:blue',
+        )
+        if key == 'fid':
+            panel.set_xscale('log')
+        panel.set(xlabel=tables.heading(key))
+        panel.grid(axis='x', alpha=0.3)
+    axes[0].invert_yaxis()
+    plots.save(path, figure)

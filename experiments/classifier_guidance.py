@@ -1,0 +1,80 @@
+"""Classifier guidance, the method that classifier-free guidance replaced, beside it: quality, cost.
+
+    python experiments/classifier_guidance.py --inception=inception.npz \\
+        --config.data.data_dir=/data/tfds --classifier.data.data_dir=/data/tfds
+    python experiments/classifier_guidance.py --preset=digits --root=runs/guidance-digits (a laptop)
+    python experiments/classifier_guidance.py --model=runs/table1/p_uncond_0.1    (a trained model)
+
+Both networks are trained, or resumed, by the same loop. Then, on one set of axes:
+
+* classifier-free guidance over --w; w = 0 is plain class-conditional sampling;
+* ADM's noisy classifier over --scales, guiding the conditional and the unconditional model, through
+  the mean of ancestral transitions and through eps with DDIM;
+* DDIM with classifier-free guidance, what the latter compares with;
+* unconditional samples of which a classifier keeps the likeliest: the best N of R x N, --ratios.
+
+Cost per image: network passes, classifier gradients, operations counted from the computation
+itself, and measured seconds. Writes ROOT/table.md, tradeoff.png and results.json. Samples are kept
+in ROOT; a killed run goes on. The classifier-guided scale counts from the model that is guided.
+"""
+
+from collections.abc import Sequence
+
+import presets
+
+from cfg_jax import commands
+
+W = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+RATIOS = (1.0, 2.0, 4.0, 8.0)
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    presets.add_options(parser)
+    parser.add_argument('--root', default='runs/classifier_guidance', help='what is written')
+    parser.add_argument('--model', default='', help='work directory of the model; ROOT/model')
+    parser.add_argument(
+        '--classifier', default='', help='work directory of the noisy classifier; ROOT/classifier'
+    )
+    parser.add_argument('--w', type=commands.number_list, default=W, help='classifier-free')
+    parser.add_argument('--scales', type=commands.number_list, default=SCALES, help='classifier')
+    parser.add_argument(
+        '--ratios', type=commands.number_list, default=RATIOS, help='samples per sample kept'
+    )
+    parser.add_argument(
+        '--classifier.FIELD', metavar='VALUE', help="sets any field of the classifier's config"
+    )
+    of_classifier = [a for a in argv if a.startswith('--classifier.')]
+    options, overrides = commands.split_config(parser, [a for a in argv if a not in of_classifier])
+    config = presets.load(options, 'configs/imagenet64.py', overrides)
+    classifier_config = presets.load_classifier(
+        options, [a.replace('--classifier.', '--config.', 1) for a in of_classifier]
+    )
+
+    import guidance_methods
+    import method_table
+    from etils import epath
+
+    from cfg_jax import training
+    from cfg_jax.metrics import extractors
+
+    root = epath.Path(options.root).expanduser()
+    paths = guidance_methods.Workdirs(
+        epath.Path(options.model or root / 'model').expanduser(),
+        epath.Path(options.classifier or root / 'classifier').expanduser(),
+    )
+    training.train(config, paths.model)
+    training.train(classifier_config, paths.classifier)
+    extractor = extractors.load_extractor(config, root, print)
+    curves = guidance_methods.curves(config, paths, options.w, options.scales)
+    measured = [curve.measure(root, extractor, print) for curve in curves]
+    measured.append(
+        guidance_methods.filtered(config, paths, options.ratios, root, extractor, print)
+    )
+    print('\n' + method_table.write(root, measured, config))
+    print(f'written to {root}')
+
+
+if __name__ == '__main__':
+    commands.run(main)

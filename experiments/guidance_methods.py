@@ -1,0 +1,228 @@
+"""The methods that classifier_guidance.py compares, each a curve of rows with their cost."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import files, images, real, sweep, trained, writers
+from cfg_jax.errors import UserError
+from cfg_jax.metrics import evaluation, extraction, scores
+from cfg_jax.metrics.features import FeatureExtractor, Features
+from cfg_jax.metrics.reference import Reference
+
+Row = dict[str, Any]
+Report = Callable[[str], None]
+
+
+class Workdirs(NamedTuple):
+    """Of the two networks."""
+
+    model: epath.Path
+    classifier: epath.Path
+
+
+class Measured(NamedTuple):
+    """A method's rows: 'strength' (w, scale or ratio), scores and cost per image."""
+
+    name: str
+    strength: str
+    rows: list[Row]
+    provenance: dict[str, Any]
+
+
+class Curve(NamedTuple):
+    """A method and what to sample it at.
+
+    Attributes:
+      name, strength: in tables; what its weight is called.
+      slug: of its directory.
+      model: with the weights in its config's `sweep.w`.
+      gradients: classifier gradients a step where guided.
+      passes: network passes a step where guided.
+    """
+
+    name: str
+    strength: str
+    slug: str
+    model: trained.Model
+    passes: int
+    gradients: int
+
+    def measure(self, root: epath.Path, extractor: FeatureExtractor, report: Report) -> Measured:
+        """Samples and scores every weight, and times one warm batch of each kind."""
+        report(f'\n{self.name}')
+        results = sweep.measure(self.model, root, self.slug, extractor, report)
+        rows = [row | self._cost(row['w']) for row in results.pop('rows')]
+        rows = [row | {'strength': row.pop('w')} for row in rows]
+        return Measured(self.name, self.strength, rows, results)
+
+    def _cost(self, w: float) -> Row:
+        steps = self.model.config.sampling.num_steps
+        return {
+            'network_passes': steps * (self.passes if w else 1),
+            'classifier_gradients': steps * (self.gradients if w else 0),
+            'gflop': self.model.flops_per_image(w) / 1e9,
+            'seconds': seconds_per_image(self.model, w),
+        }
+
+
+def curves(
+    config: ConfigDict, paths: Workdirs, weights: Sequence[float], scales: Sequence[float]
+) -> list[Curve]:
+    """Every guided method, on the same seeds."""
+    ddim = config.copy_and_resolve_references()
+    ddim.sampling.sampler = 'ddim'
+    found = []
+    for how, settings in (('ancestral', config), ('DDIM', ddim)):
+        chosen = _with_weights(settings, weights)
+        model = trained.TrainedModel(paths.model, chosen)
+        slug = f'classifier-free-{how.lower()}'
+        found.append(Curve(f'classifier-free, {how}', 'w', slug, model, 2, 0))
+    for how, settings, form in (('ancestral', config, 'mean'), ('DDIM', ddim, 'eps')):
+        for conditional in (True, False):
+            base = 'conditional' if conditional else 'unconditional'
+            # The conditional model by itself is already among the rows, at w = 0.
+            chosen = _with_weights(settings, scales if conditional else (0.0, *scales))
+            model = trained.ClassifierGuidedModel(
+                *paths, chosen, form=form, conditional=conditional
+            )
+            name = f'classifier on {base}, {form} shift, {how}'
+            slug = f'classifier-{base}-{form}'
+            found.append(Curve(name, 'scale', slug, model, 1, 1))
+    return found
+
+
+def filtered(
+    config: ConfigDict,
+    paths: Workdirs,
+    ratios: Sequence[float],
+    root: epath.Path,
+    extractor: FeatureExtractor,
+    report: Report,
+) -> Measured:
+    """Unconditional samples filtered by a classifier: per class the likeliest N / K of R N.
+
+    The noisy classifier judges finished images, at the cleanest noise level.
+    """
+    name = 'unconditional, the best by a classifier'
+    report(f'\n{name}')
+    if min(ratios) < 1.0:
+        raise UserError(f'--ratios holds {min(ratios):g}; at least one sample is drawn per sample')
+    count = config.sweep.num_samples
+    model = trained.ClassifierGuidedModel(*paths, config, form='eps', conditional=False)
+    pool = _Pool(model, root / 'pool', extractor, report)
+    features, log_probs = pool.collect(round(max(ratios) * count))
+    reference = real.reference(config, root, extractor, report)
+    labels = np.arange(count) % config.data.num_classes
+    cost = {
+        'network_passes': config.sampling.num_steps,
+        'classifier_gradients': 0,
+        'gflop': model.flops_per_image(0.0) / 1e9,
+        'seconds': seconds_per_image(model, 0.0),
+    }
+    rows = []
+    for ratio in ratios:
+        chosen = likeliest(log_probs[: round(ratio * count)], labels)
+        kept = Features(*(None if a is None else a[chosen] for a in features))
+        row = _score(kept, labels, reference, config.sweep, extractor)
+        row |= {key: ratio * value for key, value in cost.items()}
+        rows.append(row | {'strength': float(ratio)})
+    return Measured(name, 'ratio', rows, model.provenance())
+
+
+def _score(
+    samples: Features,
+    labels: np.ndarray,
+    reference: Reference,
+    settings: ConfigDict,
+    extractor: FeatureExtractor,
+) -> Row:
+    """A sweep's scores of samples that no sweep drew; the labels are balanced."""
+    obstacles = evaluation.obstacles(samples, reference, settings.is_splits)
+    row = evaluation.score(
+        samples,
+        reference,
+        [metric for metric in settings.metrics if metric not in obstacles],
+        distance=extractor.distance,
+        is_splits=settings.is_splits,
+        replicates=settings.bootstrap,
+        strata=labels,
+    )
+    if extractor.logits_are_labels:
+        row['class_agreement'] = scores.class_agreement(samples.logits, labels)
+    return row
+
+
+def likeliest(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Numbers of the images [len(labels)] that a classifier finds likeliest to be of each label.
+
+    Of each class as many as `labels` asks for, the likeliest first; `log_probs` [N, classes].
+
+    Raises:
+      UserError: a class is asked for more often than there are images.
+    """
+    chosen = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        if len(places) > len(log_probs):
+            raise UserError(
+                f'{len(places)} images of a class are asked for out of {len(log_probs)}'
+            )
+        chosen[places] = np.argsort(-log_probs[:, label], kind='stable')[: len(places)]
+    return chosen
+
+
+def seconds_per_image(model: trained.Model, w: float) -> float:
+    """Of a whole batch, compiled before."""
+    size = model.config.sweep.batch_size
+    labels = np.arange(size) % model.config.data.num_classes
+    jax.block_until_ready(model.generate(0, np.arange(size), labels, w))
+    start = time.perf_counter()
+    jax.block_until_ready(model.generate(0, np.arange(size), labels, w))
+    return (time.perf_counter() - start) / size
+
+
+class _Pool:
+    """Features of unconditional samples and log p(c | x) of a classifier, kept batch by batch."""
+
+    def __init__(self, model, directory: epath.Path, extractor: FeatureExtractor, report: Report):
+        self._model, self._directory, self._report = model, directory, report
+        self._extractor = extractor
+        self._extract = extraction.make_extract(extractor)
+
+    def collect(self, count: int) -> tuple[Features, np.ndarray]:
+        """Of images 0..count - 1."""
+        size = self._model.config.sweep.batch_size
+        starts = range(0, count, size)
+        paths = [self._directory / f'images_{start:07d}_of_{size}.npz' for start in starts]
+        missing = [start for start, path in zip(starts, paths, strict=True) if not path.exists()]
+        progress = writers.Progress(len(missing))
+        for done, start in enumerate(missing, 1):
+            files.write_npz(paths[start // size], self._batch(start, size))
+            rate = progress.update(done) * size
+            left = writers.format_duration(progress.seconds_left())
+            self._report(f'{start + size}/{count} images  {rate:,.0f} images/s  {left} left')
+        parts = [files.read_npz(path) for path in paths]
+        log_probs = np.concatenate([part.pop('log_probs') for part in parts])[:count]
+        features = extraction.concatenate([Features(**part) for part in parts])
+        return Features(*(None if a is None else a[:count] for a in features)), log_probs
+
+    def _batch(self, start: int, size: int) -> dict[str, np.ndarray]:
+        seed = self._model.config.sweep.seed
+        x = self._model.generate(seed, np.arange(start, start + size), np.zeros(size, int), 0.0)
+        features = self._extract(self._extractor.params, images.to_uint8(x))
+        kept = {
+            k: v for k, v in extraction.fetch(features, size)._asdict().items() if v is not None
+        }
+        return kept | {'log_probs': np.asarray(self._model.log_probs(x))}
+
+
+def _with_weights(config: ConfigDict, weights: Sequence[float]) -> ConfigDict:
+    copy = config.copy_and_resolve_references()
+    copy.sweep.w = tuple(weights)
+    return copy
