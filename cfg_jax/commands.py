@@ -18,7 +18,10 @@ from absl import flags, logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from cfg_jax import config as config_lib
-from cfg_jax.errors import UserError
+from cfg_jax.errors import Disconnected, Preempted, UserError
+
+PROCESS_OPTIONS = ('coordinator', 'num_processes', 'process_id')
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,10 +42,13 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs `main(argv)`; exit status 0, or 2 after one line on standard error.
 
+    75 after a preemption with everything saved, 1 where other processes of the run are gone:
+    launchers start the same command again.
+
     Anything that is not a user's mistake keeps its traceback.
     """
     # Libraries that talk on standard error would bury the one line that matters.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger('jax._src.xla_bridge').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', module='orbax|etils|google')
     try:
@@ -50,6 +56,12 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except (UserError, OSError) as error:
         print(f'error: {_sentence(error)}', file=sys.stderr)
         sys.exit(2)
+    except Disconnected as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
+    except Preempted as end:
+        print(f'{end}; the same command goes on from here', file=sys.stderr)
+        sys.exit(PREEMPTED)
     except KeyboardInterrupt:
         print('stopped; the same command goes on from here', file=sys.stderr)
         sys.exit(130)
@@ -106,6 +118,29 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f'{path}: get_config() must return an ml_collections.ConfigDict')
     config_lib.validate(config)
     return config
+
+
+def add_process_options(parser: Parser) -> None:
+    """The options of a run of many processes, where no launcher tells them."""
+    parser.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
+    parser.add_argument('--num_processes', type=natural_number, default=0, help='of the run')
+    parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')
+
+
+def start_processes(options: argparse.Namespace) -> None:
+    """Joins the processes of a run, before anything touches a device; see `processes.start`."""
+    from cfg_jax import processes  # imports JAX, which --help does not need
+
+    process_id = -1 if options.process_id is None else options.process_id
+    processes.start(options.coordinator, options.num_processes, process_id)
+
+
+def step_range(text: str) -> range:
+    """'100:105' -> range(100, 105), for argparse's `type`."""
+    first, _, last = text.partition(':')
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no range of steps such as 100:105')
+    return range(int(first), int(last))
 
 
 def natural_number(text: str) -> int:

@@ -29,6 +29,7 @@ def describe(
     images_per_second: float | None = None,
     accelerator: str | None = None,
     utilisation: float = 0.4,
+    decode_rate: float | None = None,
 ) -> dict[str, Any]:
     """Size and cost of a config.
 
@@ -37,6 +38,7 @@ def describe(
       images_per_second: measured training throughput of one device.
       accelerator: instead of a throughput, a key of PEAK_TFLOPS.
       utilisation: share of the accelerator's peak that is assumed; 0.4 is a good implementation.
+      decode_rate: images per second that one core decodes.
 
     Returns:
       Parameters, forward and training GFLOP per image (2 per multiply-add; a training image costs
@@ -44,13 +46,16 @@ def describe(
       moments in float32), images to train, exaFLOP of the training; network passes and exaFLOP of
       the sweep (w x samples x T levels x passes, 1 for w = 0 and else 2); and, given a throughput
       or an accelerator, device-days of the training and device-hours of the sweep, where a pass
-      takes a third of a training image. A noisy classifier has no sweep.
+      takes a third of a training image, and the cores that decode fast enough for one device. A
+      noisy classifier has no sweep.
 
     Raises:
       UserError: a number out of range.
     """
     if images_per_second is not None and not images_per_second > 0:
         raise UserError(f'--images_per_second must be above 0; got {images_per_second:g}')
+    if decode_rate is not None and not decode_rate > 0:
+        raise UserError(f'--decode_rate must be above 0; got {decode_rate:g}')
     if not 0 < utilisation <= 1:
         raise UserError(f'--utilisation must be in (0, 1]; got {utilisation:g}')
     forward, params = _forward(config)
@@ -82,6 +87,8 @@ def describe(
             'assumed_images_per_second': images_per_second,
         }
     if images_per_second is not None:
+        if decode_rate is not None:
+            description['input_cores'] = math.ceil(images_per_second / decode_rate)
         description['device_days'] = num_images / images_per_second / 86400
         if passes is not None:
             description['sweep_device_hours'] = passes / (3 * images_per_second) / 3600

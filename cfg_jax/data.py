@@ -21,6 +21,8 @@ from cfg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+_NAMED = 32  # examples that a report names
+
 
 class TrainingBatches(Iterator[Batch]):
     """Endless shuffled batches of this process's share of the data.
@@ -45,7 +47,10 @@ class TrainingBatches(Iterator[Batch]):
                 f'train.batch_size={batch_size} is not divisible by {process_count} processes'
             )
         source = datasets.data_source(data, data.split)
-        dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+        dataset = _order(grain.MapDataset.source(source), seed)
+        # The same order of the examples' numbers: to say which examples a batch holds.
+        self._numbers = _order(grain.MapDataset.range(len(source)), seed)
+        self._global_batch = batch_size
         if data.random_crop:
             smallest = data.random_crop
             dataset = dataset.random_map(_decoder(data, functools.partial(random_square, smallest)))
@@ -79,11 +84,23 @@ class TrainingBatches(Iterator[Batch]):
         remaining = _with_workers(remaining, self._num_workers)
         self._iterator = iter(remaining)
 
+    def examples_of(self, batch: int) -> str:
+        """The numbers, in the data set, of the examples of global batch `batch`, from 1."""
+        start = (batch - 1) * self._global_batch
+        numbers = [self._numbers[i] for i in range(start, start + min(self._global_batch, _NAMED))]
+        rest = ', ...' if self._global_batch > _NAMED else ''
+        return ', '.join(map(str, numbers)) + rest
+
     def close(self) -> None:
         """Stops the reading threads and worker processes."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+
+
+def _order(dataset: grain.MapDataset, seed: int) -> grain.MapDataset:
+    """Shuffled anew in every epoch, without end."""
+    return dataset.seed(seed).shuffle().repeat()
 
 
 def one_epoch(data: ConfigDict, split: str, batch_size: int, start: int = 0) -> Iterator[Batch]:

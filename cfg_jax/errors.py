@@ -1,5 +1,13 @@
-"""The one exception for what a user can cause and mend."""
+"""The exceptions that are no defects: what a user can mend, and a machine that is taken away."""
 
 
 class UserError(Exception):
     """A failure that one sentence explains: commands print it and exit with status 2."""
+
+
+class Preempted(Exception):
+    """The machine is wanted back; everything is saved. Commands exit with status 75."""
+
+
+class Disconnected(Exception):
+    """Other processes of the run are gone: nobody's mistake. Commands exit with status 1."""

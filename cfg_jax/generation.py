@@ -86,15 +86,17 @@ class Generator:
             step; everything else costs what the rule takes and shares one compilation.
         """
         count = len(indices)
-        padded = -(-count // jax.device_count()) * jax.device_count()
-        indices = _pad(np.asarray(indices, np.uint32), padded)
-        labels = _pad(np.asarray(labels, np.int32), padded)
-        seed = np.uint32(seed)
+        devices = jax.local_device_count()
+        padded = -(-count // devices) * devices
+        indices = _on_devices(_pad(np.asarray(indices, np.uint32), padded))
+        labels = _on_devices(_pad(np.asarray(labels, np.int32), padded))
+        seed = jax.device_put(np.uint32(seed), parallel.replicated())
         if np.ndim(w) == 0 and float(w) == 0.0:
             x = self._unguided(params, seed, indices, labels)
         else:
             weights = np.broadcast_to(np.asarray(w, np.float32), (count,))
-            x = self._guided(params, seed, indices, labels, _pad(weights, padded))
+            weights = _on_devices(_pad(weights, padded))
+            x = self._guided(params, seed, indices, labels, weights)
         return x[:count]
 
     def _sample_unguided(self, params, seed, indices, labels) -> jax.Array:
@@ -128,6 +130,11 @@ def make_generator(config: ConfigDict, rule: Rule | None = None) -> Generator:
     )
     size, channels = config.data.image_size, config.data.channels
     return Generator(rule, sampler, (size, size, channels))
+
+
+def _on_devices(values: np.ndarray) -> jax.Array:
+    """One part a device: with many processes JAX asks for that, rather than doing it."""
+    return jax.device_put(values, parallel.batch_sharding())
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

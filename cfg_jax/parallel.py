@@ -1,4 +1,9 @@
-"""The one place that knows of devices: the pmapped training step and the sharded sampling batch."""
+"""The one place that knows of devices: the pmapped training step and the sharded sampling batch.
+
+With many processes the step runs over the devices of all of them. The state is the same everywhere,
+and each process holds it on its own devices; so it samples on them too, alone. `processes` starts
+and synchronises processes.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,15 +60,43 @@ def first_replica(tree: Any) -> Any:
 
 
 def device_mesh() -> Mesh:
-    """All devices in a row."""
-    return Mesh(np.asarray(jax.devices()), (AXIS,))
+    """This process's devices in a row."""
+    return Mesh(np.asarray(jax.local_devices()), (AXIS,))
 
 
 def replicated() -> NamedSharding:
-    """The sharding of something every device holds whole."""
+    """The sharding of something every device of this process holds whole."""
     return NamedSharding(device_mesh(), PartitionSpec())
 
 
 def batch_sharding() -> NamedSharding:
-    """The sharding of a batch that is split over all devices along its first axis."""
+    """The sharding of a batch that is split over this process's devices along its first axis."""
     return NamedSharding(device_mesh(), PartitionSpec(AXIS))
+
+
+def to_global(tree: Any) -> Any:
+    """Arrays that every process holds alike, as one array of all processes; nothing is copied.
+
+    Checkpoints of many processes are made of those. With one process they are the same.
+    """
+    if jax.process_count() == 1:
+        return tree
+    sharding = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec())
+    return jax.tree.map(
+        lambda a: jax.make_array_from_single_device_arrays(
+            a.shape, sharding, [shard.data for shard in a.addressable_shards]
+        ),
+        tree,
+    )
+
+
+def to_local(tree: Any) -> Any:
+    """The inverse of `to_global`."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(
+        lambda a: jax.make_array_from_single_device_arrays(
+            a.shape, replicated(), [shard.data for shard in a.addressable_shards]
+        ),
+        tree,
+    )

@@ -13,8 +13,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import files, generation, images, parallel, trained, writers
+from cfg_jax.errors import Preempted
 from cfg_jax.metrics import extraction, image_sets
 from cfg_jax.metrics.features import FeatureExtractor, Features
+from cfg_jax.preemption import Preemption
 from cfg_jax.rules import network_passes
 
 _REPORT_SECONDS = 10.0
@@ -40,7 +42,9 @@ class _Shard(NamedTuple):
 
 
 class Shards:
-    """Features of the samples of each w, computed shard by shard or read back.
+    """Features of the samples of each w, computed shard by shard and read back.
+
+    With many processes each computes its share of the shards; all read them.
 
     Args:
       model: generates.
@@ -60,24 +64,31 @@ class Shards:
         self._config = config = model.config
         self._params = jax.device_put(extractor.params, parallel.replicated())
         self._extract = extraction.make_extract(extractor)
-        missing = [
-            shard
-            for w in weights(config)
-            for seed in seeds(config)
-            for shard in self._shards(w, seed)
-            if not self._done(shard)
+        every = [
+            s for w in weights(config) for seed in seeds(config) for s in self._shards(w, seed)
         ]
-        passes = sum(network_passes(shard.w) * (shard.stop - shard.start) for shard in missing)
+        # By number, not by what is missing: while others write, processes would not see the same.
+        share = every[jax.process_index() :: jax.process_count()]
+        self._missing = [shard for shard in share if not self._done(shard)]
+        passes = sum(network_passes(s.w) * (s.stop - s.start) for s in self._missing)
         self._progress = writers.Progress(passes)
         self._passes_done = 0
         self._last_report = time.monotonic()
 
+    def compute(self) -> None:
+        """Computes this process's missing shards.
+
+        Raises:
+          Preempted: SIGTERM came; finished shards are kept.
+        """
+        with Preemption() as preemption:
+            for shard in self._missing:
+                self._compute(shard, preemption)
+
     def collect(self, w: float, seed: int) -> Samples:
-        """All samples at guidance weight `w` from `seed`."""
+        """All samples at guidance weight `w` from `seed`, which every process has computed."""
         parts, labels = [], []
         for shard in self._shards(w, seed):
-            if not self._done(shard):
-                self._compute(shard)
             arrays = files.read_npz(shard.path(self._directory, ''))
             labels.append(arrays.pop('labels'))
             parts.append(Features(**arrays))
@@ -98,12 +109,14 @@ class Shards:
         kinds = ('', '_pixels') if self._config.sweep.save_samples else ('',)
         return all(shard.path(self._directory, kind).exists() for kind in kinds)
 
-    def _compute(self, shard: _Shard) -> None:
+    def _compute(self, shard: _Shard, preemption: Preemption) -> None:
         batch_size = min(self._config.sweep.batch_size, self._config.sweep.shard_size)
         parts, waiting = [], None
         # Drawn before the first batch: later they would wait for the devices behind it.
         all_labels = self._labels(shard.seed, np.arange(shard.start, shard.stop + batch_size))
         for first in range(shard.start, shard.stop, batch_size):
+            if preemption.asked():
+                raise Preempted('stopped on request; finished shards are kept')
             # The last batch keeps its size, so that nothing is compiled twice; what lies past the
             # end is dropped. A batch is fetched while the devices work on the next one.
             indices = np.arange(first, first + batch_size)

@@ -154,20 +154,32 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, config.train.ema_decay)
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+        loss, grad_norm = parallel.mean(jnp.mean(per_example['loss'])), optax.global_norm(grads)
+        # One bad batch must not spoil weeks: such an update is left out, the step counts.
+        applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(applied, new, old),
+            (params, ema_params, opt_state),
+            (state.params, state.ema_params, state.opt_state),
+        )
 
-        in_bin = jax.nn.one_hot(jnp.searchsorted(bin_edges, draws.logsnr), LOGSNR_BINS)  # [B, bins]
+        bins = jnp.searchsorted(bin_edges, draws.logsnr)
+        in_bin = jax.nn.one_hot(bins, LOGSNR_BINS, dtype=bool)  # [B, bins]
         metrics = {name: parallel.mean(jnp.mean(score)) for name, score in per_example.items()}
         metrics |= {
-            f'bin_{name}': parallel.total(score @ in_bin) for name, score in per_example.items()
+            # Chosen, not multiplied by 0: what is not finite stays in its own bin.
+            f'bin_{name}': parallel.total(jnp.sum(jnp.where(in_bin, score[:, None], 0.0), axis=0))
+            for name, score in per_example.items()
         }
         metrics |= {
             'bin_count': parallel.total(jnp.sum(in_bin, axis=0)),
-            'grad_norm': optax.global_norm(grads),
+            'applied': applied,
+            'grad_norm': grad_norm,
             'param_norm': optax.global_norm(params),
             'update_norm': optax.global_norm(updates),
             'learning_rate': learning_rate(config)(state.step),
         }
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        return TrainState(state.step + 1, *kept), metrics
 
     return train_step
 

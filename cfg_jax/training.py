@@ -1,13 +1,13 @@
 """The training loop: train(config, workdir), from scratch or on from the newest checkpoint."""
 
 import contextlib
-import itertools
-import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from clu import parameter_overview
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -15,14 +15,19 @@ from cfg_jax import (
     checkpoints,
     config as config_lib,
     data,
+    files,
     generation,
     images,
     parallel,
+    processes,
     workdir as workdir_lib,
     writers,
 )
-from cfg_jax.errors import UserError
-from cfg_jax.train_step import TrainState, create_state, logsnr_bin_edges, make_train_step
+from cfg_jax.errors import Preempted, UserError
+from cfg_jax.heartbeat import Heartbeat
+from cfg_jax.preemption import Preemption
+from cfg_jax.train_log import TrainLog
+from cfg_jax.train_step import TrainState, create_state, make_train_step
 
 _STEPS_IN_FLIGHT = 3
 _SAMPLE_W = (0.0, 1.0, 3.0)
@@ -31,131 +36,167 @@ _SAMPLE_CLASSES = 10
 Report = Callable[[str], None]
 
 
-def train(config: ConfigDict, workdir: epath.PathLike, report: Report = print) -> TrainState:
+def train(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    report: Report = print,
+    profile: range = range(0),
+) -> TrainState:
     """Trains to `config.train.steps`, resuming from the newest checkpoint of `workdir`.
 
-    Writes WORKDIR/config.json, checkpoints/, metrics.jsonl and samples/. A run that is killed
-    anywhere and started again ends with the same parameters, bit for bit.
+    Writes WORKDIR/config.json, parameters.txt, checkpoints/, metrics.jsonl and samples/. A run that
+    is killed anywhere and started again ends with the same parameters, bit for bit. With many
+    processes each calls this; process 0 writes and reports.
 
     Args:
       config: see `configs/`; validated here.
       workdir: a local path or gs://.
       report: receives one line of progress at a time.
+      profile: steps of which JAX's profiler writes a trace to WORKDIR/profile.
 
     Returns:
       The final state.
 
     Raises:
-      UserError: a mistake in the config, the data or the work directory; or a loss that is not
-        finite, with the last good checkpoint kept.
+      UserError: a mistake in the config, the data or the work directory; or losses that are not
+        finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved.
+      Preempted: SIGTERM came; the step is finished and saved.
     """
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
+    report = processes.only_first(report)
     with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
-        workdir = workdir_lib.claim(config, workdir)
+        processes.first_does('claim', lambda: workdir_lib.claim(config, workdir))
+        workdir = epath.Path(workdir).expanduser()
         saved = stack.enter_context(_open_checkpoints(config, workdir))
-        state = create_state(config)
-        first = saved.latest_step() or 0
-        if first:
-            state, data_state = saved.restore(first, state)
+        # Where the mapped step leaves it: another sharding would compile the step twice.
+        state = jax.device_put(create_state(config), parallel.replicated())
+        found = saved.restore_newest(state, report)
+        first = 0
+        if found is not None:
+            first, state, data_state = found
             batches.set_state(data_state)
+            _report_topology(data_state, report)
         if first >= config.train.steps:
             report(f'{workdir} is already trained to step {first}')
             return state
-        # Where the mapped step leaves it: another sharding would compile the step twice.
         state = jax.device_put(state, parallel.replicated())
         report(_headline(config, state, workdir, first))
-        writer = stack.enter_context(contextlib.closing(writers.MetricWriter(workdir, first)))
-        return _Loop(config, workdir, batches, saved, writer, report).run(state, first)
+        writer = None
+        if processes.is_first():
+            overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+            files.write_bytes(workdir / 'parameters.txt', f'{overview}\n'.encode())
+            writer = stack.enter_context(contextlib.closing(writers.MetricWriter(workdir, first)))
+        heartbeat = stack.enter_context(contextlib.closing(Heartbeat(report)))
+        log = TrainLog(config, writer, first, report, batches.examples_of)
+        loop = _Loop(config, workdir, batches, saved, log, report, preemption, heartbeat, profile)
+        state = loop.run(state, first)
+        processes.meet('trained', processes.LONGEST)
+        return state
+
+
+def _report_topology(data_state: dict[str, int], report: Report) -> None:
+    """Says so if the checkpoint comes from another number of devices or processes."""
+    now = _topology()
+    before = {key: data_state.get(key, now[key]) for key in now}
+    if before != now:
+        report(
+            f'the checkpoint comes from {before["devices"]} devices in {before["processes"]}'
+            f' processes, this run has {now["devices"]} in {now["processes"]}: the same global'
+            ' batches in the same order go on; sums round differently'
+        )
 
 
 class _Loop:
     """Steps, and what happens between them: logging, sampling, saving."""
 
-    def __init__(self, config, workdir, batches, saved, writer, report):
+    def __init__(
+        self, config, workdir, batches, saved, log, report, preemption, heartbeat, profile
+    ):
         self._config = config
         self._workdir = workdir
         self._batches = batches
         self._saved = saved
-        self._writer = writer
+        self._log = log
         self._report = report
-        self._pending: list[Any] = []  # metrics since the last log, still on the devices
-        self._last_good = saved.latest_step()
+        self._preemption = preemption
+        self._heartbeat = heartbeat
+        self._profile = profile
+        self._input_seconds = 0.0
 
     def run(self, state: TrainState, first: int) -> TrainState:
         train = self._config.train
         step_fn = parallel.map_step(make_train_step(self._config))
-        # A classifier has nothing to sample.
-        samples = self._config.model.kind == 'unet'
-        generator = generation.make_generator(self._config) if samples else None
-        progress = writers.Progress(train.steps, first)
+        generator = self._make_generator()
         for step in range(first + 1, train.steps + 1):
-            state, metrics = step_fn(state, parallel.split_batch(next(self._batches)))
-            self._pending.append(metrics)
+            self._trace(step)
+            state, metrics = self._step(step_fn, state, step, compiles=step == first + 1)
             # A bounded queue of steps keeps the devices busy, and keeps the collectives of many
             # devices on few cores from starving each other.
-            jax.block_until_ready(self._pending[-_STEPS_IN_FLIGHT:][0])
+            self._log.add(metrics, _STEPS_IN_FLIGHT)
+            asked = self._preemption.asked(step)
             last = step == train.steps
-            save = last or step % train.checkpoint_every == 0
+            save = last or asked or step % train.checkpoint_every == 0
             if save or step % train.log_every == 0:
-                self._log(step, progress)
-            if save:
-                self._saved.save(step, state, self._batches.get_state())
-                self._last_good = step
-            if samples and (last or step % train.sample_every == 0):
+                self._log.flush(step, self._moment(), self._kept)
+            problem = self._save(step, state) if save else None
+            if generator is not None and (last or step % train.sample_every == 0):
                 self._sample(step, state, generator)
-        self._saved.wait()
+            if asked and not last:
+                problem = self._saved.wait() or problem
+                raise Preempted(f'stopped after step {step} on request; {problem or "it is saved"}')
+        problem = self._saved.wait()
+        if problem:
+            raise UserError(f'{problem}; {self._kept()}; make room and run the same command again')
         return state
 
-    def _log(self, step: int, progress: writers.Progress) -> None:
-        """Writes the means since the last log; stops the run if the loss is not finite."""
-        rows = [parallel.first_replica(metrics) for metrics in self._pending]
-        self._pending = []
-        first_step = step - len(rows) + 1
-        for offset, row in enumerate(rows):
-            if not math.isfinite(row['loss']) or not math.isfinite(row['grad_norm']):
-                raise UserError(self._divergence(first_step + offset, row))
-        scores = ['loss', *(name for name in ('accuracy',) if name in rows[0])]
-        values = {
-            name: float(np.mean([row[name] for row in rows]))
-            for name in (*scores, 'grad_norm', 'param_norm', 'update_norm', 'learning_rate')
-        }
-        for name in scores:
-            values |= self._per_bin(name, rows)
-        steps_per_second = progress.update(step)
-        values['images_per_second'] = steps_per_second * self._config.train.batch_size
-        values['images_seen'] = step * self._config.train.batch_size
-        self._writer.write(step, values)
-        self._report(
-            f'step {step}/{self._config.train.steps}'
-            + ''.join(f'  {name} {values[name]:.4f}' for name in scores)
-            + f'  {values["images_per_second"]:,.0f} images/s'
-            f'  {writers.format_duration(progress.seconds_left())} left'
-        )
+    def _step(self, step_fn, state: TrainState, step: int, compiles: bool) -> tuple[Any, Any]:
+        start = time.monotonic()
+        with self._heartbeat.waiting(f'the input pipeline to give the batch of step {step}'):
+            batch = parallel.split_batch(next(self._batches))
+        self._input_seconds += time.monotonic() - start
+        if not compiles:
+            return step_fn(state, batch)
+        start = time.monotonic()
+        with self._heartbeat.waiting('the first step to compile'):
+            state, metrics = jax.block_until_ready(step_fn(state, batch))
+        self._report(f'the first step took {time.monotonic() - start:.0f} s, compiling included')
+        return state, metrics
 
-    def _per_bin(self, name: str, rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        """The mean of a score over each bin of log-SNR."""
-        edges = logsnr_bin_edges(self._config)
-        score = np.sum([row[f'bin_{name}'] for row in rows], axis=0)
-        count = np.sum([row['bin_count'] for row in rows], axis=0)
-        return {
-            f'{name}_logsnr_{low:+.1f}_{high:+.1f}': float(score[i] / count[i])
-            for i, (low, high) in enumerate(itertools.pairwise(edges))
-            if count[i]
-        }
+    def _moment(self) -> dict[str, float]:
+        """What the machine says: seconds waited for input since the last time, memory in use."""
+        values = {'input_seconds': self._input_seconds}
+        self._input_seconds = 0.0
+        memory = jax.local_devices()[0].memory_stats() or {}  # None on CPU
+        if 'peak_bytes_in_use' in memory:
+            values['device_memory_peak_gib'] = memory['peak_bytes_in_use'] / 2**30
+        return values
 
-    def _divergence(self, step: int, row: dict[str, np.ndarray]) -> str:
-        kept = (
-            f'the checkpoint of step {self._last_good} is kept'
-            if self._last_good
-            else 'there was no checkpoint yet'
-        )
-        return (
-            f'training stopped at step {step}: loss {float(row["loss"])}, gradient norm'
-            f' {float(row["grad_norm"])}; {kept}; try a lower train.learning_rate or'
-            f' model.dtype=float32 in a new --workdir'
-        )
+    def _save(self, step: int, state: TrainState) -> str | None:
+        problem = self._saved.save(step, state, self._batches.get_state() | _topology())
+        if problem:
+            self._report(f'warning: {problem}; {self._kept()}; training goes on')
+        return problem
+
+    def _kept(self) -> str:
+        step = self._saved.latest_step()
+        return f'the checkpoint of step {step} is kept' if step else 'there was no checkpoint yet'
+
+    def _trace(self, step: int) -> None:
+        if self._profile and processes.is_first():
+            if step == self._profile.start:
+                jax.profiler.start_trace(str(self._workdir / 'profile'))
+            elif step == self._profile.stop:
+                jax.profiler.stop_trace()
+                self._report(f'a trace of {len(self._profile)} steps is in {self._workdir}/profile')
+
+    def _make_generator(self) -> generation.Generator | None:
+        """What draws the pictures of training; a classifier has nothing to draw."""
+        if self._config.model.kind != 'unet' or not processes.is_first():
+            return None
+        return generation.make_generator(self._config)
 
     def _sample(self, step: int, state: TrainState, generator: generation.Generator) -> None:
         """WORKDIR/samples/step_N.png: a row per class, a column per w, the same seeds always."""
@@ -168,6 +209,10 @@ class _Loop:
         path = self._workdir / 'samples' / f'step_{step:08d}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         images.save_png(path, picture, min_side=256)
+
+
+def _topology() -> dict[str, int]:
+    return {'devices': jax.device_count(), 'processes': jax.process_count()}
 
 
 def _training_batches(config: ConfigDict) -> data.TrainingBatches:
@@ -190,8 +235,10 @@ def _open_checkpoints(config: ConfigDict, workdir: epath.Path) -> checkpoints.Ch
 def _headline(config: ConfigDict, state: TrainState, workdir: epath.Path, first: int) -> str:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     start = f'resuming from step {first}' if first else 'starting'
+    many = jax.process_count()
+    where = f' in {many} processes' if many > 1 else ''
     return (
         f'{start}: {parameters:,} parameters, {config.train.steps} steps of'
         f' {config.train.batch_size} images of {config.data.name} on {jax.device_count()} x'
-        f' {jax.devices()[0].device_kind}, work directory {workdir}'
+        f' {jax.devices()[0].device_kind}{where}, work directory {workdir}'
     )

@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
     config.train.adam_eps = 1e-8
     config.train.grad_clip = 1.0
     config.train.ema_decay = 0.99
+    config.train.max_skipped = 0  # updates with a loss or gradient that is not finite
     config.train.log_every = 50
     config.train.checkpoint_every = 200
     config.train.keep_checkpoints = 2

@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     config.train.adam_eps = 1e-8
     config.train.grad_clip = 1.0
     config.train.ema_decay = 0.9999
+    config.train.max_skipped = 20  # updates with a loss or gradient that is not finite
     config.train.log_every = 100
     config.train.checkpoint_every = 10_000
     config.train.keep_checkpoints = 3

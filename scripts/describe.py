@@ -5,7 +5,8 @@
     python scripts/describe.py --config=configs/imagenet64.py --accelerator=a100
 
 With a throughput or an accelerator it says device-days of the training and device-hours of the full
-sweep; those of an accelerator are an estimate, a share (--utilisation) of its peak.
+sweep; those of an accelerator are an estimate, a share (--utilisation) of its peak. With
+--decode_rate it also says how many cores must decode to keep one device busy.
 
 Operations are counted at 2 per multiply-add over convolutions, dense layers and attention; a
 training image costs three forward passes. State per device: parameters, EMA and Adam's moments.
@@ -26,6 +27,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--utilisation', type=float, default=0.4, help="share of the accelerator's peak (0.4)"
     )
+    parser.add_argument(
+        '--decode_rate', type=float, help='images per second of one core, of bench_input.py'
+    )
     options, config = commands.parse_with_config(parser, argv)
 
     from cfg_jax import cost
@@ -34,8 +38,14 @@ def main(argv: Sequence[str]) -> None:
         parser.error(f'--accelerator is one of {", ".join(cost.PEAK_TFLOPS)}')
     if options.accelerator is not None and options.images_per_second is not None:
         parser.error('--images_per_second is measured, --accelerator estimated; give one of them')
+    if options.decode_rate is not None and not (options.images_per_second or options.accelerator):
+        parser.error('--decode_rate needs --images_per_second or --accelerator')
     description = cost.describe(
-        config, options.images_per_second, options.accelerator, options.utilisation
+        config,
+        options.images_per_second,
+        options.accelerator,
+        options.utilisation,
+        options.decode_rate,
     )
     print(json.dumps(description, indent=2))
 

@@ -41,18 +41,23 @@ def main(argv: Sequence[str]) -> None:
         help="also write NAME/batches/*.npz in ADM's format",
     )
     parser.add_argument('--name', default='', help='of the directory below WORKDIR/sweep')
+    commands.add_process_options(parser)
     options = parser.parse_args(argv)
 
-    from cfg_jax import sweep, workdir
+    from cfg_jax import processes, sweep, workdir
 
+    commands.start_processes(options)
     config = workdir.read_config(options.workdir)
     for field, value in vars(options).items():
+        if field in commands.PROCESS_OPTIONS:
+            continue
         group = 'sampling' if field in config.sampling else 'sweep'
         if value is not None and field not in ('workdir', 'name'):
             config[group][field] = value
     directory = sweep.run(config, options.workdir, name=options.name)
-    print((directory / 'table.md').read_text())
-    print(f'written to {directory}')
+    if processes.is_first():
+        print((directory / 'table.md').read_text())
+        print(f'written to {directory}')
 
 
 if __name__ == '__main__':

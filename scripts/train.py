@@ -6,7 +6,11 @@
 
 Writes into the work directory: config.json, checkpoints/, metrics.jsonl (loss, loss per log-SNR
 bin, norms, images/s) and samples/ (a row per class; w = 0, 1, 3). Run the same command again to
-resume from the newest checkpoint.
+resume from the newest checkpoint. SIGTERM finishes the step, saves and exits with status 75: start
+the same command again. A checkpoint that cannot be read is set aside, and the one before is used.
+
+Many processes: the same command on each. TPU pods, Slurm and Open MPI are recognised; elsewhere
+give --coordinator, --num_processes and --process_id. The batch size is of all of them together.
 """
 
 from collections.abc import Sequence
@@ -17,11 +21,20 @@ from cfg_jax import commands
 def main(argv: Sequence[str]) -> None:
     parser = commands.Parser(__doc__)
     parser.add_argument('--workdir', required=True, help='a local path or gs://')
+    parser.add_argument(
+        '--profile',
+        type=commands.step_range,
+        default=range(0),
+        metavar='FIRST:LAST',
+        help="steps of which JAX's profiler writes a trace to WORKDIR/profile",
+    )
+    commands.add_process_options(parser)
     options, config = commands.parse_with_config(parser, argv)
 
     from cfg_jax import training  # after the checks: Orbax, TFDS and Grain are slow to import
 
-    training.train(config, options.workdir)
+    commands.start_processes(options)
+    training.train(config, options.workdir, profile=options.profile)
 
 
 if __name__ == '__main__':

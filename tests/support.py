@@ -183,7 +183,11 @@ def checkpoint_steps(workdir):
 def checkpoint_arrays(workdir, step):
     """Every array of a checkpoint by name, read without the library."""
     path = (Path(workdir) / 'checkpoints' / str(step) / 'state').resolve()
-    tree = ocp.PyTreeCheckpointer().restore(path)
+    reader = ocp.PyTreeCheckpointer()
+    # As NumPy arrays: the devices that wrote it may not be here.
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    args = jax.tree.map(lambda _: as_numpy, reader.metadata(path).item_metadata.tree)
+    tree = reader.restore(path, restore_args=args)
     return {jax.tree_util.keystr(p): np.asarray(a) for p, a in jax.tree.leaves_with_path(tree)}
 
 

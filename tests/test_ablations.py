@@ -115,14 +115,14 @@ def test_command_writes_every_row(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     with toy_instead_of_networks():
         experiment('ablations').main([f'--root={tmp_path}/a', *tiny_arguments()])
-    results = json.loads((tmp_path / 'a' / 'results.json').read_text())
+    results = json.loads((tmp_path / 'a' / 'ablations' / 'results.json').read_text())
     assert [row['name'] for row in results['rows']] == [row.name for row in rows]
     for row in results['rows']:
         assert row['expected']
         assert row['verdict'].startswith(('as expected', 'not as expected', 'undecided'))
-    table = (tmp_path / 'a' / 'table.md').read_text()
+    table = (tmp_path / 'a' / 'ablations' / 'table.md').read_text()
     assert table in capsys.readouterr().out
     for row in rows:
         assert f'| {row.name} |' in table
-    assert Image.open(tmp_path / 'a' / 'ablations.png').width > 800
+    assert Image.open(tmp_path / 'a' / 'ablations' / 'ablations.png').width > 800
     assert {p.name for p in (tmp_path / 'a').glob('p_uncond_*')} == {'p_uncond_0.1', 'p_uncond_0.5'}

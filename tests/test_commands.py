@@ -13,11 +13,13 @@ from cfg_jax import images, trained
 
 SCRIPTS = sorted(path.name for path in (ROOT / 'scripts').glob('*.py'))
 OPTIONS = {
-    'train.py': ['--config', '--workdir'],
-    'sweep.py': ['--workdir', '--w', '--num_samples', '--sampler', '--name'],
+    'train.py': ['--config', '--workdir', '--profile', '--coordinator', '--num_processes'],
+    'sweep.py': ['--workdir', '--w', '--num_samples', '--sampler', '--name', '--coordinator'],
     'sample.py': ['--workdir', '--labels', '--w', '--seed', '--out'],
-    'describe.py': ['--config', '--images_per_second', '--accelerator', '--utilisation'],
-    'prepare_data.py': ['--name', '--data_dir', '--manual_dir'],
+    'describe.py': ['--config', '--images_per_second', '--accelerator', '--decode_rate'],
+    'prepare_data.py': ['--name', '--data_dir', '--manual_dir', '--resize'],
+    'bench_input.py': ['--config', '--workers', '--seconds'],
+    'soak.py': ['--root', '--rounds', '--processes'],
     'evaluate.py': ['SAMPLES', 'REFERENCE', '--inception', '--metrics', '--out'],
     'reference_stats.py': ['--config', '--inception', '--out'],
     'convert_inception.py': ['SOURCE', 'OUT', '--accept_unknown', 'fid_weights'],

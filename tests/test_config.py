@@ -170,6 +170,7 @@ CHANGEABLE = {
     'data.num_workers': 3,
     'train.steps': 7,
     'train.grad_accum': 2,
+    'train.max_skipped': 9,
     'train.log_every': 1,
     'train.checkpoint_every': 1,
     'train.keep_checkpoints': 9,

@@ -188,3 +188,12 @@ def test_days_need_a_throughput(tiny_config, toy_networks):
     assert 'device_days' not in cost.describe(tiny_config)
     for throughput in (0.0, -1.0, float('nan')):
         assert 'images_per_second' in user_error(cost.describe, tiny_config, throughput)
+
+
+def test_cores_for_the_input(tiny_config, toy_networks):
+    described = cost.describe(tiny_config, images_per_second=600.0, decode_rate=140.0)
+    assert described['input_cores'] == 5  # 4.3 of them
+    assert 'input_cores' not in cost.describe(tiny_config, images_per_second=600.0)
+    assert '--decode_rate' in user_error(
+        cost.describe, tiny_config, images_per_second=600.0, decode_rate=0.0
+    )

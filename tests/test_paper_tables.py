@@ -141,7 +141,7 @@ def test_table2_samples_one_model_three_ways(started, tmp_path, capsys):
     command = ['experiments/table2.py', '--preset=digits', f'--root={tmp_path}']
     status, lines, errors = run_here(capsys, *command)
     assert (status, errors) == (0, [])
-    assert [config.sampling.num_steps for config, _, _ in started] == [6, 12, 48]
+    assert [config.sampling.num_steps for config, _, _ in started] == [4, 8, 32]
     assert {workdir for _, workdir, _ in started} == {'model'}
     assert len({name for _, _, name in started}) == 3
     assert cells_of('\n'.join(lines), '0.3')[2] == '5.30 ± 0.25 (2.43)'
@@ -182,7 +182,7 @@ def test_a_job_takes_some_cells(started, tmp_path, capsys):
 def test_mistakes(tmp_path, capsys):
     for command, words in (
         (['experiments/table1.py', '--preset=tiny'], '--data'),
-        (['experiments/table2.py', '--preset=digits', '--only=8'], '6, 12, 48'),
+        (['experiments/table2.py', '--preset=digits', '--only=12'], '4, 8, 32'),
         (['experiments/table1.py', '--preset=digits', '--config.p_uncnd=1'], 'p_uncond'),
     ):
         status, _, errors = run_here(capsys, *command, f'--root={tmp_path}')

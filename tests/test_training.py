@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -21,6 +23,7 @@ from support import (
 )
 
 from cfg_jax import checkpoints, config as config_lib, data, train_step, training, writers
+from cfg_jax.errors import Preempted
 
 
 def silent(line):
@@ -46,6 +49,18 @@ def copy_at_step_3(run, directory):
     shutil.rmtree(directory / 'checkpoints' / '6')
     shutil.rmtree(directory / 'samples')
     return directory
+
+
+def first_example(batch):
+    """The number, in the data set, of the first example of batch number `batch`, by its pixels."""
+    config = make_tiny_config()
+    batches = data.TrainingBatches(config.data, batch_size=16, seed=0)
+    batches.set_state({'next_batch': batch - 1})
+    image = next(batches)['image'][0]
+    batches.close()
+    (everything,) = data.one_epoch(config.data, 'train', 2000)
+    (number,) = np.flatnonzero((everything['image'] == image).all(axis=(1, 2, 3)))
+    return number
 
 
 def nan_at(monkeypatch, bad_batch):
@@ -79,7 +94,8 @@ def test_metrics_have_the_promised_keys(trained_workdir):
     rows = metric_rows(trained_workdir)
     assert [row['step'] for row in rows] == [2, 3, 4, 6]  # every log_every, and every checkpoint
     keys = {'loss', 'grad_norm', 'param_norm', 'update_norm', 'learning_rate'}
-    keys |= {'images_per_second', 'images_seen'}
+    keys |= {'images_per_second', 'images_seen', 'input_seconds'}
+    keys |= {'updates_skipped', 'grad_norm_spikes'}
     config = make_tiny_config()
     edges = train_step.logsnr_bin_edges(config)
     bins = {f'loss_logsnr_{low:+.1f}_{high:+.1f}' for low, high in itertools.pairwise(edges)}
@@ -106,7 +122,7 @@ def test_checkpoint_holds_the_whole_state(trained_workdir):
     state = train_step.create_state(make_tiny_config())
     with checkpoints.Checkpoints(trained_workdir) as saved:
         restored, data_state = saved.restore(6, state)
-    assert data_state == {'next_batch': 6}
+    assert data_state == {'next_batch': 6, 'devices': 1, 'processes': 1}
     assert int(restored.step) == 6
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert len(checkpoint_arrays(trained_workdir, 6)) == len(jax.tree.leaves(state))
@@ -157,6 +173,9 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
         message = user_error(training.train, make_tiny_config(), workdir, silent)
     assert 'stopped at step 5' in message
     assert 'checkpoint of step 3 is kept' in message
+    assert 'log-SNR bins' in message
+    # Pixel 0 of the batch's first example is the one that was spoilt; its number comes first.
+    assert f'examples {first_example(5)},' in message
     assert checkpoint_steps(workdir) == [3]
     assert checkpoint_hash(workdir, 3) == checkpoint_hash(toy_run, 3)
     rows = writers.read_metrics(workdir)
@@ -164,6 +183,30 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
     # With the cause gone, the same command goes on as if nothing had happened.
     training.train(make_tiny_config(), workdir, silent)
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_a_bad_batch_is_skipped_and_changes_nothing(toy_networks, tmp_path, monkeypatch):
+    """Parameters after it are those of before; the run goes on from there and counts it."""
+    config = make_tiny_config(
+        train__max_skipped=1, train__checkpoint_every=1, train__keep_checkpoints=6
+    )
+    lines = []
+    with monkeypatch.context() as patch:
+        nan_at(patch, 5)
+        training.train(config, tmp_path / 'run', lines.append)
+    assert [line for line in lines if line.startswith('step 5 skipped')]
+    before, after = (checkpoint_arrays(tmp_path / 'run', step) for step in (4, 5))
+    for name, array in before.items():
+        if name == "['step']":
+            assert int(after[name]) == int(array) + 1
+        else:
+            np.testing.assert_array_equal(after[name], array, err_msg=name)
+    later = checkpoint_arrays(tmp_path / 'run', 6)
+    assert any(not np.array_equal(later[name], before[name]) for name in before if 'params' in name)
+    rows = {row['step']: row for row in writers.read_metrics(tmp_path / 'run')}
+    assert rows[4]['updates_skipped'] == 0
+    assert rows[6]['updates_skipped'] == 1
+    assert all(math.isfinite(value) for row in rows.values() for value in row.values())
 
 
 def test_divergence_before_the_first_checkpoint(toy_networks, tmp_path):
@@ -194,7 +237,13 @@ def classifier_run(tmp_path_factory):
     """The noisy classifier of digits, small, in the same loop."""
     workdir = tmp_path_factory.mktemp('classifier') / 'run'
     lines = []
-    config = make_tiny_config(CLASSIFIER, train__steps=60, train__checkpoint_every=60)
+    config = make_tiny_config(
+        CLASSIFIER,
+        model__channel_mult=(1,),
+        model__attention_resolutions=(),
+        train__steps=60,
+        train__checkpoint_every=60,
+    )
     training.train(config, workdir, lines.append)
     return workdir, lines
 
@@ -224,3 +273,78 @@ def test_a_classifier_sees_more_in_less_noise(classifier_run):
     assert len(lows) == train_step.LOGSNR_BINS
     assert np.mean(by_bin[lows[0]]) < 0.3  # a tenth, by chance
     assert np.mean(by_bin[lows[-1]]) > np.mean(by_bin[lows[0]]) + 0.15
+
+
+def sigterm_after(monkeypatch, batch):
+    """Sends this process SIGTERM when batch number `batch` is taken."""
+    take = data.TrainingBatches.__next__
+
+    def take_and_signal(self):
+        if self.get_state()['next_batch'] == batch - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self)
+
+    monkeypatch.setattr(data.TrainingBatches, '__next__', take_and_signal)
+
+
+def test_sigterm_finishes_the_step_saves_and_says_so(toy_run, toy_networks, tmp_path, monkeypatch):
+    workdir = tmp_path / 'run'
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        sigterm_after(patch, 4)
+        with pytest.raises(Preempted, match='stopped after step 4 on request; it is saved'):
+            training.train(make_tiny_config(), workdir, silent)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert checkpoint_steps(workdir) == [3, 4]
+    training.train(make_tiny_config(), workdir, silent)
+    assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(toy_run, toy_networks, tmp_path):
+    workdir = tmp_path / 'run'
+    shutil.copytree(toy_run, workdir)
+    arrays = (workdir / 'checkpoints' / '6' / 'state' / 'd').iterdir()
+    largest = max(arrays, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    lines = []
+    training.train(make_tiny_config(), workdir, lines.append)
+    assert f'set aside as {workdir}/damaged_checkpoints/6' in lines[0]
+    assert 'resuming from step 3' in lines[1]
+    assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_a_full_disk_does_not_end_training_that_can_still_be_saved(
+    toy_run, toy_networks, tmp_path, monkeypatch
+):
+    """The save of step 3 fails, that of step 6 does not."""
+    save = checkpoints.Checkpoints.save
+
+    def fail_once(self, step, state, data_state):
+        if step == 3:
+            return 'the checkpoint of step 3 could not be saved (No space left on device)'
+        return save(self, step, state, data_state)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, 'save', fail_once)
+    lines = []
+    training.train(make_tiny_config(), tmp_path / 'run', lines.append)
+    assert [line for line in lines if line.startswith('warning: the checkpoint of step 3')]
+    assert checkpoint_hash(tmp_path / 'run', 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_other_topologies_are_told(toy_run, toy_networks, tmp_path):
+    workdir = copy_at_step_3(toy_run, tmp_path / 'run')
+    path = workdir / 'checkpoints' / '3' / 'data' / 'metadata'
+    state = json.loads(path.read_text())
+    assert (state['devices'], state['processes']) == (1, 1)
+    path.write_text(json.dumps(state | {'devices': 8, 'processes': 2}))
+    lines = []
+    training.train(make_tiny_config(), workdir, lines.append)
+    assert 'comes from 8 devices in 2 processes, this run has 1 in 1' in lines[0]
+
+
+def test_profile_and_parameters(toy_networks, tmp_path):
+    workdir = tmp_path / 'run'
+    training.train(make_tiny_config(), workdir, silent, profile=range(3, 5))
+    assert list((workdir / 'profile').rglob('*.xplane.pb'))
+    overview = (workdir / 'parameters.txt').read_text()
+    assert 'params/label/embedding' in overview

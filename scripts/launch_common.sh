@@ -1,0 +1,46 @@
+# What launch_tpu.sh and launch_slurm.sh share; sourced, never run. Bash 3.2 will do (macOS).
+# shellcheck shell=bash
+
+# Ends with one line on standard error and status 2, as every command of this repository does.
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+
+say() {
+  printf '%s\n' "$*" >&2
+}
+
+# The arguments as words that any POSIX shell reads back unchanged, on one line.
+quoted() {
+  local word separator=''
+  for word in "$@"; do
+    printf '%s' "$separator"
+    if [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
+      printf '%s' "$word"
+    else
+      printf "'%s'" "$(printf '%s' "$word" | sed "s/'/'\\\\''/g")"
+    fi
+    separator=' '
+  done
+}
+
+# The comment at the head of a script is its help.
+print_help() {
+  sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$1"
+}
+
+require_program() {
+  command -v "$1" >/dev/null || die "$1 is not on PATH; $2"
+}
+
+require_natural() {
+  [[ $2 =~ ^[0-9]+$ ]] || die "--$1=$2 is no whole number of at least 0"
+}
+
+# What lies uncommitted in the checkout does not travel; say so before hours are spent on old code.
+note_uncommitted() {
+  if [[ -n $(git -C "$1" status --porcelain 2>/dev/null) ]]; then
+    say 'note: uncommitted changes are not copied; the workers run the last commit'
+  fi
+}

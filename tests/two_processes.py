@@ -1,0 +1,36 @@
+"""One of the processes of test_processes.py: trains and sweeps, as its command line says.
+
+python two_processes.py COORDINATOR NUM_PROCESSES PROCESS_ID WORKDIR
+"""
+
+import contextlib
+import os
+import sys
+
+from support import make_tiny_config, toy_instead_of_networks
+
+from cfg_jax import processes, sweep, training
+from cfg_jax.metrics import classifier
+
+
+def main(coordinator, num_processes, process_id, workdir):
+    processes.start(coordinator, int(num_processes), int(process_id))
+    classifier._EPOCHS = 5  # good enough, in a thirtieth of the time
+    # train.adam_eps: at its usual size the first steps' tiny gradients are divided by themselves,
+    # and rounding decides their signs.
+    config = make_tiny_config(
+        model__channel_mult=(1,),
+        model__attention_resolutions=(),
+        train__steps=20,
+        train__adam_eps=1e-3,
+        train__checkpoint_every=5,
+        train__keep_checkpoints=9,
+    )
+    slow = os.environ.get('CFG_JAX_SLOW')
+    with contextlib.nullcontext() if slow else toy_instead_of_networks():
+        training.train(config, workdir)
+        sweep.run(config, workdir, name='tiny')
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
