@@ -85,6 +85,7 @@ FIELDS: dict[str, Field] = {
     'train.adam_eps': _above_zero,
     'train.grad_clip': _above_zero,
     'train.ema_decay': _rate,
+    'train.max_skipped': _count,
     'train.log_every': _positive,
     'train.checkpoint_every': _positive,
     'train.keep_checkpoints': _positive,
@@ -120,6 +121,7 @@ ADDED: dict[str, Any] = {
     'data.random_crop': 0.0,
     'model.kind': 'unet',
     'train.anneal_steps': 0,
+    'train.max_skipped': 0,
     'train.weight_decay': 0.0,
     'sweep.repeats': 1,
     'sweep.inception': '',
@@ -136,7 +138,7 @@ _OF_UNETS = re.compile(r'p_uncond$|sampling\.|sweep\.|train\.sample_every$')
 # What a resumed run may set anew: none of it changes the network or the steps already taken.
 MAY_CHANGE = re.compile(
     r'data\.(data_dir|num_workers)$|sampling\.|sweep\.'
-    r'|train\.(steps|grad_accum|log_every|checkpoint_every|keep_checkpoints|keep_period|sample_every)$'
+    r'|train\.(steps|grad_accum|max_skipped|log_every|checkpoint_every|keep_checkpoints|keep_period|sample_every)$'
 )
 
 

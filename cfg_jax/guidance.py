@@ -2,20 +2,27 @@
 
 Convention, everywhere in this repository: `w` is the paper's guidance weight. w = 0 is the plain
 conditional model; the scale `s` of many other codebases is s = 1 + w.
+
+After the paper's rule follow later ones, each with its source: guidance in an interval of noise
+levels, autoguidance, and adaptive projected guidance.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from cfg_jax import diffusion
 from cfg_jax.diffusion import broadcast_to_images
 
 # eps_theta(z [B, H, W, C], logsnr [B], label int32 [B]) -> eps [B, H, W, C]
 EpsTheta = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # What a sampler sees: eps_fn(z [B, H, W, C], logsnr []) -> eps [B, H, W, C]
 EpsFn = Callable[[jax.Array, jax.Array], jax.Array]
+# pair_fn(z [B, H, W, C], logsnr []) -> conditional and unconditional eps [B, H, W, C]
+PairFn = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def guide(eps_cond: jax.Array, eps_uncond: jax.Array, w: ArrayLike) -> jax.Array:
@@ -33,18 +40,114 @@ def conditional(eps_theta: EpsTheta, label: jax.Array) -> EpsFn:
     return eps_fn
 
 
-def classifier_free(eps_theta: EpsTheta, label: jax.Array, null_label: int, w: ArrayLike) -> EpsFn:
-    """Classifier-free guidance, eq. (6) and line 4 of Algorithm 2.
+def pair(eps_theta: EpsTheta, label: jax.Array, null_label: int) -> PairFn:
+    """eps_theta(z, c) and eps_theta(z) together.
 
-    Both branches run as one batch of 2B, so that the accelerator sees one large pass. `w` may be
-    traced: one compilation serves every guidance weight.
+    Both branches run as one batch of 2B, so that the accelerator sees one large pass.
     """
     both_labels = jnp.concatenate([label, jnp.full_like(label, null_label)])  # [2B]
 
-    def eps_fn(z: jax.Array, logsnr: jax.Array) -> jax.Array:
+    def pair_fn(z: jax.Array, logsnr: jax.Array) -> tuple[jax.Array, jax.Array]:
         both_z = jnp.concatenate([z, z])  # [2B, H, W, C]
         eps = eps_theta(both_z, jnp.broadcast_to(logsnr, both_z.shape[:1]), both_labels)
         eps_cond, eps_uncond = jnp.split(eps, 2)
-        return guide(eps_cond, eps_uncond, w)
+        return eps_cond, eps_uncond
+
+    return pair_fn
+
+
+def classifier_free(eps_theta: EpsTheta, label: jax.Array, null_label: int, w: ArrayLike) -> EpsFn:
+    """Classifier-free guidance, eq. (6) and line 4 of Algorithm 2.
+
+    `w` may be traced: one compilation serves every guidance weight.
+    """
+    pair_fn = pair(eps_theta, label, null_label)
+    return lambda z, logsnr: guide(*pair_fn(z, logsnr), w)
+
+
+def logsnr_of_noise_level(noise_level: float) -> float:
+    """logsnr = -2 ln s of the noise level s = sigma / alpha in which EDM's papers speak.
+
+    s = 0 is clean (infinity), s = infinity pure noise (-infinity).
+
+    Raises:
+      ValueError: a negative level.
+    """
+    if noise_level < 0:
+        raise ValueError(f'a noise level is at least 0; got {noise_level}')
+    return -2.0 * math.log(noise_level) if noise_level else math.inf
+
+
+def in_interval(
+    guided: EpsFn, unguided: EpsFn, lowest: float = 0.0, highest: float = math.inf
+) -> EpsFn:
+    """Guidance at noise levels s in (lowest, highest], none elsewhere, where its pass is saved.
+
+    Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and
+    Distribution Quality", with s = sigma / alpha = exp(-logsnr / 2): logsnr in [-2 ln highest,
+    -2 ln lowest). The level is that of the step, one for all images.
+    """
+    first, end = logsnr_of_noise_level(highest), logsnr_of_noise_level(lowest)
+
+    def eps_fn(z: jax.Array, logsnr: jax.Array) -> jax.Array:
+        inside = (first <= logsnr) & (logsnr < end)
+        return jax.lax.cond(inside, guided, unguided, z, logsnr)
 
     return eps_fn
+
+
+def autoguidance(main: EpsFn, guide_fn: EpsFn, w: ArrayLike) -> EpsFn:
+    """eps~ = (1 + w) eps_main(z, c) - w eps_guide(z, c): away from a worse version of the model.
+
+    Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", whose weight is
+    1 + w. Both are given the same condition; the guide is smaller or trained less.
+    """
+
+    def eps_fn(z: jax.Array, logsnr: jax.Array) -> jax.Array:
+        return guide(main(z, logsnr), guide_fn(z, logsnr), w)
+
+    return eps_fn
+
+
+def project(
+    eps_cond: jax.Array,
+    eps_uncond: jax.Array,
+    z: jax.Array,
+    logsnr: ArrayLike,
+    w: ArrayLike,
+    *,
+    eta: float = 0.0,
+    radius: float = math.inf,
+) -> jax.Array:
+    """Adaptive projected guidance without momentum (Sadat et al. 2024), [B, H, W, C].
+
+    With denoised predictions x = (z - sigma eps) / alpha, per image and over all its pixels,
+
+        g = x_cond - x_uncond,  g <- g min(1, radius / |g|),  g = g_par + g_perp along x_cond,
+        x~ = x_cond + w (g_perp + eta g_par).
+
+    eta = 1 and radius = infinity are eq. (6). It is computed in eps, which stays finite at small
+    alpha: x - x' = -(sigma / alpha) (eps - eps'), and x_cond points where z - sigma eps_cond does.
+    The momentum of their method is left out: it would need a state that samplers do not carry.
+
+    Args:
+      eps_cond, eps_uncond, z: [B, H, W, C].
+      logsnr: one for all, [], or one per image, [B].
+      w: guidance weight, a scalar or one per image, [B].
+      eta: share of the parallel part that is kept; the paper's default is 0.
+      radius: largest |g|, in the units of images in [-1, 1]; grows with the square root of the
+        number of pixels.
+    """
+    axes = tuple(range(1, z.ndim))
+    alpha = broadcast_to_images(diffusion.alpha(logsnr), z)
+    sigma = broadcast_to_images(diffusion.sigma(logsnr), z)
+    difference = eps_cond - eps_uncond
+    along = z - sigma * eps_cond
+    inner = jnp.sum(difference * along, axes, keepdims=True)
+    squared = jnp.sum(jnp.square(along), axes, keepdims=True)
+    parallel = inner / jnp.maximum(squared, jnp.finfo(z.dtype).tiny) * along
+    length = jnp.sqrt(jnp.sum(jnp.square(difference), axes, keepdims=True))
+    # min(1, radius / |g|) with |g| = sigma / alpha |difference|; true for an infinite radius too.
+    scale = jnp.where(sigma * length > radius * alpha, radius * alpha / (sigma * length), 1.0)
+    kept = difference - (1.0 - eta) * parallel
+    return eps_cond + broadcast_to_images(w, z) * scale * kept

@@ -5,6 +5,7 @@ their parameters, which are arguments of a compiled generator.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -66,6 +67,69 @@ class ClassifierFree:
         del keys
         eps_theta = _bind(self._network, params)
         return Guided(guidance.classifier_free(eps_theta, label, self._null_label, w))
+
+
+class ClassifierFreeInInterval(ClassifierFree):
+    """The paper's rule at noise levels (lowest, highest], see `guidance.in_interval`."""
+
+    def __init__(
+        self, network: Network, null_label: int, lowest: float = 0.0, highest: float = math.inf
+    ):
+        super().__init__(network, null_label)
+        self._lowest, self._highest = lowest, highest
+
+    def guided(self, params: Any, label: jax.Array, w: jax.Array, keys: jax.Array) -> Guided:
+        """Both passes inside of the interval, the conditional one alone outside."""
+        inside = super().guided(params, label, w, keys).eps_fn
+        outside = self.unguided(params, label).eps_fn
+        return Guided(guidance.in_interval(inside, outside, self._lowest, self._highest))
+
+
+class Projected(ClassifierFree):
+    """Adaptive projected guidance, see `guidance.project`."""
+
+    def __init__(
+        self, network: Network, null_label: int, eta: float = 0.0, radius: float = math.inf
+    ):
+        super().__init__(network, null_label)
+        self._project = functools.partial(guidance.project, eta=eta, radius=radius)
+
+    def guided(self, params: Any, label: jax.Array, w: jax.Array, keys: jax.Array) -> Guided:
+        """x~ = x_cond + w g', with g' the shortened and projected difference."""
+        del keys
+        pair_fn = guidance.pair(_bind(self._network, params), label, self._null_label)
+        return Guided(lambda z, logsnr: self._project(*pair_fn(z, logsnr), z, logsnr, w))
+
+
+class MainAndGuide(NamedTuple):
+    """Parameters of `Autoguidance`."""
+
+    main: Any
+    guide: Any
+
+
+class Autoguidance:
+    """A worse model guides a better one, see `guidance.autoguidance`; `params` are `MainAndGuide`.
+
+    Args:
+      network: eps_theta(params, z, logsnr, label) of the main model.
+      guide: the same of the guide, which may be another network.
+    """
+
+    def __init__(self, network: Network, guide: Network):
+        self._network, self._guide = network, guide
+
+    def unguided(self, params: MainAndGuide, label: jax.Array) -> Guided:
+        """The main model by itself."""
+        return Guided(guidance.conditional(_bind(self._network, params.main), label))
+
+    def guided(
+        self, params: MainAndGuide, label: jax.Array, w: jax.Array, keys: jax.Array
+    ) -> Guided:
+        """(1 + w) eps_main(z, c) - w eps_guide(z, c)."""
+        del keys
+        guide_fn = guidance.conditional(_bind(self._guide, params.guide), label)
+        return Guided(guidance.autoguidance(self.unguided(params, label).eps_fn, guide_fn, w))
 
 
 class GuidedNetworks(NamedTuple):

@@ -15,6 +15,7 @@ from cfg_jax import (
     files,
     images,
     plots,
+    processes,
     real,
     tables,
     trained,
@@ -64,14 +65,22 @@ def run(
     model = trained.TrainedModel(workdir, config)
     extractor = extractor or extractors.load_extractor(config, workdir, report)
     name = name or default_name(config, model.step)
+    directory = workdir / 'sweep' / name
     results = measure(model, workdir, name, extractor, report)
-    directory, rows = workdir / 'sweep' / name, results['rows']
+    if results is not None:
+        _write(directory, results, model)
+    processes.meet('swept', processes.LONGEST)
+    return directory
+
+
+def _write(directory: epath.Path, results: dict[str, Any], model: trained.TrainedModel) -> None:
+    """The files for people, and results.json last but for the picture that it vouches for."""
+    rows = results['rows']
     if not _drawn(directory, rows):
         _save_samples(model, directory / 'samples.png')
     files.write_json(directory / 'results.json', results)
     files.write_bytes(directory / 'table.md', tables.sweep_table(rows).encode())
     plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(results))
-    return directory
 
 
 def measure(
@@ -80,7 +89,7 @@ def measure(
     name: str,
     extractor: FeatureExtractor,
     report: Report = print,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The numbers of a sweep, of any model, without files for people.
 
     Keeps features in WORKDIR/sweep/NAME/shards and statistics of the real images in
@@ -93,29 +102,41 @@ def measure(
       report: receives one line of progress at a time.
 
     Returns:
-      What `run` writes as results.json.
+      What `run` writes as results.json, on process 0; None on the others.
 
     Raises:
       UserError: as `run`.
     """
     config, workdir = model.config, epath.Path(workdir).expanduser()
-    settings = _settings(model, extractor)
-    directory = _claim(workdir / 'sweep' / name, settings)
-    reference = real.reference(config, workdir, extractor, report)
-    table = _Table(config, extractor, reference, report)
+    report = processes.only_first(report)
+    settings, directory = settings_of(model, extractor), workdir / 'sweep' / name
+    processes.first_does('claim', lambda: claim(directory, settings))
+
+    def prepare() -> _Table:
+        reference = real.reference(config, workdir, extractor, report)
+        return _Table(config, extractor, reference, report)
+
+    # Before the samples: what is wrong with a reference is told before hours of work.
+    table = processes.first_does('reference', prepare)
     shards = Shards(model, directory / 'shards', extractor, report)
-    rows = [table.row(w, shards, directory) for w in weights(config)]
-    return {
-        **settings,
-        'seeds': seeds(config),
-        'reference': reference.record,
-        'convention': CONVENTION,
-        'notes': table.notes,
-        **_rounding(config, extractor, report),
-        'rows': rows,
-        'config': config_lib.to_json(config),
-        **describe_environment(),
-    }
+    shards.compute()
+    processes.meet('shards', processes.LONGEST)
+
+    def score() -> dict[str, Any]:
+        rows = [table.row(w, shards, directory) for w in weights(config)]
+        return {
+            **settings,
+            'seeds': seeds(config),
+            'reference': table.reference.record,
+            'convention': CONVENTION,
+            'notes': table.notes,
+            **_rounding(config, extractor, report),
+            'rows': rows,
+            'config': config_lib.to_json(config),
+            **describe_environment(),
+        }
+
+    return processes.first_does('scores', score)
 
 
 def default_name(config: ConfigDict, step: int) -> str:
@@ -129,6 +150,43 @@ def default_name(config: ConfigDict, step: int) -> str:
     )
 
 
+def settings_of(model: trained.Model, extractor: FeatureExtractor) -> dict[str, Any]:
+    """What decides a sweep's numbers, apart from the list of w."""
+    config = model.config
+    return {
+        'dataset': config.data.name,
+        **model.provenance(),
+        'num_samples': config.sweep.num_samples,
+        'labels': config.sweep.labels,
+        'sampler': config.sampling.to_dict() | config.diffusion.to_dict(),
+        'is_splits': config.sweep.is_splits,
+        'shard_size': config.sweep.shard_size,
+        'features': extractor.provenance(),
+        'seed': config.sweep.seed,
+    }
+
+
+def claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
+    """Makes the directory of a sweep with these settings, or checks that it holds this very sweep.
+
+    Raises:
+      UserError: it holds a sweep with other settings.
+    """
+    path = directory / 'settings.json'
+    if path.exists():
+        differences = config_lib.contradictions(
+            _of_samples(files.read_json(path)), _of_samples(settings)
+        )
+        if differences:
+            raise UserError(
+                f'{directory} holds a sweep with other settings ({"; ".join(differences)}); choose'
+                ' another --name'
+            )
+    else:
+        files.write_json(path, settings)
+    return directory
+
+
 class _Table:
     """Scores of the samples of each w; what cannot be scored is told once and left out."""
 
@@ -139,7 +197,7 @@ class _Table:
         reference: Reference,
         report: Report,
     ):
-        self._config, self._extractor, self._reference = config, extractor, reference
+        self._config, self._extractor, self.reference = config, extractor, reference
         self.notes = evaluation.notes(config.sweep.num_samples, extractor.distance, reference)
         self._metrics = self._possible()
         for line in self.notes:
@@ -159,7 +217,7 @@ class _Table:
         sweep = self._config.sweep
         row = evaluation.score(
             samples.features,
-            self._reference,
+            self.reference,
             self._metrics,
             distance=self._extractor.distance,
             is_splits=sweep.is_splits,
@@ -167,7 +225,8 @@ class _Table:
             strata=samples.labels if sweep.labels == 'balanced' else None,
         )
         if self._extractor.logits_are_labels:
-            row['class_agreement'] = scores.class_agreement(samples.features.logits, samples.labels)
+            logits = samples.features.logits[:, : self._config.data.num_classes]
+            row['class_agreement'] = scores.class_agreement(logits, samples.labels)
         return row
 
     def _possible(self) -> list[str]:
@@ -178,8 +237,8 @@ class _Table:
         features = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((sweep.num_samples, *a.shape[1:]), a.dtype), shapes
         )
-        obstacles = evaluation.obstacles(features, self._reference, sweep.is_splits)
-        doubts = evaluation.singular(features, self._reference)
+        obstacles = evaluation.obstacles(features, self.reference, sweep.is_splits)
+        doubts = evaluation.singular(features, self.reference)
         left_out = [f'{m} is left out: {obstacles[m]}' for m in sweep.metrics if m in obstacles]
         if len(left_out) == len(sweep.metrics):
             raise UserError(
@@ -199,39 +258,6 @@ def _rounding(config: ConfigDict, extractor: FeatureExtractor, report: Report) -
     error = extractor.bfloat16_error(images.to_uint8(batch['image']))
     report(f'bfloat16 moves the features by {error:.1e} of their length')
     return {'bfloat16_error': error}
-
-
-def _settings(model: trained.Model, extractor: FeatureExtractor) -> dict[str, Any]:
-    """What decides a sweep's numbers, apart from the list of w."""
-    config = model.config
-    return {
-        'dataset': config.data.name,
-        **model.provenance(),
-        'num_samples': config.sweep.num_samples,
-        'labels': config.sweep.labels,
-        'sampler': config.sampling.to_dict() | config.diffusion.to_dict(),
-        'is_splits': config.sweep.is_splits,
-        'shard_size': config.sweep.shard_size,
-        'features': extractor.provenance(),
-        'seed': config.sweep.seed,
-    }
-
-
-def _claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
-    """Makes the sweep's directory, or checks that it holds this very sweep."""
-    path = directory / 'settings.json'
-    if path.exists():
-        differences = config_lib.contradictions(
-            _of_samples(files.read_json(path)), _of_samples(settings)
-        )
-        if differences:
-            raise UserError(
-                f'{directory} holds a sweep with other settings ({"; ".join(differences)}); choose'
-                ' another --name'
-            )
-    else:
-        files.write_json(path, settings)
-    return directory
 
 
 def _of_samples(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Rows of scores as Markdown tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cfg_jax.metrics import evaluation
 
@@ -32,17 +32,30 @@ def sweep_table(rows: Sequence[Row]) -> str:
     return score_table(rows, leading)
 
 
-def score_table(rows: Sequence[Row], leading: Sequence[dict[str, str]]) -> str:
+def score_table(
+    rows: Sequence[Row],
+    leading: Sequence[dict[str, str]],
+    *,
+    names: Mapping[str, str] | None = None,
+    bold: bool = True,
+) -> str:
     """Scores of each row behind its `leading` cells {heading: text}.
 
     A cell says the mean, then ± the standard error where it was bootstrapped, else the deviation
     over splits or subsets; over several seeds (min, standard deviation over seeds) follow.
+
+    Args:
+      rows: of the same scores.
+      leading: a row's first cells.
+      names: headings of keys that are called otherwise here.
+      bold: whether the best scores are.
     """
     keys = score_keys(rows[0])
-    headings = [*leading[0], *(heading(key) for key in keys)]
+    headings = [*leading[0], *((names or {}).get(key, heading(key)) for key in keys)]
+    best_of = rows if bold else ()
     lines = ['| ' + ' | '.join(headings) + ' |', '|' + '---|' * len(headings)]
     for row, first in zip(rows, leading, strict=True):
-        cells = [*first.values(), *(_cell(key, row, rows) for key in keys)]
+        cells = [*first.values(), *(_cell(key, row, best_of) for key in keys)]
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
 

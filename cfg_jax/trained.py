@@ -11,7 +11,13 @@ from ml_collections import ConfigDict
 
 from cfg_jax import checkpoints, cost, files, generation, models, parallel, train_step, workdir
 from cfg_jax.errors import UserError
-from cfg_jax.rules import ClassifierGuidance, GuidedNetworks, Rule
+from cfg_jax.rules import (
+    Autoguidance,
+    ClassifierGuidance,
+    GuidedNetworks,
+    MainAndGuide,
+    Rule,
+)
 
 
 class Model(Protocol):
@@ -50,7 +56,7 @@ class _Generating:
 
     def flops_per_image(self, w: float) -> float:
         """Floating-point operations that one image takes at guidance weight `w`; see `cost`."""
-        count = jax.device_count()
+        count = jax.local_device_count()
         numbers = np.zeros(count, int)
         flops = cost.count_flops(
             lambda params: self._generator(params, 0, numbers, numbers, w), self._params
@@ -125,7 +131,7 @@ class ClassifierGuidedModel(_Generating):
         classifier, self._classifier_step = _restore(
             classifier_path, classifier_config, 'classifier'
         )
-        _check_pair(config, classifier_config, classifier_path)
+        _check_pair(config, classifier_config, 'classifier', classifier_path)
         self._how = {'form': form, 'conditional': conditional}
         self._classifier = models.make_classifier(classifier_config)
         rule = ClassifierGuidance(
@@ -163,6 +169,43 @@ class ClassifierGuidedModel(_Generating):
         return jax.nn.log_softmax(self._classifier.apply(params, x, logsnr))
 
 
+class AutoguidedModel(_Generating):
+    """A trained U-Net guided by another one, smaller or trained less; see `rules.Autoguidance`.
+
+    Args:
+      path: work directory of the main U-Net.
+      guide_path: work directory of the guide.
+      config: how to sample; by default the config the main U-Net was trained with.
+
+    Raises:
+      UserError: as `TrainedModel`, for both; or networks that see other images, classes or noise
+        levels.
+    """
+
+    def __init__(
+        self, path: epath.PathLike, guide_path: epath.PathLike, config: ConfigDict | None = None
+    ):
+        config = config or workdir.read_config(path)
+        guide_config = workdir.read_config(guide_path)
+        main, self.step = _restore(path, config, 'unet')
+        guide, self._guide_step = _restore(guide_path, guide_config, 'unet')
+        _check_pair(config, guide_config, 'guide', guide_path)
+        rule = Autoguidance(models.make_unet(config).apply, models.make_unet(guide_config).apply)
+        super().__init__(config, generation.make_generator(config, rule), MainAndGuide(main, guide))
+
+    def provenance(self) -> dict[str, Any]:
+        """See `Model`."""
+        return {
+            'checkpoint_step': self.step,
+            'weights': 'ema',
+            'weights_sha256': _sha256(self._params.main),
+            'autoguidance': {
+                'checkpoint_step': self._guide_step,
+                'weights_sha256': _sha256(self._params.guide),
+            },
+        }
+
+
 def _restore(path: epath.PathLike, config: ConfigDict, kind: str) -> tuple[Any, int]:
     """EMA parameters on every device, and their step."""
     if config.model.kind != kind:
@@ -176,7 +219,9 @@ def _restore(path: epath.PathLike, config: ConfigDict, kind: str) -> tuple[Any, 
     return jax.device_put(params, parallel.replicated()), step
 
 
-def _check_pair(config: ConfigDict, classifier_config: ConfigDict, path: epath.PathLike) -> None:
+def _check_pair(
+    config: ConfigDict, other_config: ConfigDict, role: str, path: epath.PathLike
+) -> None:
     for group, field in (
         ('data', 'image_size'),
         ('data', 'channels'),
@@ -184,10 +229,10 @@ def _check_pair(config: ConfigDict, classifier_config: ConfigDict, path: epath.P
         ('diffusion', 'logsnr_min'),
         ('diffusion', 'logsnr_max'),
     ):
-        ours, theirs = config[group][field], classifier_config[group][field]
+        ours, theirs = config[group][field], other_config[group][field]
         if ours != theirs:
             raise UserError(
-                f'the classifier in {path} has {group}.{field}={theirs}, the diffusion model'
+                f'the {role} in {path} has {group}.{field}={theirs}, the diffusion model'
                 f' {ours}; train one that agrees'
             )
 

@@ -8,7 +8,7 @@ about: interpolation instead of extrapolation (w in [-1, 0]), huge w with and wi
 noise in the place of the unconditional prediction, other v, other T, DDIM. An expectation is a set
 of inequalities between rows; one that differs by less than two standard errors counts as undecided.
 
-Writes ROOT/table.md, ablations.png and results.json. FID and IS are made with the digits'
+Writes ROOT/ablations/table.md, ablations.png and results.json. FID and IS are made with the digits'
 classifier, so their scale is their own. Models and samples are kept; a killed run goes on.
 """
 
@@ -41,8 +41,8 @@ def main(argv: Sequence[str]) -> None:
         training.train(settings, workdir)
         rows |= ablation_table.measure(group, settings, workdir, root, extractor, print)
     ordered = [(row, rows[row.name]) for row in ablation_rows.ROWS]
-    print('\n' + ablation_table.write(root, ordered, config))
-    print(f'written to {root}')
+    print('\n' + ablation_table.write(root / 'ablations', ordered, config))
+    print(f'written to {root / "ablations"}')
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ IS are assumed at 50,000 samples, more for fewer. A difference counts from two s
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import findings
 import paper
@@ -66,20 +67,35 @@ def read_column(path: str) -> findings.Column:
       UserError: no such file, or not of a sweep.
     """
     try:
-        results = json.loads(Path(path).read_text())
-        config, rows = results['config'], results['rows']
-        distance = next(key for key in ('fid', 'fd768') if key in rows[0])
-        setting = {'p_uncond': config['p_uncond'], 'T': config['sampling']['num_steps']}
+        return column(str(path), json.loads(Path(path).read_text()))
     except (ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
         raise UserError(f'{path} is no results.json of a sweep') from error
+
+
+def column(
+    name: str, results: dict[str, Any], distance: str = 'FID', score: str = 'IS'
+) -> findings.Column:
+    """The column of what a sweep measured.
+
+    Args:
+      name: for people.
+      results: with 'rows', 'config' and 'num_samples'.
+      distance, score: what verdicts are to call them.
+
+    Raises:
+      UserError: there is no Inception Score.
+    """
+    config, rows = results['config'], results['rows']
+    key = next(key for key in ('fid', 'fd768') if key in rows[0])
+    setting = {'p_uncond': config['p_uncond'], 'T': config['sampling']['num_steps']}
     if 'is' not in rows[0]:
-        raise UserError(f'{path} has no Inception Score, which the findings are about')
+        raise UserError(f'{name} has no Inception Score, which the findings are about')
     rows = [
-        {key.replace(distance, 'fid'): value for key, value in row.items()}
+        {name.replace(key, 'fid'): value for name, value in row.items()}
         for row in sorted(rows, key=lambda row: row['w'])
     ]
     rows = findings.with_errors(rows, results['num_samples'])
-    return findings.Column(str(path), setting, rows)
+    return findings.Column(name, setting, rows, distance, score)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """What the paper found, as inequalities between rows of scores with standard errors."""
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,11 +26,14 @@ class Column(NamedTuple):
       name: for people.
       setting: 'p_uncond' and 'T' as far as known.
       rows: 'w', 'fid', 'is', 'fid_se', 'is_se' in the order of w; see `with_errors`.
+      distance, score: what 'fid' and 'is' are called where they come from other features.
     """
 
     name: str
     setting: dict[str, float]
     rows: list[Row]
+    distance: str = 'FID'
+    score: str = 'IS'
 
 
 class Verdict(NamedTuple):
@@ -63,7 +67,16 @@ def check_all(columns: Sequence[Column]) -> list[Verdict]:
         together = {c.setting[key]: c for c in columns if key in c.setting}
         if len(together) > 1:
             found.append(check(dict(sorted(together.items()))))
-    return found
+    return [_named(verdict, columns[0]) for verdict in found]
+
+
+def _named(verdict: Verdict, column: Column) -> Verdict:
+    """The verdict with scores called what they are in `column`."""
+    names = {r'\bFID\b': column.distance, r'\bIS\b': column.score}
+    claim, evidence = verdict.claim, verdict.evidence
+    for pattern, name in names.items():
+        claim, evidence = re.sub(pattern, name, claim), re.sub(pattern, name, evidence)
+    return Verdict(claim, verdict.verdict, evidence)
 
 
 def is_rises(column: Column) -> Verdict:

@@ -57,8 +57,10 @@ class Curve(NamedTuple):
         """Samples and scores every weight, and times one warm batch of each kind."""
         report(f'\n{self.name}')
         results = sweep.measure(self.model, root, self.slug, extractor, report)
-        rows = [row | self._cost(row['w']) for row in results.pop('rows')]
-        rows = [row | {'strength': row.pop('w')} for row in rows]
+        found = results.pop('rows')
+        # The strength does not change the work; whether there is any guidance does.
+        costs = {guided: self._cost(float(guided)) for guided in {row['w'] != 0 for row in found}}
+        rows = [costs[row['w'] != 0] | row | {'strength': row['w']} for row in found]
         return Measured(self.name, self.strength, rows, results)
 
     def _cost(self, w: float) -> Row:
@@ -129,7 +131,7 @@ def filtered(
     for ratio in ratios:
         chosen = likeliest(log_probs[: round(ratio * count)], labels)
         kept = Features(*(None if a is None else a[chosen] for a in features))
-        row = _score(kept, labels, reference, config.sweep, extractor)
+        row = _score(kept, labels, reference, config, extractor)
         row |= {key: ratio * value for key, value in cost.items()}
         rows.append(row | {'strength': float(ratio)})
     return Measured(name, 'ratio', rows, model.provenance())
@@ -139,10 +141,11 @@ def _score(
     samples: Features,
     labels: np.ndarray,
     reference: Reference,
-    settings: ConfigDict,
+    config: ConfigDict,
     extractor: FeatureExtractor,
 ) -> Row:
     """A sweep's scores of samples that no sweep drew; the labels are balanced."""
+    settings = config.sweep
     obstacles = evaluation.obstacles(samples, reference, settings.is_splits)
     row = evaluation.score(
         samples,
@@ -154,7 +157,9 @@ def _score(
         strata=labels,
     )
     if extractor.logits_are_labels:
-        row['class_agreement'] = scores.class_agreement(samples.logits, labels)
+        row['class_agreement'] = scores.class_agreement(
+            samples.logits[:, : config.data.num_classes], labels
+        )
     return row
 
 

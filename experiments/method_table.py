@@ -105,4 +105,4 @@ def _distance(row: dict[str, Any]) -> str:
 
 
 def _without_cost(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in (*_COST, 'strength')}
+    return {key: value for key, value in row.items() if key not in (*_COST, 'strength', 'w')}

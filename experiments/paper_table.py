@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from paper import Row, Table
 
-from cfg_jax import files, plots, provenance, sweep, tables, training
+from cfg_jax import files, plots, processes, provenance, sweep, tables, training
 from cfg_jax.errors import UserError
 from cfg_jax.metrics import extractors
 
@@ -36,8 +36,9 @@ def run(
 ) -> None:
     """Fills what --only and --w choose, then writes and prints the table of all there is."""
     fill(select(columns, options.only), root, job_name(options.w))
-    print('\n' + write(root, title, table, columns, toy=options.preset != 'paper'))
-    print(f'written to {root}')
+    if processes.is_first():
+        print('\n' + write(root, title, table, columns, toy=options.preset != 'paper'))
+        print(f'written to {root}')
 
 
 def fill(
@@ -48,6 +49,7 @@ def fill(
     `job` joins the name of the sweep's directory, so that jobs with other w leave each other's
     results alone. All columns share the feature extractor in `root`.
     """
+    report = processes.only_first(report)
     for column in columns:
         report(f'\n{column.sweep_name} in {column.workdir}')
         training.train(column.config, column.workdir, report=report)

@@ -28,7 +28,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--root', default='runs/table1', help='where everything is written')
     parser.add_argument('--only', type=commands.number_list, default=(), help='such as 0.1,0.5')
     parser.add_argument('--w', type=commands.number_list, default=(), help='cells of this job')
+    commands.add_process_options(parser)
     options, overrides = commands.split_config(parser, argv)
+    commands.start_processes(options)
 
     import paper
     import paper_table

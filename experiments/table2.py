@@ -8,7 +8,7 @@ Trains one model, or resumes it, sweeps the 14 values of w with three numbers of
 writes ROOT/table.md, curves.png and results.json: ours, the paper's, the difference. Every finished
 shard is kept; call it again after any interruption. Once the model is trained several machines may
 share ROOT: --only=1024 takes one column, --w=0,0.1 some cells; whoever ends last writes the whole
-table. The small presets take T = 6, 12, 48 for the paper's 128, 256, 1024.
+table. The small presets take T = 4, 8, 32 for the paper's 128, 256, 1024.
 
 The paper does not say p_uncond for this table: p_uncond, 0.1 here. Other gaps and what fills them:
 the header of configs/imagenet128.py.
@@ -21,7 +21,7 @@ import presets
 from cfg_jax import commands
 
 STEPS = (128, 256, 1024)
-SMALL_STEPS = (6, 12, 48)
+SMALL_STEPS = (4, 8, 32)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,7 +30,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--root', default='runs/table2', help='where everything is written')
     parser.add_argument('--only', type=commands.number_list, default=(), help='such as 128,256')
     parser.add_argument('--w', type=commands.number_list, default=(), help='cells of this job')
+    commands.add_process_options(parser)
     options, overrides = commands.split_config(parser, argv)
+    commands.start_processes(options)
 
     import paper
     import paper_table

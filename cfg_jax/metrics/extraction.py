@@ -43,7 +43,7 @@ def make_extract(extractor: FeatureExtractor) -> Extract:
 
     def extract(params: Any, x: jax.Array) -> Features:
         pixels = x if x.dtype == jnp.uint8 else images.to_uint8(x)
-        features = sharded(params, _filled(pixels, jax.device_count()))
+        features = sharded(params, _filled(pixels, jax.local_device_count()))
         return jax.tree.map(lambda array: array[: len(x)], features)
 
     return jax.jit(extract)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from etils import epath
 from ml_collections import ConfigDict
 
+from cfg_jax import processes
 from cfg_jax.errors import UserError
 from cfg_jax.metrics import classifier, inception_extractor
 from cfg_jax.metrics.features import FeatureExtractor
@@ -22,7 +23,11 @@ def load_extractor(
     """
     sweep = config.sweep
     if sweep.features == 'classifier':
-        return classifier.load_or_train(config, workdir / 'classifier', report)
+        directory = workdir / 'classifier'
+        processes.first_does(
+            'classifier', lambda: classifier.load_or_train(config, directory, report)
+        )
+        return classifier.load_or_train(config, directory, report)
     if sweep.features in inception_extractor.NAMES:
         if config.data.channels != 3:
             raise UserError(

@@ -25,7 +25,7 @@ class FeatureExtractor(Protocol):
         convention, another name where it would mislead.
       params: its parameters, passed to `apply` so that they are no constants of the compilation.
       logits_are_labels: whether logit k means class k of the data set, so that class agreement
-        is defined.
+        is defined; logits of classes that the data set lacks may follow.
       chunk: images that one device works on at a time, which bounds its memory.
     """
 

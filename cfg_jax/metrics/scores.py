@@ -32,10 +32,10 @@ def distance_from(reference: Gaussian) -> Callable[[Gaussian], float]:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """R [D, D] with R R^T = covariance; eigenvalues at the level of rounding count as 0."""
+    """R [D, rank] with R R^T = covariance; eigenvalues at the level of rounding are left out."""
     values, vectors = np.linalg.eigh(covariance)
-    noise = len(values) * np.finfo(np.float64).eps * max(values.max(), 0.0)
-    return vectors * np.sqrt(np.where(values > noise, values, 0.0))
+    kept = values > len(values) * np.finfo(np.float64).eps * max(values.max(), 0.0)
+    return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def frechet_infinity(features: np.ndarray, reference: Gaussian, seed: int = 0) -> float:

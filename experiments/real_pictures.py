@@ -1,0 +1,133 @@
+"""Pictures of the real-images experiment: trade-off, loss, grids of samples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from etils import epath
+from real_extractor import NAMES
+
+from cfg_jax import datasets, files, generation, images, plots, trained, writers
+
+ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
+PANELS = (0.0, 1.0, 3.0)
+RETRIEVER = 'n02099601'  # the golden retriever: a dog, as the paper's malamute
+_ROWS = 6
+_SIDE = 6
+
+Row = dict[str, Any]
+
+
+def tradeoff(
+    path: epath.Path, title: str, curves: Sequence[tuple[str, Sequence[Row]]], floor: Sequence[Row]
+) -> None:
+    """IS against FD-768 with w along the curves, as the paper's Figure 4; and FD-768 against w.
+
+    The first curve has its w written beside it, its distance to the validation split dashed, and
+    the floor, real images against the other split, dotted.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout='constrained')
+    figure.suptitle(title, fontsize=11)
+    for name, rows in curves:
+        for panel, key, error in ((axes[0], 'is', 'is_se'), (axes[1], 'w', '')):
+            panel.errorbar(
+                [row[key] for row in rows],
+                [row['fd768'] for row in rows],
+                xerr=[row[error] for row in rows] if error in rows[0] else None,
+                yerr=[row.get('fd768_se', 0.0) for row in rows],
+                fmt='o-',
+                markersize=4,
+                label=name,
+            )
+    rows = curves[0][1]
+    for row in rows:
+        place = (row['is'], row['fd768'])
+        axes[0].annotate(f'{row["w"]:g}', place, textcoords='offset points', xytext=(5, 4))
+    axes[1].plot(
+        [row['w'] for row in rows],
+        [row['fd768_validation'] for row in rows],
+        'k--',
+        label='the first, against validation',
+    )
+    for row in floor:
+        name = f'{row["images"]} images against {row["against"]}'
+        axes[1].axhline(row['fd768'], color='grey', linestyle=':', label=name)
+    axes[0].set(xlabel=f'{NAMES["is"]}, higher is better', ylabel='FD-768, lower is better')
+    axes[1].set(xlabel='guidance weight w', ylabel='FD-768', yscale='log')
+    for panel in axes:
+        panel.grid(alpha=0.3)
+    axes[1].legend(fontsize=8)
+    plots.save(path, figure)
+
+
+def loss(path: epath.Path, workdir: epath.Path) -> None:
+    """Training loss, the mean since the last log, and images a second."""
+    rows = writers.read_metrics(workdir)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
+    for panel, key, name in (
+        (axes[0], 'loss', 'mean squared error of eps, per pixel'),
+        (axes[1], 'images_per_second', 'training images a second'),
+    ):
+        panel.plot([row['step'] for row in rows], [row[key] for row in rows])
+        panel.set(xlabel='step', ylabel=name)
+        panel.grid(alpha=0.3)
+    axes[0].set(yscale='log')
+    plots.save(path, figure)
+
+
+def grids(directory: epath.Path, model: trained.Model, label: int | None) -> None:
+    """one_class.png: a class, a column per w. classes.png: random classes, a panel per w; their
+    names, row by row, in classes.json.
+
+    The same noise and class at every w, so that a row, or a place in the panels, shows what
+    guidance alone does.
+
+    Args:
+      directory: where they are written.
+      model: a trained one.
+      label: of the one class; None for a golden retriever where there is one, else the first.
+    """
+    config = model.config
+    names = datasets.class_names(config.data)
+    if label is None:
+        label = names.index(RETRIEVER) if RETRIEVER in names else 0
+    seed, several = config.sweep.seed, np.arange(_SIDE * _SIDE)
+    one = _rows_of_w(model, np.arange(_ROWS), np.full(_ROWS, label), ROW_OF_W)
+    plots.save_sample_grid(
+        directory / 'one_class.png',
+        one.swapaxes(0, 1),
+        row_names=[names[label]] + [''] * (_ROWS - 1),
+        column_names=[f'w = {w:g}' for w in ROW_OF_W],
+    )
+    labels = np.asarray(generation.image_labels(seed, several, config.data.num_classes, 'uniform'))
+    panels = _rows_of_w(model, several, labels, PANELS)
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4), layout='constrained')
+    for panel, found, w in zip(axes, panels, PANELS, strict=True):
+        panel.imshow(images.grid(found, _SIDE))
+        panel.set(xticks=[], yticks=[], title=f'w = {w:g}')
+    plots.save(directory / 'classes.png', figure)
+    files.write_json(directory / 'classes.json', [names[number] for number in labels])
+
+
+def _rows_of_w(
+    model: trained.Model, numbers: np.ndarray, labels: np.ndarray, weights: Sequence[float]
+) -> np.ndarray:
+    """uint8 [len(weights), len(numbers), H, W, C], in batches of the size that is compiled."""
+    count, size = len(weights) * len(numbers), model.config.sweep.batch_size
+    fill = -count % size
+    parts = []
+    every = [
+        np.pad(np.asarray(values), (0, fill), mode='edge')
+        for values in (
+            np.tile(numbers, len(weights)),
+            np.tile(labels, len(weights)),
+            np.repeat(np.asarray(weights, np.float32), len(numbers)),
+        )
+    ]
+    for start in range(0, count, size):
+        indices, classes, w = (values[start : start + size] for values in every)
+        x = model.generate(model.config.sweep.seed, indices, classes, w)
+        parts.append(np.asarray(images.to_uint8(x)))
+    found = np.concatenate(parts)[:count]
+    return found.reshape(len(weights), len(numbers), *found.shape[1:])

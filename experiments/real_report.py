@@ -1,0 +1,190 @@
+"""What the real-images experiment publishes: results.json, table.md, pictures, claims, command."""
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import claims
+import findings
+import numpy as np
+import real_pictures
+import real_scores
+from etils import epath
+from real_extractor import NAMES, RealExtractor
+from real_parts import INDEX, Bench
+from real_scores import CURVE, Curve, Row
+
+from cfg_jax import files, provenance, sweep, tables, writers
+
+_AGAINST_TRAIN = ('w', 'fd768', 'fd768_se', 'sfid')
+_AGAINST_VALIDATION = ('fd768_validation', 'sfid_validation')
+_OTHERS = ('is', 'is_se', 'is_std', 'class_agreement', 'precision', 'recall')
+_HEADINGS = NAMES | {
+    'fd768_validation': 'FD-768, validation',
+    'sfid_validation': 'sFID, validation',
+}
+_BESIDE = ('seed', 'untrained')  # curves that stand with no part
+_SECTIONS = {
+    'sweep': 'Guidance',
+    'steps': "The paper's sampler, and a tenth of its passes",
+    'p_uncond': 'p_uncond, models trained as long',
+    'T': 'Steps',
+    'rules': 'Later rules',
+    'classifier': 'Classifier guidance',
+}
+
+
+class Report:
+    """All that was measured of one checkpoint.
+
+    Args:
+      bench: of the experiment.
+      out: directory to write to.
+      argv: of the command.
+    """
+
+    def __init__(self, bench: Bench, out: epath.Path, argv: Sequence[str]):
+        self._bench, self._out, self._argv = bench, out, argv
+        self._directory = bench.root / 'sweep' / bench.directory()
+        index = files.read_json(self._directory / INDEX)
+        self._parts = {part: index[part] for part in _SECTIONS if part in index}
+        floor = real_scores.floor_directory(bench.root, bench.config)
+        paths = [floor / f'{split}.json' for split in real_scores.SPLITS]
+        self._floor = [files.read_json(path) for path in paths if path.exists()]
+
+    def write(self) -> str:
+        """Writes every file; returns the table."""
+        text = self._table()
+        files.write_bytes(self._out / 'table.md', text.encode())
+        files.write_json(self._out / 'results.json', self._results())
+        files.write_json(self._out / 'claims.json', [v._asdict() for v in self._verdicts()])
+        files.write_bytes(self._out / 'command.txt', self._command().encode())
+        real_pictures.loss(self._out / 'loss.png', self._bench.root / 'model')
+        for part, slugs in self._parts.items():
+            curves = [self._curve(slug) for slug in slugs]
+            drawn = [(curve['name'], curve['rows']) for curve in curves]
+            name = 'tradeoff' if part == 'sweep' else part
+            title = f'{_SECTIONS[part]}: {self._what()}'
+            real_pictures.tradeoff(self._out / f'{name}.png', title, drawn, self._floor)
+        return text
+
+    def _curve(self, slug: str) -> Curve:
+        return files.read_json(self._directory / slug / CURVE)
+
+    def _what(self) -> str:
+        config = self._bench.config
+        return (
+            f'{Path(config.data.name).parent.name}, step {self._bench.step:,},'
+            f' {config.sweep.num_samples:,} samples a point'
+        )
+
+    def _table(self) -> str:
+        lines = [f'# Real images: {self._what()}', '', _NOTE]
+        for part, slugs in self._parts.items():
+            curves = [self._curve(slug) for slug in slugs]
+            lines += [f'## {_SECTIONS[part]}', '', _sweep_table(curves)]
+            if part == 'sweep':
+                lines += ['## For scale: real images, another seed, no training', '', self._scale()]
+        return '\n'.join(lines)
+
+    def _scale(self) -> str:
+        """Real images, the second seed beside the first, and the untrained network."""
+        leading = [
+            {'images': f'real, {row["images"]}', 'N': f'{row["num_images"]:,}'}
+            | {'against': row['against']}
+            for row in self._floor
+        ]
+        rows = [_shown(row, _AGAINST_TRAIN + _OTHERS) for row in self._floor]
+        curves = {slug: self._curve(slug) for slug in (self._parts['sweep'][0], *_BESIDE)}
+        chosen = {row['w'] for row in curves['seed']['rows']}
+        for curve in curves.values():
+            for row in curve['rows']:
+                if row['w'] in chosen:
+                    images = f'{curve["name"]}, w = {row["w"]:g}'
+                    count = f'{curve["num_samples"]:,}'
+                    leading.append({'images': images, 'N': count, 'against': 'train'})
+                    rows.append(_shown(row, _AGAINST_TRAIN + _OTHERS))
+        return tables.score_table(rows, leading, names=_HEADINGS, bold=False)
+
+    def _results(self) -> dict[str, Any]:
+        slugs = dict.fromkeys(slug for slugs in self._parts.values() for slug in slugs)
+        beside = [slug for slug in _BESIDE if (self._directory / slug / CURVE).exists()]
+        return {
+            'dataset': self._bench.config.data.name,
+            'checkpoint_step': self._bench.step,
+            'convention': sweep.CONVENTION,
+            'names': {'fd768': RealExtractor.distance, 'sfid': 'sFID'} | _HEADINGS,
+            'training': self._training(),
+            'floor': self._floor,
+            'parts': self._parts,
+            'curves': {slug: self._curve(slug) for slug in (*slugs, *beside)},
+            **provenance.describe_environment(),
+        }
+
+    def _training(self) -> dict[str, float]:
+        rows = writers.read_metrics(self._bench.root / 'model')
+        batch = self._bench.config.train.batch_size
+        return {
+            'steps': self._bench.step,
+            'images': self._bench.step * batch,
+            'last_loss': rows[-1]['loss'],
+            'images_per_second_median': float(np.median([r['images_per_second'] for r in rows])),
+            'seconds': sum(
+                (row['step'] - before) * batch / row['images_per_second']
+                for row, before in zip(rows, [0] + [r['step'] for r in rows[:-1]], strict=True)
+            ),
+        }
+
+    def _verdicts(self) -> list[findings.Verdict]:
+        """The paper's findings on the sweep, and on models and steps where they were measured."""
+        found: dict[str, findings.Verdict] = {}
+        for part in ('sweep', 'p_uncond', 'T'):
+            curves = [self._curve(slug) for slug in self._parts.get(part, ())]
+            columns = [
+                claims.column(curve['name'], curve, distance='FD-768', score=NAMES['is'])
+                for curve in curves
+            ]
+            found |= {verdict.claim: verdict for verdict in findings.check_all(columns)}
+        return list(found.values())
+
+    def _command(self) -> str:
+        environment = provenance.describe_environment()
+        commit = subprocess.run(
+            ['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        lines = [
+            f'python experiments/tiny_imagenet64.py {shlex.join(self._argv)}',
+            '',
+            f'commit {commit or "unknown"}',
+            *(f'{name} {version}' for name, version in environment['versions'].items()),
+            '{count} x {kind} ({platform})'.format(**environment['device']),
+        ]
+        return '\n'.join(lines) + '\n'
+
+
+_NOTE = (
+    'FD-768 and sFID are Frechet distances of the FID Inception: its 768-d features, its sFID map;'
+    ' against the training split where nothing else is said. IS (GoogLeNet) is the Inception'
+    " Score's formula on GoogLeNet's 1,000 classes, class agreement the share of samples that it"
+    " finds likeliest to be of their class among the set's. Precision and recall are of the 768-d"
+    ' features, against the training split. None of them is FID or the published IS: they compare'
+    ' with themselves, at the same number of samples.\n'
+)
+
+
+def _sweep_table(curves: Sequence[Curve]) -> str:
+    rows, leading = [], []
+    for curve in curves:
+        for row in curve['rows']:
+            rows.append(_shown(row, _AGAINST_TRAIN + _AGAINST_VALIDATION + _OTHERS))
+            first = {'curve': curve['name']} if len(curves) > 1 else {}
+            passes = {'network passes': f'{row["network_passes"]:,}'}
+            leading.append(first | {'w': f'{row["w"]:g}'} | passes)
+    return tables.score_table(rows, leading, names=_HEADINGS)
+
+
+def _shown(row: Row, columns: Sequence[str]) -> Row:
+    """The columns of a table in their order."""
+    return {key: row[key] for key in columns if key in row}

@@ -1,0 +1,216 @@
+"""Rows of the real-images experiment: samples against the training and the validation split."""
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from real_extractor import RealExtractor
+
+from cfg_jax import config as config_lib, data, files, images, real, sweep, trained
+from cfg_jax.errors import UserError
+from cfg_jax.metrics import (
+    evaluation,
+    extraction,
+    precision_recall,
+    reference as reference_lib,
+    scores,
+)
+from cfg_jax.metrics.features import Features
+from cfg_jax.metrics.reference import Reference
+from cfg_jax.metrics.statistics import Gaussian, Moments
+from cfg_jax.shards import Shards, weights
+
+SPLITS = ('train', 'validation')
+CURVE = 'curve.json'
+
+Row = dict[str, Any]
+Curve = dict[str, Any]  # what CURVE holds: settings of the sweep, 'name', 'config' and 'rows'
+Report = Callable[[str], None]
+
+
+class RealImages(NamedTuple):
+    """What a split is to scores: its statistics, and the distance from its sFID maps."""
+
+    statistics: Reference
+    spatial_distance: Callable[[Gaussian], float]
+
+
+class References(NamedTuple):
+    """The real images of both splits."""
+
+    train: RealImages
+    validation: RealImages
+
+    def hashes(self) -> dict[str, str]:
+        """What identifies them in settings."""
+        return {split: getattr(self, split).statistics.record['sha256'] for split in SPLITS}
+
+
+def references(
+    config: ConfigDict, root: epath.Path, extractor: RealExtractor, count: int, report: Report
+) -> References:
+    """The statistics of `count` images of each split, or of all for 0; kept in ROOT/reference."""
+    made = []
+    for split in SPLITS:
+        path = root / 'reference' / f'{split}{count or ""}.npz'
+        if not path.exists():
+            report(f'\nreference: {split}, {count or "all"} images')
+            group = config.data.copy_and_resolve_references()
+            group.split = split + (f'[:{count}]' if count else '')
+            real.compute(group, extractor.inception, path, config.sweep.batch_size, report)
+        statistics = reference_lib.load(path, extractor.inception)
+        # The root of its covariance takes as long as the rest of a score, and is always the same.
+        made.append(RealImages(statistics, scores.distance_from(statistics.spatial)))
+    return References(*made)
+
+
+def check_counts(num_samples: int, num_real: int) -> None:
+    """Raises UserError where precision and recall have too few images; 0 real ones mean all."""
+    fewest = precision_recall.NEIGHBOURS + 1
+    for name, count in (('sweep.num_samples', num_samples), ('--real', num_real or fewest)):
+        if count < fewest:
+            raise UserError(f'{name}={count}: precision and recall need at least {fewest} images')
+
+
+class Scorer:
+    """Samples, scores and keeps curves in ROOT/sweep/SLUG; goes on from what is there.
+
+    Args:
+      root: the experiment's directory.
+      extractor: of the samples' features.
+      real_images: what they are compared with.
+      report: receives lines of progress.
+    """
+
+    def __init__(
+        self, root: epath.Path, extractor: RealExtractor, real_images: References, report: Report
+    ):
+        self._root, self._extractor = root, extractor
+        self._real, self._report = real_images, report
+
+    def curve(self, slug: str, name: str, model: trained.Model, passes: float = 2.0) -> Curve:
+        """The rows of a model at the weights of its config's `sweep`, written as CURVE too.
+
+        Rows of other weights that were measured before stay in it.
+
+        Args:
+          slug: of the directory.
+          name: for people.
+          model: what is sampled.
+          passes: network passes of a guided step, on average.
+
+        Raises:
+          UserError: the directory holds samples of other settings.
+        """
+        config = model.config
+        settings = sweep.settings_of(model, self._extractor)
+        settings |= {'references': self._real.hashes()}
+        directory = sweep.claim(self._root / 'sweep' / slug, settings)
+        self._report(f'\n{name}')
+        self._fill(model, directory)
+        rows = [files.read_json(path) for path in (directory / 'rows').glob('w_*.json')]
+        steps = config.sampling.num_steps
+        rows = [
+            row | {'network_passes': round(steps * (passes if row['w'] else 1))}
+            for row in sorted(rows, key=lambda row: row['w'])
+        ]
+        config.sweep.w = tuple(row['w'] for row in rows)
+        curve = {'name': name, **settings, 'config': config_lib.to_json(config), 'rows': rows}
+        files.write_json(directory / CURVE, curve)
+        return curve
+
+    def _fill(self, model: trained.Model, directory: epath.Path) -> None:
+        """Measures the rows that are not there yet; scores one while the next is sampled."""
+        path = {w: directory / 'rows' / f'w_{w!r}.json' for w in weights(model.config)}
+        missing = [w for w in path if not path[w].exists()]
+        with ThreadPoolExecutor(1) as scoring:
+            kept = []
+            for w in missing:
+                model.config.sweep.w = (w,)
+                shards = Shards(model, directory / 'shards', self._extractor, self._report)
+                shards.compute()
+                kept.append(scoring.submit(self._keep, path[w], w, shards, model.config))
+        for row in kept:
+            row.result()
+
+    def _keep(self, path: epath.Path, w: float, shards: Shards, config: ConfigDict) -> None:
+        samples = shards.collect(w, config.sweep.seed)
+        row = score(samples.features, samples.labels, self._real, config)
+        files.write_json(path, {'w': w} | row)
+
+    def floor(self, config: ConfigDict) -> list[Row]:
+        """Real images in the place of samples, as many of them: each split against the other."""
+        settings = {
+            'dataset': config.data.name,
+            'num_samples': config.sweep.num_samples,
+            'is_splits': config.sweep.is_splits,
+            'features': self._extractor.provenance(),
+            'references': self._real.hashes(),
+        }
+        directory = sweep.claim(floor_directory(self._root, config), settings)
+        rows = []
+        for split, other in zip(SPLITS, reversed(SPLITS), strict=True):
+            path = directory / f'{split}.json'
+            if not path.exists():
+                self._report(f'\nfloor: {split} against {other}')
+                row = self._floor_row(config, split, getattr(self._real, other))
+                files.write_json(path, row | {'images': split, 'against': other})
+            rows.append(files.read_json(path))
+        return rows
+
+    def _floor_row(self, config: ConfigDict, split: str, other: RealImages) -> Row:
+        count, size = config.sweep.num_samples, config.sweep.batch_size
+        epoch = data.one_epoch(config.data, split, size)
+        batches = list(itertools.islice(epoch, -(-count // size)))
+        labels = np.concatenate([batch['label'] for batch in batches])[:count]
+        pixels = np.concatenate([images.to_uint8(batch['image']) for batch in batches])[:count]
+        parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
+        features = extraction.concatenate(extraction.extract_all(self._extractor, parts, size))
+        return against(features, labels, other, config) | {'num_images': len(labels)}
+
+
+def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:
+    """Where the rows of real images lie, as SPLIT.json."""
+    return root / 'sweep' / f'real_images-n{config.sweep.num_samples}'
+
+
+def score(
+    features: Features, labels: np.ndarray, references: References, config: ConfigDict
+) -> Row:
+    """`against` the training split, and both distances to the validation split as
+    `KEY_validation`."""
+    row = against(features, labels, references.train, config)
+    other = evaluation.score(
+        features, references.validation.statistics, ('fid',), distance=RealExtractor.distance
+    ) | {'sfid': _sfid(features, references.validation)}
+    return row | {f'{key}_validation': value for key, value in other.items()}
+
+
+def against(
+    features: Features, labels: np.ndarray, real_images: RealImages, config: ConfigDict
+) -> Row:
+    """FD-768, sFID, precision, recall; IS (GoogLeNet) over its 1,000 classes and the share of
+    images that it finds likeliest to be of their label, out of the data set's; errors as `KEY_se`.
+    """
+    settings = config.sweep
+    row = evaluation.score(
+        features,
+        real_images.statistics,
+        ('fid', 'is', 'precision', 'recall'),
+        distance=RealExtractor.distance,
+        is_splits=settings.is_splits,
+        replicates=settings.bootstrap,
+        strata=labels if settings.labels == 'balanced' else None,
+    )
+    row['sfid'] = _sfid(features, real_images)
+    of_the_set = features.logits[:, : config.data.num_classes]
+    return row | {'class_agreement': scores.class_agreement(of_the_set, labels)}
+
+
+def _sfid(features: Features, real_images: RealImages) -> float:
+    """Without a standard error: to bootstrap 2,023 features takes longer than to sample them."""
+    return real_images.spatial_distance(Moments.of_many(features.spatial).gaussian())

@@ -1,0 +1,82 @@
+"""Training within minutes: on a machine that is lent for a while, to be gone on with later."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import training
+from cfg_jax.errors import Preempted
+
+Report = Callable[[str], None]
+
+_AGAIN_SECONDS = 1.0
+
+
+class Budget:
+    """Minutes of training, all models of a command together, from now on."""
+
+    def __init__(self, minutes: float):
+        self._end = time.monotonic() + 60.0 * minutes
+
+    def seconds_left(self) -> float:
+        """Never below 0."""
+        return max(0.0, self._end - time.monotonic())
+
+
+class _Alarm:
+    """Asks training to stop, as a preempted machine would: with SIGTERM, when the time is up.
+
+    So a stop is the loop's own, with everything saved after the step in flight, and what goes on
+    later is what would have gone on. No step is timed beforehand and nothing is compiled twice.
+    """
+
+    def __init__(self, seconds: float):
+        self.rang = False
+        self._timer = threading.Timer(seconds, self._ring)
+        self._before = None
+
+    def __enter__(self) -> '_Alarm':
+        # Where the loop does not listen yet, or no more, SIGTERM must not end the process.
+        self._before = signal.signal(signal.SIGTERM, self._outside_of_the_loop)
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _ring(self) -> None:
+        self.rang = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _outside_of_the_loop(self, *_: object) -> None:
+        if not self.rang:
+            raise Preempted('stopped on request; what is finished is kept')
+        self._timer = threading.Timer(_AGAIN_SECONDS, self._ring)
+        self._timer.start()
+
+
+def train(config: ConfigDict, workdir: epath.Path, budget: Budget, report: Report) -> bool:
+    """Trains, or goes on, until `config.train.steps` or until the budget is spent.
+
+    Returns:
+      Whether the training is complete.
+    """
+    seconds = budget.seconds_left()
+    if not seconds:
+        report(f'no minutes left to train {workdir}')
+        return False
+    with _Alarm(seconds) as alarm:
+        try:
+            training.train(config, workdir, report=report)
+        except Preempted as stop:
+            if not alarm.rang:
+                raise
+            report(f'the minutes are spent: {stop}; the same command trains on')
+            return False
+    return True

@@ -1,0 +1,120 @@
+"""The paper's findings on real photographs: Tiny ImageNet at 64x64, a model of half an hour.
+
+    python experiments/tiny_imagenet64.py --data=tiny_imagenet64/1.0.0 \\
+        --inception=inception768.npz --googlenet=googlenet.npz --root=runs/tiny --minutes=20
+    the same with --preset=toy       (every path of it on a CPU, in minutes; nothing is learned)
+
+Trains configs/tiny_imagenet64.py for --minutes, or goes on with it, and measures --parts:
+
+  sweep       the paper's 14 w; beside them real images, a second seed and an untrained network
+  steps       the paper's sampler at twice the steps, a tenth of its passes, DDIM at a tenth
+  p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps
+  rules       guidance interval, projected guidance, autoguidance
+  classifier  classifier guidance
+
+Training stops at --minutes with everything saved; the same command trains on, for as long again,
+and measures the checkpoint that it reaches. --minutes=0 measures what there is. What is finished is
+kept in ROOT; ROOT/results holds what is worth publishing. Machines that keep nothing: --weights_out
+writes the EMA weights in half precision, from which --weights_in starts elsewhere.
+"""
+
+from collections.abc import Sequence
+
+import real_presets
+
+from cfg_jax import commands
+from cfg_jax.errors import UserError
+
+COMPARED_W = (0.0, 0.1, 0.3, 1.0, 4.0)
+PARTS = ('sweep', 'steps', 'p_uncond', 'T', 'rules', 'classifier')
+
+
+def main(argv: Sequence[str]) -> None:
+    options, overrides = parse(argv)
+
+    import jax
+    import portable
+    import real_extractor
+    import real_parts
+    import real_pictures
+    import real_report
+    import real_scores
+    import real_training
+    from etils import epath
+
+    from cfg_jax import trained
+
+    root = epath.Path(options.root).expanduser()
+    out = epath.Path(options.out).expanduser() if options.out else root / 'results'
+    if not jax.config.jax_compilation_cache_dir:
+        # Several compilations of minutes, the same in every call on a machine.
+        jax.config.update('jax_compilation_cache_dir', str(root.resolve() / 'compilations'))
+    config = real_presets.load(options, options.config, overrides)
+    count, classes = real_presets.reference_count(options), real_presets.classes(options.data)
+    real_scores.check_counts(config.sweep.num_samples, count)
+    if options.label is not None and options.label >= len(classes):
+        raise UserError(f'--label={options.label} is no class; there are 0..{len(classes) - 1}')
+    of_data = [override for override in overrides if override.startswith('--config.data.')]
+    extractor = real_extractor.load(
+        options.inception, options.googlenet, classes, config.sweep.dtype
+    )
+    if options.weights_in:
+        portable.load(options.weights_in, config, root / 'model', print)
+    budget = real_training.Budget(options.minutes)
+    real_training.train(config, root / 'model', budget, print)
+    model = trained.TrainedModel(root / 'model', config)
+    if options.weights_out:
+        portable.save(options.weights_out, config, root / 'model')
+    references = real_scores.references(config, root, extractor, count, print)
+    bench = real_parts.Bench(
+        config=config,
+        root=root,
+        step=model.step,
+        weights=options.w,
+        load=lambda path: real_presets.load(options, path, of_data),
+        scorer=real_scores.Scorer(root, extractor, references, print),
+        budget=budget,
+        report=print,
+    )
+    for part in options.parts:
+        real_parts.measure(bench, part)
+        if part == 'sweep':
+            real_pictures.grids(out, model, options.label)
+    print('\n' + real_report.Report(bench, out, argv).write())
+    print(f'written to {out}')
+
+
+def parse(argv: Sequence[str]):
+    """Options and overrides.
+
+    Raises:
+      UserError: unknown ones, or values that make no sense.
+    """
+    parser = commands.Parser(__doc__)
+    parser.add_argument('--data', required=True, help='directory of the prepared TFDS data set')
+    parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
+    parser.add_argument('--googlenet', required=True, help=".npz of BVLC GoogLeNet's weights")
+    parser.add_argument('--root', default='runs/tiny_imagenet64', help='where everything is kept')
+    parser.add_argument('--out', default='', help='what is worth publishing; ROOT/results')
+    parser.add_argument('--minutes', type=float, default=20.0, help='of training in this call (20)')
+    parser.add_argument('--preset', choices=real_presets.PRESETS, default='gpu')
+    parser.add_argument('--config', default=real_presets.CONFIG, help='of the main model')
+    parser.add_argument(
+        '--parts', type=commands.name_list, default=('sweep',), help=', '.join(PARTS)
+    )
+    parser.add_argument('--w', type=commands.number_list, default=COMPARED_W, help='of comparisons')
+    parser.add_argument('--real', type=commands.natural_number, help='images a reference; 0: all')
+    parser.add_argument('--label', type=commands.natural_number, help='class of one_class.png')
+    parser.add_argument('--weights_out', default='', help='writes the EMA weights here')
+    parser.add_argument('--weights_in', default='', help='starts from such a file')
+    options, overrides = commands.split_config(parser, argv)
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown or not options.parts:
+        raise UserError(f'--parts are out of {", ".join(PARTS)}; got {",".join(unknown) or "none"}')
+    if not 0 <= options.minutes < float('inf'):
+        raise UserError(f'--minutes is a number of at least 0; got {options.minutes:g}')
+    return options, overrides
+
+
+if __name__ == '__main__':
+    commands.run(main)
