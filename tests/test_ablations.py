@@ -1,6 +1,7 @@
 """Ablations: every expectation can fail, rows are grouped rightly, the command at toy size."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,10 @@ def test_noise_in_the_place_of_the_unconditional_prediction():
     np.testing.assert_array_equal(some(z[7:9], 0.5), eps_fn(z, jnp.float32(0.5))[7:9])
 
 
+@pytest.mark.skipif(
+    not os.environ.get('CFG_JAX_SLOW'),
+    reason='half a minute; CFG_JAX_SLOW=1 pytest tests/test_ablations.py runs it',
+)
 def test_command_writes_every_row(tmp_path, monkeypatch, capsys):
     rows = [ablation_rows.ROWS[i] for i in (2, 4, 9)] + [ablation_rows.ROWS[-1]]
     rows[1] = rows[1]._replace(relations=(Relation('is', '>', 'w = 0'),))

@@ -1,6 +1,7 @@
 """Two processes with two devices each against one with four: the same training, the same table."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def finish(running):
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
     """Work directories of one process and of two, the latter killed and resumed on the way."""
+    if not os.environ.get('CFG_JAX_SLOW'):
+        pytest.skip('minutes; CFG_JAX_SLOW=1 pytest tests/test_processes.py runs it')
     root = tmp_path_factory.mktemp('processes')
     finish(start(root / 'one', 1))
     killed = start(root / 'two', 2)

@@ -237,13 +237,7 @@ def classifier_run(tmp_path_factory):
     """The noisy classifier of digits, small, in the same loop."""
     workdir = tmp_path_factory.mktemp('classifier') / 'run'
     lines = []
-    config = make_tiny_config(
-        CLASSIFIER,
-        model__channel_mult=(1,),
-        model__attention_resolutions=(),
-        train__steps=60,
-        train__checkpoint_every=60,
-    )
+    config = make_tiny_config(CLASSIFIER, train__steps=60, train__checkpoint_every=60)
     training.train(config, workdir, lines.append)
     return workdir, lines
 

@@ -3,11 +3,9 @@
 python two_processes.py COORDINATOR NUM_PROCESSES PROCESS_ID WORKDIR
 """
 
-import contextlib
-import os
 import sys
 
-from support import make_tiny_config, toy_instead_of_networks
+from support import make_tiny_config
 
 from cfg_jax import processes, sweep, training
 from cfg_jax.metrics import classifier
@@ -26,10 +24,8 @@ def main(coordinator, num_processes, process_id, workdir):
         train__checkpoint_every=5,
         train__keep_checkpoints=9,
     )
-    slow = os.environ.get('CFG_JAX_SLOW')
-    with contextlib.nullcontext() if slow else toy_instead_of_networks():
-        training.train(config, workdir)
-        sweep.run(config, workdir, name='tiny')
+    training.train(config, workdir)
+    sweep.run(config, workdir, name='tiny')
 
 
 if __name__ == '__main__':
