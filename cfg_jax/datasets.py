@@ -132,7 +132,12 @@ def _check_imagenet_archives(manual_dir: epath.PathLike) -> None:
 
 def class_names(data: ConfigDict) -> list[str]:
     """The data set's names of its classes, in the order of their ids."""
-    return list(find_builder(data.name, data.data_dir).info.features['label'].names)
+    return label_names(data.name, data.data_dir)
+
+
+def label_names(name: str, data_dir: str = '') -> list[str]:
+    """`class_names` of a data set that no config names yet; arguments as of `find_builder`."""
+    return list(find_builder(name, data_dir).info.features['label'].names)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """The guidance sweep: checkpoint x list of w -> samples -> features -> scores; resumable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -187,6 +187,38 @@ def claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
     return directory
 
 
+def score(
+    samples: Samples,
+    extractor: FeatureExtractor,
+    reference: Reference,
+    metrics: Sequence[str],
+    config: ConfigDict,
+) -> Row:
+    """The row of one set of samples, without what it was sampled at.
+
+    Args:
+      samples: of any origin.
+      extractor: that made their features.
+      reference: the real images.
+      metrics: out of those that samples and reference can give, see `evaluation.obstacles`.
+      config: its `sweep` says how; 'balanced' labels are resampled within classes.
+    """
+    settings = config.sweep
+    row = evaluation.score(
+        samples.features,
+        reference,
+        metrics,
+        distance=extractor.distance,
+        is_splits=settings.is_splits,
+        replicates=settings.bootstrap,
+        strata=samples.labels if settings.labels == 'balanced' else None,
+    )
+    if extractor.logits_are_labels:
+        logits = samples.features.logits[:, : config.data.num_classes]
+        row['class_agreement'] = scores.class_agreement(logits, samples.labels)
+    return row
+
+
 class _Table:
     """Scores of the samples of each w; what cannot be scored is told once and left out."""
 
@@ -208,26 +240,12 @@ class _Table:
         rows = []
         for seed in seeds(self._config):
             samples = shards.collect(w, seed)
-            rows.append(self._score(samples))
+            rows.append(
+                score(samples, self._extractor, self.reference, self._metrics, self._config)
+            )
             if self._config.sweep.save_samples:
                 shards.save_images(w, seed, directory / 'batches' / f'w_{w!r}_seed_{seed}.npz')
         return {'w': w} | evaluation.over_seeds(rows)
-
-    def _score(self, samples: Samples) -> Row:
-        sweep = self._config.sweep
-        row = evaluation.score(
-            samples.features,
-            self.reference,
-            self._metrics,
-            distance=self._extractor.distance,
-            is_splits=sweep.is_splits,
-            replicates=sweep.bootstrap,
-            strata=samples.labels if sweep.labels == 'balanced' else None,
-        )
-        if self._extractor.logits_are_labels:
-            logits = samples.features.logits[:, : self._config.data.num_classes]
-            row['class_agreement'] = scores.class_agreement(logits, samples.labels)
-        return row
 
     def _possible(self) -> list[str]:
         """The config's metrics without those that this extractor or reference cannot give."""

@@ -82,7 +82,6 @@ def train(
         if first >= config.train.steps:
             report(f'{workdir} is already trained to step {first}')
             return state
-        state = jax.device_put(state, parallel.replicated())
         report(_headline(config, state, workdir, first))
         writer = None
         if processes.is_first():

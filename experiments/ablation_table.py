@@ -42,7 +42,8 @@ def measure(
 
 def write(root: epath.Path, measured: Measured, config: ConfigDict) -> str:
     """Writes table.md, ablations.png and results.json; returns the table."""
-    verdicts = [verdict(row, dict(named(measured))) for row, _ in measured]
+    by_name = {row.name: scores for row, scores in measured}
+    verdicts = [verdict(row, by_name) for row, _ in measured]
     text = markdown(measured, verdicts, config)
     files.write_bytes(root / 'table.md', text.encode())
     rows = [
@@ -59,11 +60,6 @@ def write(root: epath.Path, measured: Measured, config: ConfigDict) -> str:
     )
     draw(root / 'ablations.png', measured)
     return text
-
-
-def named(measured: Measured) -> list[tuple[str, Scores]]:
-    """(name, scores) of each row."""
-    return [(row.name, scores) for row, scores in measured]
 
 
 def verdict(row: Row, scores: dict[str, Scores]) -> str:

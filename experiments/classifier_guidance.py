@@ -35,7 +35,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--root', default='runs/classifier_guidance', help='what is written')
     parser.add_argument('--model', default='', help='work directory of the model; ROOT/model')
     parser.add_argument(
-        '--classifier', default='', help='work directory of the noisy classifier; ROOT/classifier'
+        '--classifier',
+        default='',
+        help='work directory of the noisy classifier; ROOT/noisy_classifier',
     )
     parser.add_argument('--w', type=commands.number_list, default=W, help='classifier-free')
     parser.add_argument('--scales', type=commands.number_list, default=SCALES, help='classifier')
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     root = epath.Path(options.root).expanduser()
     paths = guidance_methods.Workdirs(
         epath.Path(options.model or root / 'model').expanduser(),
-        epath.Path(options.classifier or root / 'classifier').expanduser(),
+        epath.Path(options.classifier or root / 'noisy_classifier').expanduser(),
     )
     training.train(config, paths.model)
     training.train(classifier_config, paths.classifier)

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from cfg_jax import files, images, real, sweep, trained, writers
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import evaluation, extraction, scores
+from cfg_jax.metrics import evaluation, extraction
 from cfg_jax.metrics.features import FeatureExtractor, Features
-from cfg_jax.metrics.reference import Reference
+from cfg_jax.shards import Samples
 
 Row = dict[str, Any]
 Report = Callable[[str], None]
@@ -120,7 +120,12 @@ def filtered(
     pool = _Pool(model, root / 'pool', extractor, report)
     features, log_probs = pool.collect(round(max(ratios) * count))
     reference = real.reference(config, root, extractor, report)
+    as_many = jax.tree.map(lambda a: a[:count], features)
+    obstacles = evaluation.obstacles(as_many, reference, config.sweep.is_splits)
+    metrics = [metric for metric in config.sweep.metrics if metric not in obstacles]
     labels = np.arange(count) % config.data.num_classes
+    balanced = config.copy_and_resolve_references()
+    balanced.sweep.labels = 'balanced'  # as many of each class are kept
     cost = {
         'network_passes': config.sampling.num_steps,
         'classifier_gradients': 0,
@@ -130,37 +135,11 @@ def filtered(
     rows = []
     for ratio in ratios:
         chosen = likeliest(log_probs[: round(ratio * count)], labels)
-        kept = Features(*(None if a is None else a[chosen] for a in features))
-        row = _score(kept, labels, reference, config, extractor)
+        kept = jax.tree.map(lambda a, chosen=chosen: a[chosen], features)
+        row = sweep.score(Samples(kept, labels), extractor, reference, metrics, balanced)
         row |= {key: ratio * value for key, value in cost.items()}
         rows.append(row | {'strength': float(ratio)})
     return Measured(name, 'ratio', rows, model.provenance())
-
-
-def _score(
-    samples: Features,
-    labels: np.ndarray,
-    reference: Reference,
-    config: ConfigDict,
-    extractor: FeatureExtractor,
-) -> Row:
-    """A sweep's scores of samples that no sweep drew; the labels are balanced."""
-    settings = config.sweep
-    obstacles = evaluation.obstacles(samples, reference, settings.is_splits)
-    row = evaluation.score(
-        samples,
-        reference,
-        [metric for metric in settings.metrics if metric not in obstacles],
-        distance=extractor.distance,
-        is_splits=settings.is_splits,
-        replicates=settings.bootstrap,
-        strata=labels,
-    )
-    if extractor.logits_are_labels:
-        row['class_agreement'] = scores.class_agreement(
-            samples.logits[:, : config.data.num_classes], labels
-        )
-    return row
 
 
 def likeliest(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -196,7 +175,9 @@ class _Pool:
     """Features of unconditional samples and log p(c | x) of a classifier, kept batch by batch."""
 
     def __init__(self, model, directory: epath.Path, extractor: FeatureExtractor, report: Report):
-        self._model, self._directory, self._report = model, directory, report
+        # Samples of another model or sampler must not pass for this one's.
+        self._directory = sweep.claim(directory, sweep.settings_of(model, extractor))
+        self._model, self._report = model, report
         self._extractor = extractor
         self._extract = extraction.make_extract(extractor)
 
@@ -206,16 +187,15 @@ class _Pool:
         starts = range(0, count, size)
         paths = [self._directory / f'images_{start:07d}_of_{size}.npz' for start in starts]
         missing = [start for start, path in zip(starts, paths, strict=True) if not path.exists()]
-        progress = writers.Progress(len(missing))
-        for done, start in enumerate(missing, 1):
+        done = size * (len(paths) - len(missing))
+        progress = writers.ImageReport(size * len(paths), self._report, done)
+        for number, start in enumerate(missing, 1):
             files.write_npz(paths[start // size], self._batch(start, size))
-            rate = progress.update(done) * size
-            left = writers.format_duration(progress.seconds_left())
-            self._report(f'{start + size}/{count} images  {rate:,.0f} images/s  {left} left')
+            progress.tell(done + size * number)
         parts = [files.read_npz(path) for path in paths]
         log_probs = np.concatenate([part.pop('log_probs') for part in parts])[:count]
         features = extraction.concatenate([Features(**part) for part in parts])
-        return Features(*(None if a is None else a[:count] for a in features)), log_probs
+        return jax.tree.map(lambda a: a[:count], features), log_probs
 
     def _batch(self, start: int, size: int) -> dict[str, np.ndarray]:
         seed = self._model.config.sweep.seed

@@ -64,7 +64,7 @@ def image_sets(name: str, size: int, count: int):
     """Functions that make the uint8 images [count, size, size, 3] of each set."""
     from cfg_jax import datasets
 
-    names = datasets.find_builder(name, '').info.features['label'].names
+    names = datasets.label_names(name)
 
     def real(split: str) -> np.ndarray:
         from ml_collections import ConfigDict

@@ -101,5 +101,5 @@ def load(options, paper_config: str, overrides: Sequence[str] = ()) -> ConfigDic
 def _tiny(options) -> list[str]:
     if not options.data:
         raise UserError('--preset=tiny needs --data, the directory of a prepared TFDS data set')
-    names = datasets.find_builder(options.data, '').info.features['label'].names
+    names = datasets.label_names(options.data)
     return [*_TINY, f'data.name={options.data}', f'data.num_classes={len(names)}']

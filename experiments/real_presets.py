@@ -39,15 +39,6 @@ _TOY_REFERENCE = 256  # images of each split
 _GUIDE_SHARE = 8  # the guide is trained for one step in so many
 
 
-def classes(name: str) -> list[str]:
-    """The data set's names of its classes.
-
-    Raises:
-      UserError: no prepared data set there.
-    """
-    return list(datasets.find_builder(name, '').info.features['label'].names)
-
-
 def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config in `path` at the size of --preset, for the data set --data.
 
@@ -59,7 +50,8 @@ def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> Config
     Raises:
       UserError: no such data set, or an override that does not fit.
     """
-    changes = [f'data.name={options.data}', f'data.num_classes={len(classes(options.data))}']
+    num_classes = len(datasets.label_names(options.data))
+    changes = [f'data.name={options.data}', f'data.num_classes={num_classes}']
     changes += _TOY if options.preset == 'toy' else ()
     config = commands.load_config(path)
     known = config_lib.fields(config.model.kind)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     import real_training
     from etils import epath
 
-    from cfg_jax import trained
+    from cfg_jax import datasets, trained
 
     root = epath.Path(options.root).expanduser()
     out = epath.Path(options.out).expanduser() if options.out else root / 'results'
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
         # Several compilations of minutes, the same in every call on a machine.
         jax.config.update('jax_compilation_cache_dir', str(root.resolve() / 'compilations'))
     config = real_presets.load(options, options.config, overrides)
-    count, classes = real_presets.reference_count(options), real_presets.classes(options.data)
+    count, classes = real_presets.reference_count(options), datasets.label_names(options.data)
     real_scores.check_counts(config.sweep.num_samples, count)
     if options.label is not None and options.label >= len(classes):
         raise UserError(f'--label={options.label} is no class; there are 0..{len(classes) - 1}')

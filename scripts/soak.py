@@ -10,7 +10,6 @@ random numbers (all in the checkpoint) and the sweep's table must equal the unin
 the run begins anew. Exit status 1 at the first difference.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -177,7 +176,7 @@ def fingerprint(workdir: Path) -> dict[str, str]:
     return {
         'checkpoint': files.sha256_of_arrays(arrays),
         'data order': (folder / 'data' / 'metadata').read_text(),
-        'table': hashlib.sha256((workdir / 'sweep/soak/table.md').read_bytes()).hexdigest(),
+        'table': files.sha256_of_file(workdir / 'sweep' / 'soak' / 'table.md'),
         'rows': json.dumps(results['rows']),
     }
 

@@ -48,11 +48,10 @@ def main(argv: Sequence[str]) -> None:
 
     commands.start_processes(options)
     config = workdir.read_config(options.workdir)
+    of_the_run = ('workdir', 'name', *commands.PROCESS_OPTIONS)
     for field, value in vars(options).items():
-        if field in commands.PROCESS_OPTIONS:
-            continue
         group = 'sampling' if field in config.sampling else 'sweep'
-        if value is not None and field not in ('workdir', 'name'):
+        if value is not None and field not in of_the_run:
             config[group][field] = value
     directory = sweep.run(config, options.workdir, name=options.name)
     if processes.is_first():

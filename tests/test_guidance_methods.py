@@ -113,8 +113,19 @@ def test_mistakes(root, capsys, toy_networks):
     assert status == 2
     assert '--data' in err[0]
     config = make_tiny_config()
-    paths = guidance_methods.Workdirs(root / 'model', root / 'classifier')
+    paths = guidance_methods.Workdirs(root / 'model', root / 'noisy_classifier')
     message = user_error(
         guidance_methods.filtered, config, paths, (0.5,), root, None, lambda line: None
     )
     assert '--ratios holds 0.5' in message
+
+
+def test_a_pool_belongs_to_its_sampler(root, toy_networks):
+    """Samples of other settings in the same place are refused, not taken for these."""
+    config = make_tiny_config(sampling__num_steps=5)
+    extractor = classifier.load_or_train(config, root / 'classifier')
+    paths = guidance_methods.Workdirs(root / 'model', root / 'noisy_classifier')
+    arguments = config, paths, (1.0,), root, extractor, lambda line: None
+    message = user_error(guidance_methods.filtered, *arguments)
+    assert str(root / 'pool') in message
+    assert 'sampler.num_steps: 4 -> 5' in message

@@ -1,5 +1,6 @@
 """The feature extractors that a config can name."""
 
+import functools
 from collections.abc import Callable
 
 from etils import epath
@@ -24,10 +25,8 @@ def load_extractor(
     sweep = config.sweep
     if sweep.features == 'classifier':
         directory = workdir / 'classifier'
-        processes.first_does(
-            'classifier', lambda: classifier.load_or_train(config, directory, report)
-        )
-        return classifier.load_or_train(config, directory, report)
+        load = functools.partial(classifier.load_or_train, config, directory, report)
+        return processes.first_does('classifier', load) or load()
     if sweep.features in inception_extractor.NAMES:
         if config.data.channels != 3:
             raise UserError(
