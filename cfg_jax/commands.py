@@ -127,12 +127,16 @@ def add_process_options(parser: Parser) -> None:
     parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')
 
 
-def start_processes(options: argparse.Namespace) -> None:
-    """Joins the processes of a run, before anything touches a device; see `processes.start`."""
-    from cfg_jax import processes  # imports JAX, which --help does not need
+def start_processes(options: argparse.Namespace, workdir: str) -> None:
+    """Joins the processes of a run, before anything touches a device; see `processes.start`.
+
+    From then on compilations are kept, see `compilations.keep`.
+    """
+    from cfg_jax import compilations, processes  # imports JAX, which --help does not need
 
     process_id = -1 if options.process_id is None else options.process_id
     processes.start(options.coordinator, options.num_processes, process_id)
+    compilations.keep(workdir)
 
 
 def step_range(text: str) -> range:

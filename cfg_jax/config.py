@@ -70,6 +70,7 @@ FIELDS: dict[str, Field] = {
     'model.resblock_updown': _flag,
     'model.scale_shift_norm': _flag,
     'model.norm_groups': _positive,
+    'model.remat': _flag,
     'model.dtype': _one_of(DTYPES),
     'diffusion.logsnr_min': _real,
     'diffusion.logsnr_max': _real,
@@ -120,6 +121,7 @@ FIELDS: dict[str, Field] = {
 ADDED: dict[str, Any] = {
     'data.random_crop': 0.0,
     'model.kind': 'unet',
+    'model.remat': False,
     'train.anneal_steps': 0,
     'train.max_skipped': 0,
     'train.weight_decay': 0.0,

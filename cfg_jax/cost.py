@@ -102,6 +102,11 @@ def sweep_passes(config: ConfigDict) -> int:
     return sweep.num_samples * sweep.repeats * config.sampling.num_steps * passes
 
 
+def forward_flops(config: ConfigDict) -> int:
+    """Floating-point operations of a forward pass of the config's network for one image."""
+    return _forward(config)[0]
+
+
 def _forward(config: ConfigDict) -> tuple[int, Any]:
     """Operations of a forward pass for one image, and the shapes of the parameters."""
     model, inputs = models.make_network(config), models.inputs(config)

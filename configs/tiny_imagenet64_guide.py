@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
     config.model.resblock_updown = True
     config.model.scale_shift_norm = True
     config.model.norm_groups = 8
+    config.model.remat = False  # True: less memory, a third more operations
     config.model.dtype = 'bfloat16'
 
     config.diffusion = ConfigDict()

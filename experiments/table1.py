@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--w', type=commands.number_list, default=(), help='cells of this job')
     commands.add_process_options(parser)
     options, overrides = commands.split_config(parser, argv)
-    commands.start_processes(options)
+    commands.start_processes(options, options.root)
 
     import paper
     import paper_table

@@ -6,6 +6,7 @@
 
 Trains configs/tiny_imagenet64.py for --minutes, or goes on with it, and measures --parts:
 
+  train       nothing: the training alone, for a machine lent for minutes
   sweep       the paper's 14 w; beside them real images, a second seed and an untrained network
   steps       the paper's sampler at twice the steps, a tenth of its passes, DDIM at a tenth
   p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps
@@ -26,7 +27,7 @@ from cfg_jax import commands
 from cfg_jax.errors import UserError
 
 COMPARED_W = (0.0, 0.1, 0.3, 1.0, 4.0)
-PARTS = ('sweep', 'steps', 'p_uncond', 'T', 'rules', 'classifier')
+PARTS = ('train', 'sweep', 'steps', 'p_uncond', 'T', 'rules', 'classifier')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,6 +66,9 @@ def main(argv: Sequence[str]) -> None:
     model = trained.TrainedModel(root / 'model', config)
     if options.weights_out:
         portable.save(options.weights_out, config, root / 'model')
+    parts = [part for part in options.parts if part != 'train']
+    if not parts:
+        return
     references = real_scores.references(config, root, extractor, count, print)
     bench = real_parts.Bench(
         config=config,
@@ -76,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         budget=budget,
         report=print,
     )
-    for part in options.parts:
+    for part in parts:
         real_parts.measure(bench, part)
         if part == 'sweep':
             real_pictures.grids(out, model, options.label)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import processes, sweep, workdir
 
-    commands.start_processes(options)
+    commands.start_processes(options, options.workdir)
     config = workdir.read_config(options.workdir)
     of_the_run = ('workdir', 'name', *commands.PROCESS_OPTIONS)
     for field, value in vars(options).items():

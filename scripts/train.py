@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import training  # after the checks: Orbax, TFDS and Grain are slow to import
 
-    commands.start_processes(options)
+    commands.start_processes(options, options.workdir)
     training.train(config, options.workdir, profile=options.profile)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cfg_jax import cost
 from cfg_jax.models import blocks, unet
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
@@ -371,3 +372,39 @@ def test_whole_network_formula():
     (apply, params), (z, logsnr, label) = small(), inputs()
     expected = unet64(z.astype(np.float64), logsnr, label, to_float64(params['params']))
     assert_close(apply(params, z, logsnr, label), expected, relative=2e-5)
+
+
+def test_computing_again_changes_nothing():
+    """remat: the same parameters by name and the same gradient, for a forward pass more or less."""
+    plain = unet.UNet(**SMALL | {'channel_mult': (1,), 'attention_resolutions': ()})
+    again = plain.clone(remat=True)
+    args = inputs()
+    params = randomised(plain, *args)
+    assert jax.tree.structure(params) == jax.tree.structure(
+        jax.eval_shape(again.init, jax.random.key(0), *args)
+    )
+
+    def loss(model, params):
+        return jnp.sum(model.apply(params, *args) ** 2)
+
+    both = [
+        jax.jit(jax.grad(functools.partial(loss, model)), compiler_options=FAST_COMPILE)(params)
+        for model in (plain, again)
+    ]
+    for ours, theirs in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(ours).max())
+    work = [cost.count_flops(jax.grad(functools.partial(loss, m)), params) for m in (plain, again)]
+    forward = cost.count_flops(plain.apply, params, *args)
+    assert 0.5 * forward < work[1] - work[0] < forward
+
+
+def test_dropout_with_computing_again():
+    changes = {'channel_mult': (1,), 'attention_resolutions': (), 'dropout': 0.5, 'remat': True}
+    apply, params = small(**changes)
+    args = inputs()
+    drawn = [
+        apply(params, *args, train=True, rngs={'dropout': jax.random.key(seed)})
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.any(drawn[0] != drawn[2])

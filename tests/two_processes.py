@@ -3,9 +3,11 @@
 python two_processes.py COORDINATOR NUM_PROCESSES PROCESS_ID WORKDIR
 """
 
+import contextlib
+import os
 import sys
 
-from support import make_tiny_config
+from support import make_tiny_config, toy_instead_of_networks
 
 from cfg_jax import processes, sweep, training
 from cfg_jax.metrics import classifier
@@ -24,8 +26,11 @@ def main(coordinator, num_processes, process_id, workdir):
         train__checkpoint_every=5,
         train__keep_checkpoints=9,
     )
-    training.train(config, workdir)
-    sweep.run(config, workdir, name='tiny')
+    # The true U-Net takes minutes to compile in each process.
+    slow = os.environ.get('CFG_JAX_SLOW')
+    with contextlib.nullcontext() if slow else toy_instead_of_networks():
+        training.train(config, workdir)
+        sweep.run(config, workdir, name='tiny')
 
 
 if __name__ == '__main__':

@@ -128,6 +128,8 @@ class Encoder(nn.Module):
       resblock_updown: resample inside residual blocks (BigGAN); else by a plain convolution.
       scale_shift_norm: the embedding scales and shifts the normalised features; else it is added.
       norm_groups: groups of every group norm.
+      remat: blocks keep their inputs only, and are computed again in the backward pass: less memory
+        for a third more operations.
       dtype: type of the computation.
     """
 
@@ -141,6 +143,7 @@ class Encoder(nn.Module):
     resblock_updown: bool = True
     scale_shift_norm: bool = True
     norm_groups: int = 32
+    remat: bool = False
     dtype: Dtype = jnp.float32
 
     def embed_logsnr(self, logsnr: jax.Array) -> jax.Array:
@@ -202,7 +205,8 @@ class Encoder(nn.Module):
         return self.num_heads or channels // self.head_channels
 
     def _res(self, mult, name, h, emb, train, resample=None) -> jax.Array:
-        return ResBlock(
+        block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        return block(
             self.width * mult,
             self.dropout,
             self.norm_groups,
@@ -214,4 +218,5 @@ class Encoder(nn.Module):
 
     def _attention(self, name: str, h: jax.Array) -> jax.Array:
         heads = self.heads(h.shape[-1])
-        return AttentionBlock(heads, self.norm_groups, self.dtype, name=name)(h)
+        block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+        return block(heads, self.norm_groups, self.dtype, name=name)(h)

@@ -1,0 +1,239 @@
+"""How fast a config trains and samples on this machine, with the operations counted beside.
+
+Rates are medians over rounds; compilation and the first runs stand apart. Data are random numbers
+unless the input is what is measured: neither the loss nor the images mean anything here.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cfg_jax import (
+    cost,
+    generation,
+    images,
+    models,
+    parallel,
+    sampling as samplers,
+    sweep,
+    train_step,
+)
+from cfg_jax.metrics import evaluation, extraction
+from cfg_jax.metrics.features import FeatureExtractor, Features
+from cfg_jax.metrics.reference import of_features
+from cfg_jax.rules import ClassifierFreeInInterval, Rule
+from cfg_jax.shards import Samples
+
+_STEPS_IN_FLIGHT = 3  # as the training loop: more would starve the collectives of a small machine
+
+Result = dict[str, Any]
+
+
+def training(
+    config: ConfigDict, steps: int, rounds: int, batches: Iterator[Any] | None = None
+) -> Result:
+    """Images/s of whole training steps at the config's batch, Adam and EMA included.
+
+    Args:
+      config: its `train.batch_size` and `train.grad_accum` are what is tried.
+      steps: in a round.
+      rounds: timed, after one that is not.
+      batches: of the input pipeline, waited for as in training; by default one batch of random
+        numbers that stays where it is.
+
+    Returns:
+      images_per_second and those of every round; tflops (of three counted forward passes an image)
+      and, on a known accelerator, its share of the peak of all devices; compile_seconds;
+      counted and XLA's own GFLOP of an image; bytes that XLA plans and that were in use at most.
+    """
+    size = config.train.batch_size
+    state = jax.device_put(train_step.create_state(config), parallel.replicated())
+    batch = parallel.split_batch(_random_batch(config) if batches is None else next(batches))
+    step_fn = parallel.map_step(train_step.make_train_step(config))
+    start = time.perf_counter()
+    compiled = step_fn.lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def run() -> int:
+        nonlocal state
+        in_flight: list[Any] = []
+        for _ in range(steps):
+            given = batch if batches is None else parallel.split_batch(next(batches))
+            state, metrics = compiled(state, given)
+            in_flight.append(metrics)
+            if len(in_flight) > _STEPS_IN_FLIGHT:
+                jax.block_until_ready(in_flight.pop(0))
+        jax.block_until_ready(state)
+        return steps * size
+
+    result = {'batch_size': size, 'grad_accum': config.train.grad_accum} | _rates(run, rounds)
+    flops = 3 * cost.forward_flops(config)
+    return (
+        result
+        | _work(result, flops)
+        | _compiled(compiled, size)
+        | {'compile_seconds': compile_seconds}
+    )
+
+
+def sampling(
+    config: ConfigDict,
+    w: float,
+    rounds: int,
+    rule: Rule | None = None,
+    extractor: FeatureExtractor | None = None,
+) -> Result:
+    """Images/s of whole trajectories of `sweep.batch_size` images at guidance weight `w`.
+
+    Args:
+      config: of the sampler and the network, whose parameters are random here.
+      w: 0 takes one network pass a step.
+      rounds: timed, after one that is not; a round is a batch, to uint8.
+      rule: instead of classifier-free guidance.
+      extractor: makes features of the images too, which are fetched; images leave the device
+        otherwise.
+
+    Returns:
+      images_per_second and those of every round, milliseconds an image, first_seconds (compilation
+      and the first run), tflops as counted, and memory.
+    """
+    generator = generation.make_generator(config, rule)
+    params = jax.device_put(random_params(config), parallel.replicated())
+    count, classes = config.sweep.batch_size, config.data.num_classes
+    numbers = np.arange(count)
+    if extractor is not None:
+        extract = extraction.make_extract(extractor)
+        extractor_params = jax.device_put(extractor.params, parallel.replicated())
+
+    def run() -> int:
+        x = images.to_uint8(generator(params, 0, numbers, numbers % classes, w))
+        if extractor is None:
+            np.asarray(x)
+        else:
+            extraction.fetch(extract(extractor_params, x), count)
+        return count
+
+    result = {'w': w, 'batch_size': count, 'num_steps': config.sampling.num_steps}
+    result |= _rates(run, rounds)
+    few = np.zeros(jax.local_device_count(), int)
+    flops = cost.count_flops(lambda params: generator(params, 0, few, few, w), params) / len(few)
+    return result | _work(result, flops) | {'milliseconds': 1e3 / result['images_per_second']}
+
+
+def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> float:
+    """Time an image takes of a sweep's scores, of `sweep.num_samples` made-up features."""
+    data, count = config.data, config.sweep.num_samples
+    shape = (1, data.image_size, data.image_size, data.channels)
+    shapes = jax.eval_shape(
+        extractor.apply, extractor.params, jax.ShapeDtypeStruct(shape, jnp.uint8)
+    )
+    rng = np.random.default_rng(0)
+
+    def made_up() -> Features:
+        return jax.tree.map(lambda a: rng.normal(size=(count, *a.shape[1:])), shapes)
+
+    samples, reference = made_up(), of_features(made_up(), {})
+    obstacles = evaluation.obstacles(samples, reference, config.sweep.is_splits)
+    metrics = [metric for metric in config.sweep.metrics if metric not in obstacles]
+    labels = np.arange(count) % data.num_classes
+    start = time.perf_counter()
+    sweep.score(Samples(samples, labels), extractor, reference, metrics, config)
+    return 1e3 * (time.perf_counter() - start) / count
+
+
+def interval_rule(config: ConfigDict) -> tuple[Rule, float]:
+    """Guidance in the middle half of the steps, and the share of the network passes it saves."""
+    steps = config.sampling.num_steps
+    levels = np.asarray(
+        samplers.logsnr_levels(steps, config.diffusion.logsnr_min, config.diffusion.logsnr_max)
+    )
+    first = steps // 4
+    end = first + steps // 2
+    # The ends lie half-way between two steps, where rounding cannot move a step across them.
+    highest, lowest = (math.exp(-0.25 * (levels[step - 1] + levels[step])) for step in (first, end))
+    rule = ClassifierFreeInInterval(
+        models.make_unet(config).apply, config.data.num_classes, lowest, highest
+    )
+    return rule, (steps - (end - first)) / (2 * steps)
+
+
+def random_params(config: ConfigDict) -> Any:
+    """Parameters with nothing at zero, where a fresh network's output and half its branches are."""
+    model = models.make_network(config)
+    zeros = [jnp.zeros(a.shape, a.dtype) for a in models.inputs(config)]
+    params = model.init(jax.random.key(0), *zeros)
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [a + 0.02 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, noisy)
+
+
+def peak_tflops() -> float | None:
+    """Dense bfloat16 peak of one of this machine's devices, or None where it is not known."""
+    kind = jax.devices()[0].device_kind.lower().replace(' ', '-')
+    names = sorted(cost.PEAK_TFLOPS, key=len, reverse=True)
+    return next((cost.PEAK_TFLOPS[name] for name in names if name in kind), None)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for what was tried."""
+    return 'RESOURCE_EXHAUSTED' in str(error) or 'out of memory' in str(error).lower()
+
+
+def _rates(run: Callable[[], int], rounds: int) -> Result:
+    start = time.perf_counter()
+    run()
+    first = time.perf_counter() - start
+    rates = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        count = run()
+        rates.append(count / (time.perf_counter() - start))
+    return {
+        'images_per_second': statistics.median(rates),
+        'rounds': rates,
+        'first_seconds': first,
+    }
+
+
+def _work(result: Result, flops: float) -> Result:
+    """What the rate means in operations, of `flops` an image, and the memory in use at most."""
+    tflops = flops * result['images_per_second'] / 1e12
+    work = {'gflop_per_image': flops / 1e9, 'tflops': tflops}
+    if peak := peak_tflops():
+        work['share_of_peak'] = tflops / (peak * jax.device_count())
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if 'peak_bytes_in_use' in memory:
+        work['peak_memory_gib'] = memory['peak_bytes_in_use'] / 2**30
+    return work
+
+
+def _compiled(compiled: Any, size: int) -> Result:
+    """What XLA says of an executable for `size` images on all devices."""
+    here = size / jax.device_count()
+    analysis = compiled.cost_analysis() or {}
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    memory = compiled.memory_analysis()
+    result = {'xla_gflop_per_image': analysis.get('flops', 0.0) / here / 1e9}
+    if memory is not None:
+        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        total = kept + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        result['planned_memory_gib'] = total / 2**30
+    return result
+
+
+def _random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    size, data = config.train.batch_size, config.data
+    shape = (size, data.image_size, data.image_size, data.channels)
+    return {
+        'image': rng.uniform(-1, 1, shape).astype(np.float32),
+        'label': rng.integers(data.num_classes, size=size, dtype=np.int32),
+    }

@@ -1,0 +1,16 @@
+"""Keeps what XLA has compiled, so that a restart on an accelerator does not compile again."""
+
+import os
+
+import jax
+from etils import epath
+
+
+def keep(workdir: epath.PathLike) -> None:
+    """Keeps compilations in WORKDIR/compilations, unless JAX_COMPILATION_CACHE_DIR says where.
+
+    On accelerators only: code compiled for one CPU may not run on another one.
+    """
+    if jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir:
+        directory = epath.Path(workdir).expanduser() / 'compilations'
+        jax.config.update('jax_compilation_cache_dir', os.fspath(directory))

@@ -1,0 +1,167 @@
+"""What Tables 1 and 2 of the paper cost: device-days, kWh, and how that scales with devices.
+
+    python experiments/cost.py                                  # writes experiments/cost.md
+    python experiments/cost.py --measured=results/bench/h200/imagenet64.json
+
+Operations are counted (cfg_jax/cost.py). A throughput is estimated as a share of an accelerator's
+peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. A pass of the
+sweep takes a third of a training image. kWh are device-days times the makers' board power, without
+hosts and cooling. All-reduce: 4 bytes a parameter, (n - 1) / n of them twice over --allreduce GB/s,
+nothing overlapped.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import paper
+
+from cfg_jax import commands
+
+WATTS = {'v100': 300, 'a100': 400, 'h100': 700, 'h200': 700}
+DEVICES = (1, 8, 32, 128)
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Job(NamedTuple):
+    """A table of the paper.
+
+    Attributes:
+      models: trained for it.
+      adm_rate: images/s of one V100 that ADM's authors give for this size (their Table 7,
+        optimised); the paper's authors do not say what theirs cost.
+    """
+
+    table: str
+    config: str
+    models: int
+    adm_rate: float
+
+
+JOBS = (
+    Job('table1', 'configs/imagenet64.py', 3, 74.1),
+    Job('table2', 'configs/imagenet128.py', 1, 24.8),
+)
+
+
+class Work(NamedTuple):
+    """What a job needs, in images and in passes of the network."""
+
+    job: Job
+    forward_flops: int
+    parameters: int
+    batch_size: int
+    training_images: int
+    sweep_passes: int
+
+    def days(self, images_per_second: float) -> tuple[float, float]:
+        """Device-days of training and of the sweep."""
+        seconds = self.training_images / images_per_second
+        return seconds / 86400, self.sweep_passes / (3 * images_per_second) / 86400
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    parser.add_argument('--out', default=str(_ROOT / 'experiments' / 'cost.md'))
+    parser.add_argument('--utilisation', type=float, default=0.4, help='share of the peak (0.4)')
+    parser.add_argument('--allreduce', type=float, default=100.0, help='GB/s, assumed (100)')
+    parser.add_argument('--measured', nargs='*', default=(), help='JSON of bench_train.py')
+    options = parser.parse_args(argv)
+    if not 0 < options.utilisation <= 1 or not options.allreduce > 0:
+        parser.error('--utilisation is in (0, 1], --allreduce above 0')
+    measured = [json.loads(Path(path).read_text()) for path in options.measured]
+    works = [work_of(job) for job in JOBS]
+    text = '\n'.join(
+        [
+            '# What the tables cost',
+            '',
+            f'Written by `python experiments/cost.py {" ".join(argv)}`'.rstrip(' `') + '`.',
+            '',
+            *costs(works, options.utilisation, measured),
+            '',
+            *scaling(works, options.utilisation, options.allreduce),
+        ]
+    )
+    Path(options.out).write_text(text + '\n')
+    print(text)
+
+
+def work_of(job: Job) -> Work:
+    """Counted for a job: nothing is run."""
+    from cfg_jax import cost, rules
+
+    config = commands.load_config(str(_ROOT / job.config))
+    table = paper.load(job.table)
+    passes = 0
+    for column, rows in table.rows.items():
+        steps = int(column) if table.columns == 'T' else config.sampling.num_steps
+        passes += steps * sum(rules.network_passes(row['w']) for row in rows)
+    described = cost.describe(config)
+    return Work(
+        job,
+        round(described['forward_gflop_per_image'] * 1e9),
+        described['parameters'],
+        config.train.batch_size,
+        job.models * described['training_images'],
+        config.sweep.num_samples * passes,
+    )
+
+
+def costs(works: Sequence[Work], utilisation: float, measured: Sequence[dict]) -> list[str]:
+    """A row per table and throughput."""
+    from cfg_jax import cost
+
+    lines = [
+        '| table | throughput | training images/s | device-days training | sweep | kWh |',
+        '|---|---|---|---|---|---|',
+    ]
+    for work in works:
+        rates = [('v100', "V100, ADM's paper (Table 7)", work.job.adm_rate)]
+        for name in WATTS:
+            flops = utilisation * cost.PEAK_TFLOPS[name] * 1e12
+            label = f'{name.upper()}, {utilisation:.0%} of the peak, estimated'
+            rates.append((name, label, flops / (3 * work.forward_flops)))
+        for result in measured:
+            if Path(result['config']).name == Path(work.job.config).name:
+                kind = result['device']['kind']
+                name = next((name for name in WATTS if name in kind.lower()), '')
+                best = max(row['images_per_second'] for row in result['training'])
+                rates.append((name, f'{kind}, measured', best / result['device']['count']))
+        for name, label, rate in rates:
+            training, sweep = work.days(rate)
+            kwh = f'{(training + sweep) * 24 * WATTS[name] / 1000:,.0f}' if name else '-'
+            lines.append(
+                f'| {work.job.table} | {label} | {rate:,.1f} | {training:,.1f} | {sweep:,.1f}'
+                f' | {kwh} |'
+            )
+    return lines
+
+
+def scaling(works: Sequence[Work], utilisation: float, allreduce: float) -> list[str]:
+    """Days of one model's training on many H200, ideal and with the gradients' all-reduce."""
+    from cfg_jax import cost
+
+    lines = [
+        f'One model on many H200 at {utilisation:.0%} of the peak; all-reduce at an assumed'
+        f' {allreduce:g} GB/s (none has been measured):',
+        '',
+        '| table | devices | images a device | days, ideal | days with all-reduce | efficiency |',
+        '|---|---|---|---|---|---|',
+    ]
+    for work in works:
+        rate = utilisation * cost.PEAK_TFLOPS['h200'] * 1e12 / (3 * work.forward_flops)
+        steps = work.training_images / work.job.models / work.batch_size
+        for count in DEVICES:
+            compute = work.batch_size / count / rate
+            reduce = 2 * (count - 1) / count * 4 * work.parameters / (allreduce * 1e9)
+            ideal, real = (steps * seconds / 86400 for seconds in (compute, compute + reduce))
+            lines.append(
+                f'| {work.job.table} | {count} | {work.batch_size / count:g} | {ideal:.2f}'
+                f' | {real:.2f} | {ideal / real:.1%} |'
+            )
+    return lines
+
+
+if __name__ == '__main__':
+    commands.run(main)

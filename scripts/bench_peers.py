@@ -1,0 +1,184 @@
+"""Ours and openai/guided-diffusion's U-Net in PyTorch, one after the other on this machine.
+
+    git clone https://github.com/openai/guided-diffusion /tmp/guided-diffusion
+    python scripts/bench_peers.py --peer=/tmp/guided-diffusion --config=configs/digits.py \\
+        --train_batch=128 --sample_batch=250 --num_steps=20
+    python scripts/bench_peers.py --peer=/tmp/guided-diffusion --config=configs/imagenet64.py \\
+        --train_batch=128 --sample_batch=128 --num_steps=16 --out=results/bench/h200
+
+The same shapes, hyper-parameters and weights; the largest difference of the two outputs is printed.
+Training is Algorithm 1's whole step on random images, sampling Algorithm 2 with both branches in
+one batch. Each side runs in a process of its own, --repeats times by turns; the medians of its
+rounds are compared. Writes OUT/peers.json and OUT/table.md. --python is an interpreter with
+PyTorch, which need not have JAX.
+"""
+
+import concurrent.futures
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cfg_jax import commands, config as config_lib
+
+VARIANTS = ('eager', 'tuned', 'compile')
+WORK = ('training', 'sampling')
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    number = commands.natural_number
+    parser.add_argument('--peer', required=True, help='a checkout of openai/guided-diffusion')
+    parser.add_argument('--python', default=sys.executable, help='an interpreter with PyTorch')
+    parser.add_argument('--out', default='runs/bench_peers', help='where the results go')
+    parser.add_argument('--train_batch', type=number, default=8, help='images (8)')
+    parser.add_argument('--sample_batch', type=number, default=8, help='images (8)')
+    parser.add_argument('--num_steps', type=number, default=8, help='levels of a trajectory (8)')
+    parser.add_argument('--steps', type=number, default=5, help='training steps in a round (5)')
+    parser.add_argument('--rounds', type=number, default=3, help='timed rounds (3)')
+    parser.add_argument('--repeats', type=number, default=2, help='of each side, by turns (2)')
+    parser.add_argument(
+        '--variants', type=commands.name_list, default=VARIANTS, help='of the peer: eager,compile'
+    )
+    options, config = commands.parse_with_config(parser, argv)
+    if not (Path(options.peer) / 'guided_diffusion' / 'unet.py').is_file():
+        parser.error(f'--peer={options.peer} is no checkout of openai/guided-diffusion')
+    if unknown := set(options.variants) - set(VARIANTS):
+        parser.error(f'--variants are out of {", ".join(VARIANTS)}; got {unknown.pop()}')
+    config.train.batch_size, config.train.grad_accum = options.train_batch, 1
+    config.sweep.batch_size = options.sample_batch
+    config.sampling.num_steps = options.num_steps
+    with tempfile.TemporaryDirectory() as case:
+        in_a_process(write_case, config_lib.to_json(config), vars(options), case)
+        turns = []
+        for _ in range(options.repeats):
+            turns.append(in_a_process(ours, config_lib.to_json(config), vars(options)))
+            print(json.dumps(turns[-1]), flush=True)
+            turns.append(theirs(options, case))
+            print(json.dumps(turns[-1]), flush=True)
+    result = {'command': ['scripts/bench_peers.py', *argv], 'turns': turns}
+    result |= {'compared': compare(turns)}
+    out = Path(options.out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'peers.json').write_text(json.dumps(result, indent=1) + '\n')
+    text = table(result['compared'])
+    (out / 'table.md').write_text(text)
+    print(text, end='')
+
+
+def in_a_process(function, *args) -> Any:
+    """Calls it where JAX starts anew, and gives the device back at the end."""
+    spawn = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *args).result()
+
+
+def write_case(values: dict, options: dict, case: str) -> None:
+    """CASE/case.json and case.npz: shapes, our parameters, an input, and our output for it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from cfg_jax import benchmark, diffusion, models
+
+    config = config_lib.from_json(values)
+    # Compared in float32, whatever type is timed.
+    exact = config.copy_and_resolve_references()
+    exact.model.dtype = 'float32'
+    params = benchmark.random_params(exact)
+    rng = np.random.default_rng(0)
+    data = config.data
+    z = rng.normal(size=(2, data.image_size, data.image_size, data.channels)).astype(np.float32)
+    logsnr = np.asarray(diffusion.logsnr_cosine(jnp.asarray([0.2, 0.7])), np.float32)
+    label = np.asarray([0, data.num_classes], np.int32)
+    with jax.default_matmul_precision('highest'):
+        eps = models.make_unet(exact).apply(params, z, logsnr, label)
+    arrays = {'z': z, 'logsnr': logsnr, 'label': label, 'eps': np.asarray(eps)}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        arrays['/'.join(key.key for key in path)] = np.asarray(leaf)
+    np.savez(Path(case) / 'case.npz', **arrays)
+    shapes = {
+        **config.model.to_dict(),
+        **{key: data[key] for key in ('image_size', 'channels', 'num_classes')},
+        **config.diffusion.to_dict(),
+        **{key: config.train[key] for key in ('learning_rate', 'grad_clip', 'ema_decay')},
+        **{key: options[key] for key in ('train_batch', 'sample_batch', 'steps', 'rounds')},
+        'num_steps': options['num_steps'],
+        'v': config.sampling.v,
+        'w': 1.0,
+        'p_uncond': config.p_uncond,
+    }
+    (Path(case) / 'case.json').write_text(json.dumps(shapes))
+
+
+def ours(values: dict, options: dict) -> dict:
+    """Our rates, and what they were measured on."""
+    from cfg_jax import benchmark, provenance
+
+    config = config_lib.from_json(values)
+    # Sampling first, as the peer: the peak of the memory is that of both in turn.
+    sampled = benchmark.sampling(config, 1.0, options['rounds'])
+    trained = benchmark.training(config, options['steps'], options['rounds'])
+    variants = {'ours': {'training': trained, 'sampling': sampled}}
+    return {'variants': variants} | provenance.describe_environment()
+
+
+def theirs(options, case: str) -> dict:
+    """The peer's rates."""
+    command = [options.python, str(Path(__file__).with_name('torch_peer.py'))]
+    command += [f'--peer={options.peer}', f'--case={case}']
+    command += [f'--variants={",".join(options.variants)}']
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f'error: {" ".join(command)} ended with status {done.returncode}')
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(turns: Sequence[dict]) -> dict[str, dict[str, Any]]:
+    """Per variant the median images/s over all rounds of all turns, and ours over each."""
+    rounds: dict[str, dict[str, list[float]]] = {}
+    differences = {}
+    for turn in turns:
+        for name, measured in turn['variants'].items():
+            for work in WORK:
+                rates = rounds.setdefault(name, {}).setdefault(work, [])
+                rates += measured[work]['rounds']
+            if 'max_difference' in measured:
+                differences[name] = measured['max_difference']
+    medians = {
+        name: {work: statistics.median(rates) for work, rates in by_work.items()}
+        for name, by_work in rounds.items()
+    }
+    return {
+        name: {
+            **{work: median[work] for work in WORK},
+            **{f'ours_over_it_{work}': medians['ours'][work] / median[work] for work in WORK},
+            'max_difference': differences.get(name, 0.0),
+        }
+        for name, median in medians.items()
+    }
+
+
+def table(compared: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row per variant."""
+    lines = [
+        '| | training images/s | ours is | guided images/s | ours is | output differs by |',
+        '|---|---|---|---|---|---|',
+    ]
+    for name, row in compared.items():
+        label = 'ours (JAX)' if name == 'ours' else f'guided-diffusion, {name}'
+        lines.append(
+            f'| {label} | {row["training"]:.4g} | {row["ours_over_it_training"]:.2f} x'
+            f' | {row["sampling"]:.4g} | {row["ours_over_it_sampling"]:.2f} x'
+            f' | {row["max_difference"]:.1e} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    commands.run(main)

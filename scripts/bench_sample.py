@@ -1,0 +1,94 @@
+"""How fast a config samples on this machine: w = 0, guided, guided in an interval, with features.
+
+    python scripts/bench_sample.py --config=configs/imagenet64.py --config.sampling.num_steps=64
+    python scripts/bench_sample.py --config=configs/digits.py --workdir=runs/quickstart --features
+
+Whole trajectories with random parameters, `sweep.batch_size` images at a time, to uint8 on the
+host. It prints what w = 0 costs of a guided image, and what guidance in the middle half of the
+steps saves beside the share of passes it saves. --features also runs the config's extractor on the
+device instead of fetching images, and says what a sweep's features and scores add; the digits'
+classifier is taken from --workdir, or trained there. The last line printed is JSON; --out writes
+it to a file.
+"""
+
+import json
+from collections.abc import Sequence
+
+from cfg_jax import commands
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    parser.add_argument('--w', type=float, default=1.0, help='guidance weight (1)')
+    parser.add_argument('--rounds', type=commands.natural_number, default=3, help='timed')
+    parser.add_argument('--features', action='store_true', help='with features and scores too')
+    parser.add_argument('--workdir', default='runs/bench', help='where the extractor lies')
+    parser.add_argument('--out', default='', help='a file for the JSON')
+    options, config = commands.parse_with_config(parser, argv)
+    if not options.w or not options.rounds:
+        parser.error('--w is not 0 and --rounds at least 1')
+    if 'sampling' not in config:
+        parser.error(f'{options.config} is a classifier: it samples nothing')
+
+    from etils import epath
+
+    from cfg_jax import benchmark, files, provenance
+
+    rows = {}
+
+    def measure(name: str, *args, **kwargs) -> dict:
+        rows[name] = benchmark.sampling(config, *args, rounds=options.rounds, **kwargs)
+        print(line(name, rows[name]), flush=True)
+        return rows[name]
+
+    measure('w = 0', 0.0)
+    measure('guided', options.w)
+    rule, saved = benchmark.interval_rule(config)
+    measure('interval', options.w, rule=rule)
+    guided = rows['guided']['milliseconds']
+    result = {
+        'config': options.config,
+        'sampling': rows,
+        'unguided_over_guided': rows['w = 0']['milliseconds'] / guided,
+        'interval_saves': 1.0 - rows['interval']['milliseconds'] / guided,
+        'interval_saves_passes': saved,
+    }
+    print(f'w = 0 takes {result["unguided_over_guided"]:.3f} of a guided image')
+    print(f'the interval saves {result["interval_saves"]:.1%} of the time, {saved:.1%} of passes')
+    if options.features:
+        result |= with_features(config, options, measure, guided)
+        print(f'features add {result["features_add"]:.2%}, scores {result["scores_add"]:.2%}')
+    result |= provenance.describe_environment()
+    if options.out:
+        files.write_json(epath.Path(options.out), result)
+    print(json.dumps(result))
+
+
+def with_features(config, options, measure, guided: float) -> dict[str, float]:
+    """What a sweep adds to the time of sampling alone, as shares of it."""
+    from etils import epath
+
+    from cfg_jax import benchmark
+    from cfg_jax.metrics import extractors
+
+    extractor = extractors.load_extractor(config, epath.Path(options.workdir).expanduser(), print)
+    row = measure('guided, with features', options.w, extractor=extractor)
+    scoring = benchmark.scoring_milliseconds(config, extractor)
+    return {
+        'features_add': row['milliseconds'] / guided - 1.0,
+        'scores_milliseconds': scoring,
+        'scores_add': scoring / guided,
+    }
+
+
+def line(name: str, row: dict) -> str:
+    """A row for people."""
+    share = f' ({row["share_of_peak"]:.1%} of the peak)' if 'share_of_peak' in row else ''
+    return (
+        f'{name}: {row["images_per_second"]:,.2f} images/s at T = {row["num_steps"]},'
+        f' {row["milliseconds"]:,.2f} ms an image, {row["tflops"]:.3g} TFLOP/s{share}'
+    )
+
+
+if __name__ == '__main__':
+    commands.run(main)

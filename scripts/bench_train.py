@@ -1,0 +1,97 @@
+"""How fast a config trains on this machine: images/s, TFLOP/s, memory, time to compile.
+
+    python scripts/bench_train.py --config=configs/imagenet64.py --batch_sizes=64,128,256
+    python scripts/bench_train.py --config=configs/digits.py --input
+
+Whole steps: Algorithm 1, gradient, clip, Adam, EMA. --batch_sizes are images of all devices in one
+pass, tried in turn until one does not fit; the largest that fits gives the `grad_accum` with which
+the config's own batch fits. --input measures the config's input pipeline in front of the steps too.
+The last line printed is JSON; --out writes it to a file.
+"""
+
+import json
+from collections.abc import Sequence
+
+from cfg_jax import commands
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = commands.Parser(__doc__)
+    parser.add_argument(
+        '--batch_sizes', type=commands.integer_list, help="such as 64,128,256; the config's"
+    )
+    parser.add_argument('--steps', type=commands.natural_number, default=10, help='in a round')
+    parser.add_argument('--rounds', type=commands.natural_number, default=5, help='timed')
+    parser.add_argument('--input', action='store_true', help='with the input pipeline too')
+    parser.add_argument('--out', default='', help='a file for the JSON')
+    options, config = commands.parse_with_config(parser, argv)
+    if not options.steps or not options.rounds:
+        parser.error('--steps and --rounds are at least 1')
+
+    import jax
+    from etils import epath
+
+    from cfg_jax import benchmark, config as config_lib, files, provenance
+
+    rows = []
+    for size in options.batch_sizes or (config.train.batch_size,):
+        tried = config.copy_and_resolve_references()
+        tried.train.batch_size, tried.train.grad_accum = size, 1
+        config_lib.validate(tried)
+        config_lib.check_devices(tried, jax.device_count())
+        try:
+            rows.append(benchmark.training(tried, options.steps, options.rounds))
+        except jax.errors.JaxRuntimeError as error:
+            if not benchmark.is_out_of_memory(error):
+                raise
+            print(f'{size} images do not fit')
+            break
+        print(line(rows[-1]), flush=True)
+    result = {'config': options.config, 'training': rows}
+    if rows:
+        result['fits'] = fitting(config.train.batch_size, max(row['batch_size'] for row in rows))
+    if options.input and rows:
+        result['with_input'] = with_input(config, rows, options)
+        print(f'with the input pipeline: {line(result["with_input"])}')
+    result |= provenance.describe_environment()
+    if options.out:
+        files.write_json(epath.Path(options.out), result)
+    print(json.dumps(result))
+
+
+def fitting(batch_size: int, fits: int) -> dict[str, int]:
+    """How the config's batch is cut where `fits` images fit at once."""
+    accum = -(-batch_size // fits)
+    while batch_size % accum:
+        accum += 1
+    return {'batch_size': batch_size, 'grad_accum': accum, 'images_at_once': batch_size // accum}
+
+
+def with_input(config, rows: Sequence[dict], options) -> dict:
+    """The fastest batch again, with batches of the input pipeline."""
+    import contextlib
+
+    from cfg_jax import benchmark, data
+
+    best = max(rows, key=lambda row: row['images_per_second'])
+    config = config.copy_and_resolve_references()
+    config.train.batch_size, config.train.grad_accum = best['batch_size'], 1
+    batches = data.TrainingBatches(config.data, batch_size=best['batch_size'], seed=config.seed)
+    with contextlib.closing(batches):
+        return benchmark.training(config, options.steps, options.rounds, batches)
+
+
+def line(row: dict) -> str:
+    """A row for people."""
+    share = f' ({row["share_of_peak"]:.1%} of the peak)' if 'share_of_peak' in row else ''
+    memory = row.get('peak_memory_gib', row.get('planned_memory_gib'))
+    planned = '' if 'peak_memory_gib' in row else 'planned '
+    return (
+        f'batch {row["batch_size"]}: {row["images_per_second"]:,.1f} images/s,'
+        f' {row["tflops"]:.3g} TFLOP/s{share}, {planned}memory {memory:.2f} GiB, compiled in'
+        f' {row["compile_seconds"]:.0f} s'
+    )
+
+
+if __name__ == '__main__':
+    commands.run(main)

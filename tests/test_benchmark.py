@@ -1,0 +1,177 @@
+"""Benchmarks: what they count, what they compare, and that they run the real thing."""
+
+import importlib.util
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import DIGITS, ROOT, make_tiny_config, run_here, tiny_arguments
+
+from cfg_jax import benchmark, cost, models, sampling
+
+
+@pytest.fixture(scope='module')
+def peers():
+    path = ROOT / 'scripts' / 'bench_peers.py'
+    spec = importlib.util.spec_from_file_location('bench_peers', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_training_is_timed_and_counted(toy_networks):
+    config = make_tiny_config()
+    row = benchmark.training(config, steps=2, rounds=3)
+    assert row['batch_size'] == 16
+    assert len(row['rounds']) == 3
+    assert row['images_per_second'] == sorted(row['rounds'])[1]
+    forward = cost.forward_flops(config)
+    assert row['gflop_per_image'] == pytest.approx(3 * forward / 1e9)
+    assert row['tflops'] == pytest.approx(3 * forward * row['images_per_second'] / 1e12)
+    assert row['planned_memory_gib'] > 0
+    assert row['compile_seconds'] > 0
+    assert 'share_of_peak' not in row  # a CPU's is not known
+
+
+def test_sampling_is_timed_and_counted(toy_networks):
+    config = make_tiny_config()
+    forward = cost.forward_flops(config)
+    steps, passes = config.sampling.num_steps, {0.0: 1, 2.0: 2}
+    for w, factor in passes.items():
+        row = benchmark.sampling(config, w, rounds=1)
+        assert row['gflop_per_image'] == pytest.approx(steps * factor * forward / 1e9)
+        assert row['milliseconds'] == pytest.approx(1e3 / row['images_per_second'])
+
+
+@pytest.mark.parametrize(('steps', 'share'), [(8, 0.25), (9, 5 / 18), (4, 0.25)])
+def test_the_interval_saves_the_share_it_says(toy_networks, steps, share):
+    """Counted by an eps_fn that tells how many of its steps are guided."""
+    config = make_tiny_config(sampling__num_steps=steps)
+    rule, saves = benchmark.interval_rule(config)
+    assert saves == pytest.approx(share)
+    levels = sampling.logsnr_levels(steps)
+    params = models.make_unet(config).init(
+        jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    )
+    params = jax.tree.map(lambda a: a + 0.1, params)
+    z, label, w = jnp.ones((1, 8, 8, 1)), jnp.asarray([3]), jnp.asarray([2.0])
+    guided, plain = rule.guided(params, label, w, None).eps_fn, rule.unguided(params, label).eps_fn
+    inside = [not np.allclose(guided(z, lev), plain(z, lev), rtol=1e-4) for lev in levels]
+    assert sum(inside) == steps - round(2 * share * steps)
+    assert inside == sorted(inside[: steps // 2]) + sorted(inside[steps // 2 :], reverse=True)
+
+
+def test_xla_counts_the_same_operations():
+    """Our count against XLA's for a convolution, dense layers and attention of a usual size."""
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, h):
+            h = nn.Conv(64, (3, 3), padding='VALID')(h)  # XLA leaves padded products out
+            q = nn.Dense(64)(h).reshape(2, -1, 2, 32)
+            return nn.Dense(64)(jax.nn.dot_product_attention(q, q, q))
+
+    block, h = Block(), jnp.zeros((2, 18, 18, 32))
+    params = block.init(jax.random.key(0), h)
+    compiled = jax.jit(block.apply).lower(params, h).compile()
+    theirs = compiled.cost_analysis()['flops']
+    assert cost.count_flops(block.apply, params, h) == pytest.approx(theirs, rel=0.05)
+
+
+def test_peak_of_known_devices(monkeypatch):
+    class Device:
+        device_kind = 'NVIDIA H200'
+
+    monkeypatch.setattr(benchmark.jax, 'devices', lambda: [Device])
+    assert benchmark.peak_tflops() == cost.PEAK_TFLOPS['h200']
+    Device.device_kind = 'TPU v4'
+    assert benchmark.peak_tflops() == cost.PEAK_TFLOPS['tpu-v4']
+    Device.device_kind = 'cpu'
+    assert benchmark.peak_tflops() is None
+
+
+def test_bench_train_command(capsys, toy_networks, tmp_path):
+    out = tmp_path / 'train.json'
+    arguments = [f'--config={DIGITS}', '--batch_sizes=8,16', '--steps=1', '--rounds=1', '--input']
+    status, lines, _ = run_here(
+        capsys, 'scripts/bench_train.py', *arguments, f'--out={out}', *tiny_arguments()
+    )
+    assert status == 0
+    result = json.loads(out.read_text())
+    assert [row['batch_size'] for row in result['training']] == [8, 16]
+    assert result['fits'] == {'batch_size': 16, 'grad_accum': 1, 'images_at_once': 16}
+    assert result['with_input']['images_per_second'] > 0
+    assert result['versions']['jax'] == jax.__version__
+    assert json.loads(lines[-1]) == result
+
+
+def test_bench_train_stops_where_memory_ends(capsys, monkeypatch):
+    def no_room(config, steps, rounds, batches=None):
+        if config.train.batch_size > 8:
+            raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+        rate = {'images_per_second': 1.0, 'tflops': 1.0, 'compile_seconds': 1.0}
+        return rate | {'batch_size': config.train.batch_size, 'peak_memory_gib': 1.0}
+
+    monkeypatch.setattr(benchmark, 'training', no_room)
+    arguments = [f'--config={DIGITS}', '--batch_sizes=8,16,32', *tiny_arguments()]
+    status, lines, _ = run_here(capsys, 'scripts/bench_train.py', *arguments)
+    assert status == 0
+    assert '16 images do not fit' in lines
+    result = json.loads(lines[-1])
+    assert len(result['training']) == 1
+    assert result['fits'] == {'batch_size': 16, 'grad_accum': 2, 'images_at_once': 8}
+
+
+def test_bench_sample_command(capsys, toy_networks, tmp_path):
+    out = tmp_path / 'sample.json'
+    arguments = [f'--config={DIGITS}', '--rounds=1', '--features', f'--workdir={tmp_path}']
+    status, lines, _ = run_here(
+        capsys, 'scripts/bench_sample.py', *arguments, f'--out={out}', *tiny_arguments()
+    )
+    assert status == 0
+    result = json.loads(out.read_text())
+    assert list(result['sampling']) == ['w = 0', 'guided', 'interval', 'guided, with features']
+    assert result['interval_saves_passes'] == 0.25
+    assert result['scores_milliseconds'] > 0
+    assert json.loads(lines[-1]) == result
+
+
+def test_mistakes(capsys):
+    for script, arguments, words in (
+        ('bench_train.py', ['--steps=0'], '--steps'),
+        ('bench_train.py', ['--batch_sizes=0'], 'batch_size'),
+        ('bench_sample.py', ['--w=0'], '--w'),
+        ('bench_sample.py', ['--config=configs/digits_classifier.py'], 'classifier'),
+        ('bench_peers.py', ['--peer=nowhere'], 'openai/guided-diffusion'),
+    ):
+        config = [] if any(a.startswith('--config') for a in arguments) else [f'--config={DIGITS}']
+        status, _, errors = run_here(capsys, f'scripts/{script}', *config, *arguments)
+        assert status == 2
+        assert words in errors[0]
+
+
+def test_peers_are_compared_by_their_medians(peers):
+    def side(name, training, sampling, **more):
+        work = {'training': {'rounds': training}, 'sampling': {'rounds': sampling}}
+        return {'variants': {name: work | more}}
+
+    turns = [
+        side('ours', [10.0, 12.0], [8.0]),
+        side('eager', [4.0, 100.0], [2.0], max_difference=1e-6),
+        side('ours', [12.0], [8.0]),
+        side('eager', [6.0], [2.0], max_difference=1e-6),
+    ]
+    compared = peers.compare(turns)
+    assert compared['eager']['training'] == 6.0
+    assert compared['eager']['ours_over_it_training'] == 2.0
+    assert compared['eager']['ours_over_it_sampling'] == 4.0
+    text = peers.table(compared)
+    assert '| guided-diffusion, eager | 6 | 2.00 x | 2 | 4.00 x | 1.0e-06 |' in text
+
+
+def test_random_parameters_leave_nothing_at_zero(toy_networks):
+    for leaf in jax.tree.leaves(benchmark.random_params(make_tiny_config())):
+        assert np.all(np.asarray(leaf) != 0.0)
