@@ -25,12 +25,26 @@ from cfg_jax import (
     sweep,
     train_step,
 )
+from cfg_jax.errors import UserError
 from cfg_jax.metrics import evaluation, extraction
 from cfg_jax.metrics.features import FeatureExtractor, Features
 from cfg_jax.metrics.reference import of_features
 from cfg_jax.rules import ClassifierFreeInInterval, Rule
 from cfg_jax.shards import Samples
 
+# What JAX calls a device, and its name in `cost.PEAK_TFLOPS`; the first that fits. A device of a
+# TPU v3 is one of the two cores of a chip, and its peak is not listed.
+_KINDS = (
+    ('v100', 'v100'),
+    ('a100', 'a100'),
+    ('h100', 'h100'),
+    ('h200', 'h200'),
+    ('tpu v4', 'tpu-v4'),
+    ('tpu v5 lite', 'tpu-v5e'),
+    ('tpu v5e', 'tpu-v5e'),
+    ('tpu v5', 'tpu-v5p'),
+    ('tpu v6', 'tpu-v6e'),
+)
 _STEPS_IN_FLIGHT = 3  # as the training loop: more would starve the collectives of a small machine
 
 Result = dict[str, Any]
@@ -46,11 +60,11 @@ def training(
       steps: in a round.
       rounds: timed, after one that is not.
       batches: of the input pipeline, waited for as in training; by default one batch of random
-        numbers that stays where it is.
+        numbers, sent to the devices at every step.
 
     Returns:
       images_per_second and those of every round; tflops (of three counted forward passes an image)
-      and, on a known accelerator, its share of the peak of all devices; compile_seconds;
+      and, in bfloat16 on a known accelerator, the share of all devices' peak; compile_seconds;
       counted and XLA's own GFLOP of an image; bytes that XLA plans and that were in use at most.
     """
     size = config.train.batch_size
@@ -75,56 +89,69 @@ def training(
 
     result = {'batch_size': size, 'grad_accum': config.train.grad_accum} | _rates(run, rounds)
     flops = 3 * cost.forward_flops(config)
-    return (
-        result
-        | _work(result, flops)
-        | _compiled(compiled, size)
-        | {'compile_seconds': compile_seconds}
-    )
+    result |= {'compile_seconds': compile_seconds}
+    return result | _work(config, result, flops) | _compiled(compiled, size)
 
 
-def sampling(
-    config: ConfigDict,
-    w: float,
-    rounds: int,
-    rule: Rule | None = None,
-    extractor: FeatureExtractor | None = None,
-) -> Result:
-    """Images/s of whole trajectories of `sweep.batch_size` images at guidance weight `w`.
+class Sampling:
+    """Sampling with a config's sampler and network, whose parameters are random here.
 
     Args:
-      config: of the sampler and the network, whose parameters are random here.
-      w: 0 takes one network pass a step.
-      rounds: timed, after one that is not; a round is a batch, to uint8.
+      config: trajectories are of `sweep.batch_size` images.
       rule: instead of classifier-free guidance.
-      extractor: makes features of the images too, which are fetched; images leave the device
-        otherwise.
-
-    Returns:
-      images_per_second and those of every round, milliseconds an image, first_seconds (compilation
-      and the first run), tflops as counted, and memory.
     """
-    generator = generation.make_generator(config, rule)
-    params = jax.device_put(random_params(config), parallel.replicated())
-    count, classes = config.sweep.batch_size, config.data.num_classes
-    numbers = np.arange(count)
-    if extractor is not None:
-        extract = extraction.make_extract(extractor)
-        extractor_params = jax.device_put(extractor.params, parallel.replicated())
 
-    def run() -> int:
-        x = images.to_uint8(generator(params, 0, numbers, numbers % classes, w))
-        if extractor is None:
-            np.asarray(x)
-        else:
-            extraction.fetch(extract(extractor_params, x), count)
-        return count
+    def __init__(self, config: ConfigDict, rule: Rule | None = None):
+        self._config = config
+        self._generator = generation.make_generator(config, rule)
+        self._params = jax.device_put(random_params(config), parallel.replicated())
 
-    result = {'w': w, 'batch_size': count, 'num_steps': config.sampling.num_steps}
-    result |= _rates(run, rounds)
-    few = np.zeros(jax.local_device_count(), int)
-    flops = cost.count_flops(lambda params: generator(params, 0, few, few, w), params) / len(few)
-    return result | _work(result, flops) | {'milliseconds': 1e3 / result['images_per_second']}
+    def measure(
+        self,
+        w: float,
+        rounds: int,
+        extractor: FeatureExtractor | None = None,
+        passes_saved: float = 0.0,
+    ) -> Result:
+        """Images/s of whole trajectories at guidance weight `w`.
+
+        Args:
+          w: 0 takes one network pass a step.
+          rounds: timed, after one that is not; a round is a batch, to uint8.
+          extractor: makes features of the images too, which are fetched; images leave the device
+            otherwise.
+          passes_saved: share of the passes that the rule leaves out.
+
+        Returns:
+          images_per_second and those of every round, milliseconds an image, first_seconds
+          (compilation and the first run), tflops as counted, and memory.
+        """
+        count, classes = self._config.sweep.batch_size, self._config.data.num_classes
+        numbers = np.arange(count)
+        if extractor is not None:
+            extract = extraction.make_extract(extractor)
+            extractor_params = jax.device_put(extractor.params, parallel.replicated())
+
+        def run() -> int:
+            x = self._generator(self._params, 0, numbers, numbers % classes, w)
+            x = images.to_uint8(x)
+            if extractor is None:
+                np.asarray(x)
+            else:
+                extraction.fetch(extract(extractor_params, x), count)
+            return count
+
+        steps = self._config.sampling.num_steps
+        result = {'w': w, 'batch_size': count, 'num_steps': steps} | _rates(run, rounds)
+        flops = (1.0 - passes_saved) * self._flops(w)
+        result |= {'milliseconds': 1e3 / result['images_per_second']}
+        return result | _work(self._config, result, flops)
+
+    def _flops(self, w: float) -> float:
+        few = np.zeros(jax.local_device_count(), int)
+        return cost.count_flops(
+            lambda params: self._generator(params, 0, few, few, w), self._params
+        ) / len(few)
 
 
 def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> float:
@@ -137,7 +164,9 @@ def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> flo
     rng = np.random.default_rng(0)
 
     def made_up() -> Features:
-        return jax.tree.map(lambda a: rng.normal(size=(count, *a.shape[1:])), shapes)
+        return jax.tree.map(
+            lambda a: rng.standard_normal((count, *a.shape[1:]), np.float32), shapes
+        )
 
     samples, reference = made_up(), of_features(made_up(), {})
     obstacles = evaluation.obstacles(samples, reference, config.sweep.is_splits)
@@ -149,8 +178,14 @@ def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> flo
 
 
 def interval_rule(config: ConfigDict) -> tuple[Rule, float]:
-    """Guidance in the middle half of the steps, and the share of the network passes it saves."""
+    """Guidance in the middle half of the steps, and the share of the network passes it saves.
+
+    Raises:
+      UserError: fewer than four steps, which have no middle half.
+    """
     steps = config.sampling.num_steps
+    if steps < 4:
+        raise UserError(f'sampling.num_steps={steps} has no middle half; take at least 4')
     levels = np.asarray(
         samplers.logsnr_levels(steps, config.diffusion.logsnr_min, config.diffusion.logsnr_max)
     )
@@ -165,21 +200,29 @@ def interval_rule(config: ConfigDict) -> tuple[Rule, float]:
 
 
 def random_params(config: ConfigDict) -> Any:
-    """Parameters with nothing at zero, where a fresh network's output and half its branches are."""
-    model = models.make_network(config)
-    zeros = [jnp.zeros(a.shape, a.dtype) for a in models.inputs(config)]
-    params = model.init(jax.random.key(0), *zeros)
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [a + 0.02 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, noisy)
+    """Parameters with nothing at zero, where a fresh network's output and half its branches are.
+
+    Drawn by NumPy: initialising compiles hundreds of small programs.
+    """
+    shapes = jax.eval_shape(
+        models.make_network(config).init, jax.random.key(0), *models.inputs(config)
+    )
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        if leaf.ndim > 1:
+            return noise / np.float32(np.sqrt(np.prod(leaf.shape[:-1])))
+        return np.float32(0.1) * noise + np.float32(path[-1].key == 'scale')
+
+    return jax.tree.map_with_path(draw, shapes)
 
 
 def peak_tflops() -> float | None:
     """Dense bfloat16 peak of one of this machine's devices, or None where it is not known."""
-    kind = jax.devices()[0].device_kind.lower().replace(' ', '-')
-    names = sorted(cost.PEAK_TFLOPS, key=len, reverse=True)
-    return next((cost.PEAK_TFLOPS[name] for name in names if name in kind), None)
+    kind = jax.devices()[0].device_kind.lower()
+    found = [name for words, name in _KINDS if words in kind]
+    return cost.PEAK_TFLOPS[found[0]] if found else None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -203,15 +246,19 @@ def _rates(run: Callable[[], int], rounds: int) -> Result:
     }
 
 
-def _work(result: Result, flops: float) -> Result:
-    """What the rate means in operations, of `flops` an image, and the memory in use at most."""
+def _work(config: ConfigDict, result: Result, flops: float) -> Result:
+    """What the rate means in operations, of `flops` an image, and the memory in use at most.
+
+    The latter is the whole process's so far.
+    """
     tflops = flops * result['images_per_second'] / 1e12
     work = {'gflop_per_image': flops / 1e9, 'tflops': tflops}
-    if peak := peak_tflops():
+    peak = peak_tflops()
+    if peak and config.model.dtype == 'bfloat16':
         work['share_of_peak'] = tflops / (peak * jax.device_count())
     memory = jax.local_devices()[0].memory_stats() or {}
     if 'peak_bytes_in_use' in memory:
-        work['peak_memory_gib'] = memory['peak_bytes_in_use'] / 2**30
+        work['process_peak_memory_gib'] = memory['peak_bytes_in_use'] / 2**30
     return work
 
 

@@ -139,7 +139,7 @@ _OF_UNETS = re.compile(r'p_uncond$|sampling\.|sweep\.|train\.sample_every$')
 
 # What a resumed run may set anew: none of it changes the network or the steps already taken.
 MAY_CHANGE = re.compile(
-    r'data\.(data_dir|num_workers)$|sampling\.|sweep\.'
+    r'data\.(data_dir|num_workers)$|model\.remat$|sampling\.|sweep\.'
     r'|train\.(steps|grad_accum|max_skipped|log_every|checkpoint_every|keep_checkpoints|keep_period|sample_every)$'
 )
 

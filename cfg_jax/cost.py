@@ -118,8 +118,8 @@ def count_flops(fn: Callable, *args: Any) -> int:
     """Floating-point operations of `fn(*args)`, 2 per multiply-add.
 
     Counts convolutions and matrix products (dense layers and attention), the operations that
-    decide the time of a network; element-wise work is left out. `args` may be
-    `jax.ShapeDtypeStruct`s.
+    decide the time of a network; element-wise work is left out. Of the branches of a condition the
+    most expensive counts. `args` may be `jax.ShapeDtypeStruct`s.
     """
     return _count(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -131,7 +131,8 @@ def _count(jaxpr: Any) -> int:
             total += _conv_flops(equation)
         elif equation.primitive.name == 'dot_general':
             total += _dot_flops(equation)
-        inner = sum(_count(sub) for sub in _inner_jaxprs(tuple(equation.params.values())))
+        counts = [_count(sub) for sub in _inner_jaxprs(tuple(equation.params.values()))]
+        inner = max(counts) if equation.primitive.name == 'cond' else sum(counts)
         total += inner * equation.params.get('length', 1)  # a scan runs its body `length` times
     return total
 

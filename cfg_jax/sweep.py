@@ -166,8 +166,15 @@ def settings_of(model: trained.Model, extractor: FeatureExtractor) -> dict[str, 
     }
 
 
-def claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
+def claim(
+    directory: epath.Path, settings: dict[str, Any], advice: str = 'choose another --name'
+) -> epath.Path:
     """Makes the directory of a sweep with these settings, or checks that it holds this very sweep.
+
+    Args:
+      directory: of the sweep, or of other samples.
+      settings: what decides them.
+      advice: to the user who has others there.
 
     Raises:
       UserError: it holds a sweep with other settings.
@@ -178,10 +185,8 @@ def claim(directory: epath.Path, settings: dict[str, Any]) -> epath.Path:
             _of_samples(files.read_json(path)), _of_samples(settings)
         )
         if differences:
-            raise UserError(
-                f'{directory} holds a sweep with other settings ({"; ".join(differences)}); choose'
-                ' another --name'
-            )
+            others = '; '.join(differences)
+            raise UserError(f'{directory} holds a sweep with other settings ({others}); {advice}')
     else:
         files.write_json(path, settings)
     return directory

@@ -13,11 +13,12 @@ nothing overlapped.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import paper
 
-from cfg_jax import commands
+from cfg_jax import commands, config as config_lib
+from cfg_jax.errors import UserError
 
 WATTS = {'v100': 300, 'a100': 400, 'h100': 700, 'h200': 700}
 DEVICES = (1, 8, 32, 128)
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if not 0 < options.utilisation <= 1 or not options.allreduce > 0:
         parser.error('--utilisation is in (0, 1], --allreduce above 0')
-    measured = [json.loads(Path(path).read_text()) for path in options.measured]
+    measured = [read_measured(path) for path in options.measured]
     works = [work_of(job) for job in JOBS]
     text = '\n'.join(
         [
@@ -123,7 +124,7 @@ def costs(works: Sequence[Work], utilisation: float, measured: Sequence[dict]) -
             label = f'{name.upper()}, {utilisation:.0%} of the peak, estimated'
             rates.append((name, label, flops / (3 * work.forward_flops)))
         for result in measured:
-            if Path(result['config']).name == Path(work.job.config).name:
+            if same_network(result['config'], work.job.config):
                 kind = result['device']['kind']
                 name = next((name for name in WATTS if name in kind.lower()), '')
                 best = max(row['images_per_second'] for row in result['training'])
@@ -136,6 +137,32 @@ def costs(works: Sequence[Work], utilisation: float, measured: Sequence[dict]) -
                 f' | {kwh} |'
             )
     return lines
+
+
+def read_measured(path: str) -> dict[str, Any]:
+    """What bench_train.py wrote.
+
+    Raises:
+      UserError: another file.
+    """
+    try:
+        result = json.loads(Path(path).read_text())
+        if result['training'] and result['config'] and result['device']:
+            return result
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f'{path} is not what scripts/bench_train.py --out writes')
+
+
+def same_network(measured: dict[str, Any], path: str) -> bool:
+    """Whether a measured config is the network and the images of the one at `path`."""
+    asked = config_lib.to_json(commands.load_config(str(_ROOT / path)))
+    images = ('image_size', 'channels', 'num_classes')
+    ours, theirs = (
+        (config_lib.from_json(c['model']).to_dict(), [c['data'][name] for name in images])
+        for c in (asked, measured)
+    )
+    return ours == theirs
 
 
 def scaling(works: Sequence[Work], utilisation: float, allreduce: float) -> list[str]:

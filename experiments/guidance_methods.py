@@ -175,8 +175,11 @@ class _Pool:
     """Features of unconditional samples and log p(c | x) of a classifier, kept batch by batch."""
 
     def __init__(self, model, directory: epath.Path, extractor: FeatureExtractor, report: Report):
-        # Samples of another model or sampler must not pass for this one's.
-        self._directory = sweep.claim(directory, sweep.settings_of(model, extractor))
+        # Samples of another model or sampler must not pass for this one's; more of them may follow.
+        settings = sweep.settings_of(model, extractor)
+        for name in ('num_samples', 'labels', 'shard_size'):
+            del settings[name]
+        self._directory = sweep.claim(directory, settings, 'choose another --root')
         self._model, self._report = model, report
         self._extractor = extractor
         self._extract = extraction.make_extract(extractor)

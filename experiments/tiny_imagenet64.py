@@ -6,7 +6,7 @@
 
 Trains configs/tiny_imagenet64.py for --minutes, or goes on with it, and measures --parts:
 
-  train       nothing: the training alone, for a machine lent for minutes
+  train       alone: trains and measures nothing, for a machine lent for minutes
   sweep       the paper's 14 w; beside them real images, a second seed and an untrained network
   steps       the paper's sampler at twice the steps, a tenth of its passes, DDIM at a tenth
   p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps

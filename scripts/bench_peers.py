@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from cfg_jax import commands, config as config_lib
+from cfg_jax.errors import UserError
 
 VARIANTS = ('eager', 'tuned', 'compile')
 WORK = ('training', 'sampling')
+SAME = 1e-3  # of the largest output; in float32 they differ by a thousandth of that
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,29 +48,56 @@ def main(argv: Sequence[str]) -> None:
         '--variants', type=commands.name_list, default=VARIANTS, help='of the peer: eager,compile'
     )
     options, config = commands.parse_with_config(parser, argv)
+    check(parser, options, config)
+    config.train.batch_size, config.train.grad_accum = options.train_batch, 1
+    config.sweep.batch_size = options.sample_batch
+    config.sampling.num_steps = options.num_steps
+    config_lib.validate(config)
+    with tempfile.TemporaryDirectory() as case:
+        in_a_process(write_case, config_lib.to_json(config), vars(options), case)
+        turns: list[dict] = []
+        for _ in range(options.repeats):
+            turns.append(in_a_process(ours, config_lib.to_json(config), vars(options)))
+            write(options.out, argv, turns)
+            turns.append(theirs(options, case))
+            write(options.out, argv, turns)
+    print(table(compare(turns)), end='')
+
+
+def check(parser: commands.Parser, options, config) -> None:
+    """Ends at what makes no sense, or is not the same on both sides."""
     if not (Path(options.peer) / 'guided_diffusion' / 'unet.py').is_file():
         parser.error(f'--peer={options.peer} is no checkout of openai/guided-diffusion')
     if unknown := set(options.variants) - set(VARIANTS):
         parser.error(f'--variants are out of {", ".join(VARIANTS)}; got {unknown.pop()}')
-    config.train.batch_size, config.train.grad_accum = options.train_batch, 1
-    config.sweep.batch_size = options.sample_batch
-    config.sampling.num_steps = options.num_steps
-    with tempfile.TemporaryDirectory() as case:
-        in_a_process(write_case, config_lib.to_json(config), vars(options), case)
-        turns = []
-        for _ in range(options.repeats):
-            turns.append(in_a_process(ours, config_lib.to_json(config), vars(options)))
-            print(json.dumps(turns[-1]), flush=True)
-            turns.append(theirs(options, case))
-            print(json.dumps(turns[-1]), flush=True)
-    result = {'command': ['scripts/bench_peers.py', *argv], 'turns': turns}
-    result |= {'compared': compare(turns)}
-    out = Path(options.out).expanduser()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / 'peers.json').write_text(json.dumps(result, indent=1) + '\n')
-    text = table(result['compared'])
-    (out / 'table.md').write_text(text)
-    print(text, end='')
+    if not all((options.steps, options.rounds, options.repeats)):
+        parser.error('--steps, --rounds and --repeats are at least 1')
+    if config.model.kind != 'unet':
+        parser.error(f'{options.config} is a classifier; the peer measured here is a U-Net')
+    peers = {
+        'model.resblock_updown': True,
+        'model.scale_shift_norm': True,
+        'model.remat': False,
+        'sampling.sampler': 'ancestral',
+        'sampling.clip': True,
+        'train.weight_decay': 0.0,
+        'train.anneal_steps': 0,
+    }
+    for name, value in peers.items():
+        group, field = name.split('.')
+        if config[group][field] != value:
+            parser.error(f'the peer has {name}={value} only; got {config[group][field]}')
+
+
+def write(out: str, argv: Sequence[str], turns: Sequence[dict]) -> None:
+    """OUT/peers.json and OUT/table.md of the turns so far; a later one may fail."""
+    compared = compare(turns)
+    result = {'command': ['scripts/bench_peers.py', *argv], 'turns': turns, 'compared': compared}
+    folder = Path(out).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'peers.json').write_text(json.dumps(result, indent=1) + '\n')
+    (folder / 'table.md').write_text(table(compared))
+    print(json.dumps(turns[-1]), flush=True)
 
 
 def in_a_process(function, *args) -> Any:
@@ -97,7 +126,7 @@ def write_case(values: dict, options: dict, case: str) -> None:
     logsnr = np.asarray(diffusion.logsnr_cosine(jnp.asarray([0.2, 0.7])), np.float32)
     label = np.asarray([0, data.num_classes], np.int32)
     with jax.default_matmul_precision('highest'):
-        eps = models.make_unet(exact).apply(params, z, logsnr, label)
+        eps = jax.jit(models.make_unet(exact).apply)(params, z, logsnr, label)
     arrays = {'z': z, 'logsnr': logsnr, 'label': label, 'eps': np.asarray(eps)}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         arrays['/'.join(key.key for key in path)] = np.asarray(leaf)
@@ -106,7 +135,8 @@ def write_case(values: dict, options: dict, case: str) -> None:
         **config.model.to_dict(),
         **{key: data[key] for key in ('image_size', 'channels', 'num_classes')},
         **config.diffusion.to_dict(),
-        **{key: config.train[key] for key in ('learning_rate', 'grad_clip', 'ema_decay')},
+        **{key: config.train[key] for key in ('learning_rate', 'beta1', 'beta2', 'adam_eps')},
+        **{key: config.train[key] for key in ('grad_clip', 'ema_decay')},
         **{key: options[key] for key in ('train_batch', 'sample_batch', 'steps', 'rounds')},
         'num_steps': options['num_steps'],
         'v': config.sampling.v,
@@ -117,26 +147,47 @@ def write_case(values: dict, options: dict, case: str) -> None:
 
 
 def ours(values: dict, options: dict) -> dict:
-    """Our rates, and what they were measured on."""
+    """Our rates, and what they were measured on.
+
+    Raises:
+      UserError: several devices, where the peer has one.
+    """
+    import jax
+
     from cfg_jax import benchmark, provenance
 
+    if jax.device_count() != 1:
+        raise UserError('the peer runs on one device; set CUDA_VISIBLE_DEVICES=0')
+
     config = config_lib.from_json(values)
-    # Sampling first, as the peer: the peak of the memory is that of both in turn.
-    sampled = benchmark.sampling(config, 1.0, options['rounds'])
+    sampled = benchmark.Sampling(config).measure(1.0, options['rounds'])
     trained = benchmark.training(config, options['steps'], options['rounds'])
     variants = {'ours': {'training': trained, 'sampling': sampled}}
     return {'variants': variants} | provenance.describe_environment()
 
 
 def theirs(options, case: str) -> dict:
-    """The peer's rates."""
+    """The peer's rates.
+
+    Raises:
+      UserError: its process failed, or its U-Net computes something else than ours.
+    """
     command = [options.python, str(Path(__file__).with_name('torch_peer.py'))]
     command += [f'--peer={options.peer}', f'--case={case}']
     command += [f'--variants={",".join(options.variants)}']
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f'error: {" ".join(command)} ended with status {done.returncode}')
-    return json.loads(done.stdout.splitlines()[-1])
+        raise UserError(
+            f'{" ".join(command)} ended with status {done.returncode}, see above; --python names an'
+            ' interpreter with PyTorch'
+        )
+    turn = json.loads(done.stdout.splitlines()[-1])
+    for name, measured in turn['variants'].items():
+        if measured['max_difference'] > SAME:
+            raise UserError(
+                f'{name} computes something else: it differs by {measured["max_difference"]:.1e}'
+            )
+    return turn
 
 
 def compare(turns: Sequence[dict]) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ classifier is taken from --workdir, or trained there. The last line printed is J
 it to a file.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 
@@ -32,22 +33,24 @@ def main(argv: Sequence[str]) -> None:
 
     from etils import epath
 
-    from cfg_jax import benchmark, files, provenance
+    from cfg_jax import benchmark, config as config_lib, files, provenance
 
     rows = {}
 
-    def measure(name: str, *args, **kwargs) -> dict:
-        rows[name] = benchmark.sampling(config, *args, rounds=options.rounds, **kwargs)
+    def measure(name: str, bench: benchmark.Sampling, w: float, **kwargs) -> dict:
+        rows[name] = bench.measure(w, options.rounds, **kwargs)
         print(line(name, rows[name]), flush=True)
         return rows[name]
 
-    measure('w = 0', 0.0)
-    measure('guided', options.w)
     rule, saved = benchmark.interval_rule(config)
-    measure('interval', options.w, rule=rule)
+    plain = benchmark.Sampling(config)
+    measure('w = 0', plain, 0.0)
+    measure('guided', plain, options.w)
+    measure('interval', benchmark.Sampling(config, rule), options.w, passes_saved=saved)
     guided = rows['guided']['milliseconds']
     result = {
-        'config': options.config,
+        'command': ['scripts/bench_sample.py', *argv],
+        'config': config_lib.to_json(config),
         'sampling': rows,
         'unguided_over_guided': rows['w = 0']['milliseconds'] / guided,
         'interval_saves': 1.0 - rows['interval']['milliseconds'] / guided,
@@ -56,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     print(f'w = 0 takes {result["unguided_over_guided"]:.3f} of a guided image')
     print(f'the interval saves {result["interval_saves"]:.1%} of the time, {saved:.1%} of passes')
     if options.features:
-        result |= with_features(config, options, measure, guided)
+        result |= with_features(config, options, functools.partial(measure, bench=plain), guided)
         print(f'features add {result["features_add"]:.2%}, scores {result["scores_add"]:.2%}')
     result |= provenance.describe_environment()
     if options.out:
@@ -72,7 +75,7 @@ def with_features(config, options, measure, guided: float) -> dict[str, float]:
     from cfg_jax.metrics import extractors
 
     extractor = extractors.load_extractor(config, epath.Path(options.workdir).expanduser(), print)
-    row = measure('guided, with features', options.w, extractor=extractor)
+    row = measure('guided, with features', w=options.w, extractor=extractor)
     scoring = benchmark.scoring_milliseconds(config, extractor)
     return {
         'features_add': row['milliseconds'] / guided - 1.0,

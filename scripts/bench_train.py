@@ -1,7 +1,7 @@
 """How fast a config trains on this machine: images/s, TFLOP/s, memory, time to compile.
 
     python scripts/bench_train.py --config=configs/imagenet64.py --batch_sizes=64,128,256
-    python scripts/bench_train.py --config=configs/digits.py --input
+    python scripts/bench_train.py --config=configs/digits.py --input --out=bench.json
 
 Whole steps: Algorithm 1, gradient, clip, Adam, EMA. --batch_sizes are images of all devices in one
 pass, tried in turn until one does not fit; the largest that fits gives the `grad_accum` with which
@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 
 from cfg_jax import commands
+from cfg_jax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,10 +48,12 @@ def main(argv: Sequence[str]) -> None:
             print(f'{size} images do not fit')
             break
         print(line(rows[-1]), flush=True)
-    result = {'config': options.config, 'training': rows}
-    if rows:
-        result['fits'] = fitting(config.train.batch_size, max(row['batch_size'] for row in rows))
-    if options.input and rows:
+    if not rows:
+        raise UserError(f'{size} images do not fit; name smaller ones in --batch_sizes')
+    result = {'command': ['scripts/bench_train.py', *argv], 'training': rows}
+    result['config'] = config_lib.to_json(config)
+    result['fits'] = fitting(config.train.batch_size, max(row['batch_size'] for row in rows))
+    if options.input:
         result['with_input'] = with_input(config, rows, options)
         print(f'with the input pipeline: {line(result["with_input"])}')
     result |= provenance.describe_environment()
@@ -84,12 +87,10 @@ def with_input(config, rows: Sequence[dict], options) -> dict:
 def line(row: dict) -> str:
     """A row for people."""
     share = f' ({row["share_of_peak"]:.1%} of the peak)' if 'share_of_peak' in row else ''
-    memory = row.get('peak_memory_gib', row.get('planned_memory_gib'))
-    planned = '' if 'peak_memory_gib' in row else 'planned '
     return (
         f'batch {row["batch_size"]}: {row["images_per_second"]:,.1f} images/s,'
-        f' {row["tflops"]:.3g} TFLOP/s{share}, {planned}memory {memory:.2f} GiB, compiled in'
-        f' {row["compile_seconds"]:.0f} s'
+        f' {row["tflops"]:.3g} TFLOP/s{share}, {row["planned_memory_gib"]:.2f} GiB a device,'
+        f' compiled in {row["compile_seconds"]:.0f} s'
     )
 
 

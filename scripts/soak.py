@@ -30,6 +30,8 @@ _CONFIG = {
     'model.width': 8,
     'model.norm_groups': 4,
     'model.head_channels': 8,
+    'model.channel_mult': '(1,)',
+    'model.attention_resolutions': '()',
     'train.steps': _LAST,
     'train.batch_size': 16,
     'train.log_every': 1,

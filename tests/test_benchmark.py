@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import DIGITS, ROOT, make_tiny_config, run_here, tiny_arguments
+from support import DIGITS, ROOT, make_tiny_config, run_here, tiny_arguments, user_error
 
 from cfg_jax import benchmark, cost, models, sampling
+from cfg_jax.metrics import classifier
 
 
 @pytest.fixture(scope='module')
@@ -40,10 +41,23 @@ def test_sampling_is_timed_and_counted(toy_networks):
     config = make_tiny_config()
     forward = cost.forward_flops(config)
     steps, passes = config.sampling.num_steps, {0.0: 1, 2.0: 2}
+    bench = benchmark.Sampling(config)
     for w, factor in passes.items():
-        row = benchmark.sampling(config, w, rounds=1)
+        row = bench.measure(w, rounds=1)
         assert row['gflop_per_image'] == pytest.approx(steps * factor * forward / 1e9)
         assert row['milliseconds'] == pytest.approx(1e3 / row['images_per_second'])
+
+
+def test_an_interval_is_counted_by_its_passes(toy_networks):
+    config = make_tiny_config(sampling__num_steps=8)
+    rule, saved = benchmark.interval_rule(config)
+    row = benchmark.Sampling(config, rule).measure(2.0, rounds=1, passes_saved=saved)
+    assert row['gflop_per_image'] == pytest.approx(8 * 1.5 * cost.forward_flops(config) / 1e9)
+
+
+def test_three_steps_have_no_middle_half(toy_networks):
+    config = make_tiny_config(sampling__num_steps=3)
+    assert 'num_steps=3' in user_error(benchmark.interval_rule, config)
 
 
 @pytest.mark.parametrize(('steps', 'share'), [(8, 0.25), (9, 5 / 18), (4, 0.25)])
@@ -87,8 +101,9 @@ def test_peak_of_known_devices(monkeypatch):
 
     monkeypatch.setattr(benchmark.jax, 'devices', lambda: [Device])
     assert benchmark.peak_tflops() == cost.PEAK_TFLOPS['h200']
-    Device.device_kind = 'TPU v4'
-    assert benchmark.peak_tflops() == cost.PEAK_TFLOPS['tpu-v4']
+    for kind, name in (('TPU v4', 'tpu-v4'), ('TPU v5 lite', 'tpu-v5e'), ('TPU v5p', 'tpu-v5p')):
+        Device.device_kind = kind
+        assert benchmark.peak_tflops() == cost.PEAK_TFLOPS[name]
     Device.device_kind = 'cpu'
     assert benchmark.peak_tflops() is None
 
@@ -113,7 +128,7 @@ def test_bench_train_stops_where_memory_ends(capsys, monkeypatch):
         if config.train.batch_size > 8:
             raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
         rate = {'images_per_second': 1.0, 'tflops': 1.0, 'compile_seconds': 1.0}
-        return rate | {'batch_size': config.train.batch_size, 'peak_memory_gib': 1.0}
+        return rate | {'batch_size': config.train.batch_size, 'planned_memory_gib': 1.0}
 
     monkeypatch.setattr(benchmark, 'training', no_room)
     arguments = [f'--config={DIGITS}', '--batch_sizes=8,16,32', *tiny_arguments()]
@@ -123,9 +138,15 @@ def test_bench_train_stops_where_memory_ends(capsys, monkeypatch):
     result = json.loads(lines[-1])
     assert len(result['training']) == 1
     assert result['fits'] == {'batch_size': 16, 'grad_accum': 2, 'images_at_once': 8}
+    status, _, errors = run_here(
+        capsys, 'scripts/bench_train.py', f'--config={DIGITS}', '--batch_sizes=16'
+    )
+    assert status == 2
+    assert '16 images do not fit' in errors[0]
 
 
-def test_bench_sample_command(capsys, toy_networks, tmp_path):
+def test_bench_sample_command(capsys, toy_networks, monkeypatch, tmp_path):
+    monkeypatch.setattr(classifier, '_EPOCHS', 5)
     out = tmp_path / 'sample.json'
     arguments = [f'--config={DIGITS}', '--rounds=1', '--features', f'--workdir={tmp_path}']
     status, lines, _ = run_here(
@@ -139,15 +160,23 @@ def test_bench_sample_command(capsys, toy_networks, tmp_path):
     assert json.loads(lines[-1]) == result
 
 
-def test_mistakes(capsys):
+def test_mistakes(capsys, tmp_path):
+    (tmp_path / 'guided_diffusion').mkdir()
+    (tmp_path / 'guided_diffusion' / 'unet.py').touch()
     for script, arguments, words in (
         ('bench_train.py', ['--steps=0'], '--steps'),
         ('bench_train.py', ['--batch_sizes=0'], 'batch_size'),
         ('bench_sample.py', ['--w=0'], '--w'),
         ('bench_sample.py', ['--config=configs/digits_classifier.py'], 'classifier'),
         ('bench_peers.py', ['--peer=nowhere'], 'openai/guided-diffusion'),
+        ('bench_peers.py', ['--peer={peer}', '--variants=fast'], 'eager'),
+        ('bench_peers.py', ['--peer={peer}', '--rounds=0'], '--rounds'),
+        ('bench_peers.py', ['--peer={peer}', '--config.sampling.clip=False'], 'sampling.clip'),
+        ('bench_peers.py', ['--peer={peer}', '--config=configs/digits_classifier.py'], 'U-Net'),
+        ('bench_peers.py', ['--peer={peer}', '--train_batch=0'], 'batch_size'),
     ):
-        config = [] if any(a.startswith('--config') for a in arguments) else [f'--config={DIGITS}']
+        arguments = [argument.format(peer=tmp_path) for argument in arguments]
+        config = [] if any(a.startswith('--config=') for a in arguments) else [f'--config={DIGITS}']
         status, _, errors = run_here(capsys, f'scripts/{script}', *config, *arguments)
         assert status == 2
         assert words in errors[0]

@@ -168,6 +168,7 @@ def test_check_devices(tiny_config, batch, accum, devices, fits):
 CHANGEABLE = {
     'data.data_dir': '/elsewhere',
     'data.num_workers': 3,
+    'model.remat': True,
     'train.steps': 7,
     'train.grad_accum': 2,
     'train.max_skipped': 9,

@@ -3,6 +3,9 @@
 import pytest
 from support import ROOT, experiment, run_here
 
+from cfg_jax import commands, config as config_lib
+
+IMAGENET64 = str(ROOT / 'configs' / 'imagenet64.py')
 COMMITTED = (ROOT / 'experiments' / 'cost.md').read_text().splitlines()
 
 
@@ -34,7 +37,7 @@ def test_days_of_the_paper(table, works):
 
 def test_measured_rates(table, works):
     measured = {
-        'config': 'configs/imagenet64.py',
+        'config': config_lib.to_json(commands.load_config(IMAGENET64)),
         'device': {'kind': 'NVIDIA H200', 'count': 2},
         'training': [{'images_per_second': 800.0}, {'images_per_second': 1000.0}],
     }
@@ -42,6 +45,8 @@ def test_measured_rates(table, works):
     assert float(row[3]) == pytest.approx(3 * 400_000 * 2048 / 500 / 86400, abs=0.05)
     kwh = (float(row[3]) + float(row[4])) * 24 * 0.7
     assert float(row[5].replace(',', '')) == pytest.approx(kwh, rel=0.01)
+    measured['config']['model']['width'] = 64  # another network's rate says nothing of this one
+    assert not any('measured' in row[1] for row in cells(table.costs(works, 0.4, [measured])))
 
 
 def test_all_reduce_costs_what_it_sends(table, works):
@@ -58,10 +63,16 @@ def test_what_is_committed_is_what_the_command_writes(table, works):
     assert cells(lines) == cells(COMMITTED)
 
 
-def test_mistakes(capsys):
+def test_mistakes(capsys, tmp_path):
     status, _, errors = run_here(capsys, 'experiments/cost.py', '--utilisation=2')
     assert status == 2
     assert '--utilisation' in errors[0]
     status, _, errors = run_here(capsys, 'experiments/cost.py', '--measured', 'nowhere.json')
     assert status == 2
     assert 'nowhere.json' in errors[0]
+    other = tmp_path / 'other.json'
+    for text in ('{}', 'no JSON'):
+        other.write_text(text)
+        status, _, errors = run_here(capsys, 'experiments/cost.py', '--measured', other)
+        assert status == 2
+        assert 'bench_train.py' in errors[0]
