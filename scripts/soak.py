@@ -24,7 +24,7 @@ from pathlib import Path
 from cfg_jax import commands
 
 _SCRIPTS = Path(__file__).resolve().parent
-_LAST = 40
+_LAST = 24
 # Saving at every second step, so that a kill often strikes in the middle of it.
 _CONFIG = {
     'model.width': 8,
@@ -39,7 +39,7 @@ _CONFIG = {
     'train.sample_every': _LAST,
     'sampling.num_steps': 8,
     'sweep.w': '(0.0,1.0,4.0)',
-    'sweep.num_samples': 80,
+    'sweep.num_samples': 60,
     'sweep.batch_size': 20,
     'sweep.shard_size': 20,
 }
