@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -26,7 +25,7 @@ from cfg_jax import (
     train_step,
 )
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import evaluation, extraction
+from cfg_jax.metrics import extraction
 from cfg_jax.metrics.features import FeatureExtractor, Features
 from cfg_jax.metrics.reference import of_features
 from cfg_jax.rules import ClassifierFreeInInterval, Rule
@@ -45,7 +44,6 @@ _KINDS = (
     ('tpu v5', 'tpu-v5p'),
     ('tpu v6', 'tpu-v6e'),
 )
-_STEPS_IN_FLIGHT = 3  # as the training loop: more would starve the collectives of a small machine
 
 Result = dict[str, Any]
 
@@ -77,13 +75,12 @@ def training(
 
     def run() -> int:
         nonlocal state
-        in_flight: list[Any] = []
+        pending: list[Any] = []
         for _ in range(steps):
             given = batch if batches is None else parallel.split_batch(next(batches))
             state, metrics = compiled(state, given)
-            in_flight.append(metrics)
-            if len(in_flight) > _STEPS_IN_FLIGHT:
-                jax.block_until_ready(in_flight.pop(0))
+            pending.append(metrics)
+            parallel.wait_for_all_but_a_few(pending)
         jax.block_until_ready(state)
         return steps * size
 
@@ -143,37 +140,25 @@ class Sampling:
 
         steps = self._config.sampling.num_steps
         result = {'w': w, 'batch_size': count, 'num_steps': steps} | _rates(run, rounds)
-        flops = (1.0 - passes_saved) * self._flops(w)
+        flops = (1.0 - passes_saved) * self._generator.flops_per_image(self._params, w)
         result |= {'milliseconds': 1e3 / result['images_per_second']}
         return result | _work(self._config, result, flops)
-
-    def _flops(self, w: float) -> float:
-        few = np.zeros(jax.local_device_count(), int)
-        return cost.count_flops(
-            lambda params: self._generator(params, 0, few, few, w), self._params
-        ) / len(few)
 
 
 def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> float:
     """Time an image takes of a sweep's scores, of `sweep.num_samples` made-up features."""
     data, count = config.data, config.sweep.num_samples
-    shape = (1, data.image_size, data.image_size, data.channels)
-    shapes = jax.eval_shape(
-        extractor.apply, extractor.params, jax.ShapeDtypeStruct(shape, jnp.uint8)
-    )
+    image_shape = data.image_size, data.image_size, data.channels
+    shapes = extraction.shapes(extractor, image_shape, count)
     rng = np.random.default_rng(0)
 
     def made_up() -> Features:
-        return jax.tree.map(
-            lambda a: rng.standard_normal((count, *a.shape[1:]), np.float32), shapes
-        )
+        return jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), shapes)
 
     samples, reference = made_up(), of_features(made_up(), {})
-    obstacles = evaluation.obstacles(samples, reference, config.sweep.is_splits)
-    metrics = [metric for metric in config.sweep.metrics if metric not in obstacles]
     labels = np.arange(count) % data.num_classes
     start = time.perf_counter()
-    sweep.score(Samples(samples, labels), extractor, reference, metrics, config)
+    sweep.score(Samples(samples, labels), extractor, reference, config)
     return 1e3 * (time.perf_counter() - start) / count
 
 

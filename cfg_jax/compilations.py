@@ -6,11 +6,12 @@ import jax
 from etils import epath
 
 
-def keep(workdir: epath.PathLike) -> None:
+def keep(workdir: epath.PathLike, on_cpu: bool = False) -> None:
     """Keeps compilations in WORKDIR/compilations, unless JAX_COMPILATION_CACHE_DIR says where.
 
-    On accelerators only: code compiled for one CPU may not run on another one.
+    By default on accelerators only: code compiled for one CPU may not run on another one.
     """
-    if jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir:
+    wanted = on_cpu or jax.default_backend() != 'cpu'
+    if wanted and not jax.config.jax_compilation_cache_dir:
         directory = epath.Path(workdir).expanduser() / 'compilations'
         jax.config.update('jax_compilation_cache_dir', os.fspath(directory))

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import models, parallel, rules, sampling
+from cfg_jax import cost, models, parallel, rules, sampling
 from cfg_jax.rules import Guided, Rule
 
 _LABEL, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
@@ -98,6 +98,12 @@ class Generator:
             weights = _on_devices(_pad(weights, padded))
             x = self._guided(params, seed, indices, labels, weights)
         return x[:count]
+
+    def flops_per_image(self, params: Any, w: float) -> float:
+        """Floating-point operations that one image takes at guidance weight `w`; see `cost`."""
+        count = jax.local_device_count()
+        numbers = np.zeros(count, int)
+        return cost.count_flops(lambda p: self(p, 0, numbers, numbers, w), params) / count
 
     def _sample_unguided(self, params, seed, indices, labels) -> jax.Array:
         return self._sample(self._rule.unguided(params, labels), image_keys(seed, indices))

@@ -5,7 +5,7 @@ and each process holds it on its own devices; so it samples on them too, alone. 
 and synchronises processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'devices'
+_STEPS_IN_FLIGHT = 3
 
 
 def map_step(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
@@ -57,6 +58,15 @@ def global_rows(per_device: int) -> jax.Array:
 def first_replica(tree: Any) -> Any:
     """Metrics of a mapped step that are equal on all devices, as host arrays."""
     return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data)[0], tree)
+
+
+def wait_for_all_but_a_few(steps: Sequence[Any]) -> None:
+    """Blocks until the results of mapped steps are there, but for the last few.
+
+    A bounded queue of steps keeps the devices busy, and keeps the collectives of many devices on
+    few cores from starving each other.
+    """
+    jax.block_until_ready(steps[-_STEPS_IN_FLIGHT:][0])
 
 
 def device_mesh() -> Mesh:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -21,7 +20,7 @@ from cfg_jax import (
     trained,
 )
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import evaluation, extractors, scores
+from cfg_jax.metrics import evaluation, extraction, extractors, scores
 from cfg_jax.metrics.features import FeatureExtractor
 from cfg_jax.metrics.inception_extractor import InceptionExtractor
 from cfg_jax.metrics.reference import Reference
@@ -196,8 +195,8 @@ def score(
     samples: Samples,
     extractor: FeatureExtractor,
     reference: Reference,
-    metrics: Sequence[str],
     config: ConfigDict,
+    metrics: Sequence[str] | None = None,
 ) -> Row:
     """The row of one set of samples, without what it was sampled at.
 
@@ -205,10 +204,14 @@ def score(
       samples: of any origin.
       extractor: that made their features.
       reference: the real images.
-      metrics: out of those that samples and reference can give, see `evaluation.obstacles`.
       config: its `sweep` says how; 'balanced' labels are resampled within classes.
+      metrics: out of those that samples and reference can give; by default those of the config
+        that they can.
     """
     settings = config.sweep
+    if metrics is None:
+        obstacles = evaluation.obstacles(samples.features, reference, settings.is_splits)
+        metrics = [metric for metric in settings.metrics if metric not in obstacles]
     row = evaluation.score(
         samples.features,
         reference,
@@ -246,7 +249,7 @@ class _Table:
         for seed in seeds(self._config):
             samples = shards.collect(w, seed)
             rows.append(
-                score(samples, self._extractor, self.reference, self._metrics, self._config)
+                score(samples, self._extractor, self.reference, self._config, self._metrics)
             )
             if self._config.sweep.save_samples:
                 shards.save_images(w, seed, directory / 'batches' / f'w_{w!r}_seed_{seed}.npz')
@@ -255,11 +258,8 @@ class _Table:
     def _possible(self) -> list[str]:
         """The config's metrics without those that this extractor or reference cannot give."""
         data, sweep = self._config.data, self._config.sweep
-        image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), np.uint8)
-        shapes = jax.eval_shape(self._extractor.apply, self._extractor.params, image)
-        features = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((sweep.num_samples, *a.shape[1:]), a.dtype), shapes
-        )
+        image_shape = data.image_size, data.image_size, data.channels
+        features = extraction.shapes(self._extractor, image_shape, sweep.num_samples)
         obstacles = evaluation.obstacles(features, self.reference, sweep.is_splits)
         doubts = evaluation.singular(features, self.reference)
         left_out = [f'{m} is left out: {obstacles[m]}' for m in sweep.metrics if m in obstacles]

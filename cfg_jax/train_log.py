@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -51,10 +50,10 @@ class TrainLog:
         self._norms: collections.deque[float] = collections.deque(maxlen=_RECENT)
         self._skipped = 0
 
-    def add(self, metrics: Any, in_flight: int) -> None:
-        """Takes a step's metrics; blocks until all but the last `in_flight` steps are done."""
+    def add(self, metrics: Any) -> None:
+        """Takes a step's metrics; blocks until all but the last few steps are done."""
         self._pending.append(metrics)
-        jax.block_until_ready(self._pending[-in_flight:][0])
+        parallel.wait_for_all_but_a_few(self._pending)
 
     def flush(self, step: int, extra: dict[str, float], kept: Callable[[], str]) -> None:
         """Writes the means since the last call.

@@ -9,7 +9,7 @@ from etils import epath
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import checkpoints, cost, files, generation, models, parallel, train_step, workdir
+from cfg_jax import checkpoints, files, generation, models, parallel, train_step, workdir
 from cfg_jax.errors import UserError
 from cfg_jax.rules import (
     Autoguidance,
@@ -55,13 +55,8 @@ class _Generating:
         return self._generator(self._params, seed, indices, labels, w)
 
     def flops_per_image(self, w: float) -> float:
-        """Floating-point operations that one image takes at guidance weight `w`; see `cost`."""
-        count = jax.local_device_count()
-        numbers = np.zeros(count, int)
-        flops = cost.count_flops(
-            lambda params: self._generator(params, 0, numbers, numbers, w), self._params
-        )
-        return flops / count
+        """See `generation.Generator`."""
+        return self._generator.flops_per_image(self._params, w)
 
 
 class TrainedModel(_Generating):

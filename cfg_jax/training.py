@@ -29,7 +29,6 @@ from cfg_jax.preemption import Preemption
 from cfg_jax.train_log import TrainLog
 from cfg_jax.train_step import TrainState, create_state, make_train_step
 
-_STEPS_IN_FLIGHT = 3
 _SAMPLE_W = (0.0, 1.0, 3.0)
 _SAMPLE_CLASSES = 10
 
@@ -132,9 +131,7 @@ class _Loop:
         for step in range(first + 1, train.steps + 1):
             self._trace(step)
             state, metrics = self._step(step_fn, state, step, compiles=step == first + 1)
-            # A bounded queue of steps keeps the devices busy, and keeps the collectives of many
-            # devices on few cores from starving each other.
-            self._log.add(metrics, _STEPS_IN_FLIGHT)
+            self._log.add(metrics)
             asked = self._preemption.asked(step)
             last = step == train.steps
             save = last or asked or step % train.checkpoint_every == 0

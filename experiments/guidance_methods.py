@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import files, images, real, sweep, trained, writers
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import evaluation, extraction
+from cfg_jax.metrics import extraction
 from cfg_jax.metrics.features import FeatureExtractor, Features
 from cfg_jax.shards import Samples
 
@@ -120,9 +120,6 @@ def filtered(
     pool = _Pool(model, root / 'pool', extractor, report)
     features, log_probs = pool.collect(round(max(ratios) * count))
     reference = real.reference(config, root, extractor, report)
-    as_many = jax.tree.map(lambda a: a[:count], features)
-    obstacles = evaluation.obstacles(as_many, reference, config.sweep.is_splits)
-    metrics = [metric for metric in config.sweep.metrics if metric not in obstacles]
     labels = np.arange(count) % config.data.num_classes
     balanced = config.copy_and_resolve_references()
     balanced.sweep.labels = 'balanced'  # as many of each class are kept
@@ -136,7 +133,7 @@ def filtered(
     for ratio in ratios:
         chosen = likeliest(log_probs[: round(ratio * count)], labels)
         kept = jax.tree.map(lambda a, chosen=chosen: a[chosen], features)
-        row = sweep.score(Samples(kept, labels), extractor, reference, metrics, balanced)
+        row = sweep.score(Samples(kept, labels), extractor, reference, balanced)
         row |= {key: ratio * value for key, value in cost.items()}
         rows.append(row | {'strength': float(ratio)})
     return Measured(name, 'ratio', rows, model.provenance())

@@ -33,7 +33,6 @@ PARTS = ('train', 'sweep', 'steps', 'p_uncond', 'T', 'rules', 'classifier')
 def main(argv: Sequence[str]) -> None:
     options, overrides = parse(argv)
 
-    import jax
     import portable
     import real_extractor
     import real_parts
@@ -43,13 +42,12 @@ def main(argv: Sequence[str]) -> None:
     import real_training
     from etils import epath
 
-    from cfg_jax import datasets, trained
+    from cfg_jax import compilations, datasets, trained
 
     root = epath.Path(options.root).expanduser()
     out = epath.Path(options.out).expanduser() if options.out else root / 'results'
-    if not jax.config.jax_compilation_cache_dir:
-        # Several compilations of minutes, the same in every call on a machine.
-        jax.config.update('jax_compilation_cache_dir', str(root.resolve() / 'compilations'))
+    # Several compilations of minutes, the same in every call on a machine.
+    compilations.keep(root, on_cpu=True)
     config = real_presets.load(options, options.config, overrides)
     count, classes = real_presets.reference_count(options), datasets.label_names(options.data)
     real_scores.check_counts(config.sweep.num_samples, count)

@@ -24,7 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cfg_jax import commands, config as config_lib
+from etils import epath
+
+from cfg_jax import commands, config as config_lib, files
 from cfg_jax.errors import UserError
 
 VARIANTS = ('eager', 'tuned', 'compile')
@@ -93,10 +95,8 @@ def write(out: str, argv: Sequence[str], turns: Sequence[dict]) -> None:
     """OUT/peers.json and OUT/table.md of the turns so far; a later one may fail."""
     compared = compare(turns)
     result = {'command': ['scripts/bench_peers.py', *argv], 'turns': turns, 'compared': compared}
-    folder = Path(out).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'peers.json').write_text(json.dumps(result, indent=1) + '\n')
-    (folder / 'table.md').write_text(table(compared))
+    files.write_json(epath.Path(out) / 'peers.json', result)
+    files.write_bytes(epath.Path(out) / 'table.md', table(compared).encode())
     print(json.dumps(turns[-1]), flush=True)
 
 

@@ -30,6 +30,12 @@ print_help() {
   sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$1"
 }
 
+# --NAME=VALUE becomes the variable NAME.
+take() {
+  local option=${1%%=*}
+  printf -v "${option#--}" '%s' "${1#*=}"
+}
+
 require_program() {
   command -v "$1" >/dev/null || die "$1 is not on PATH; $2"
 }

@@ -50,15 +50,13 @@ main() {
 }
 
 parse() {
-  local option
   while (($#)); do
     case $1 in
       -h | --help) print_help "${BASH_SOURCE[0]}" && exit 0 ;;
       --job_name=* | --nodes=* | --gpus_per_node=* | --tasks_per_node=* | --cpus_per_task=* | \
         --time=* | --partition=* | --account=* | --qos=* | --setup=* | --warn_seconds=* | \
         --max_restarts=* | --logs=*)
-        option=${1%%=*}
-        printf -v "${option#--}" '%s' "${1#*=}"
+        take "$1"
         ;;
       --sbatch=*) sbatch_flags+=("${1#*=}") ;;
       --dry-run | --dry_run) dry_run=1 ;;

@@ -68,8 +68,7 @@ parse() {
       -h | --help) print_help "${BASH_SOURCE[0]}" && exit 0 ;;
       --name=* | --zone=* | --project=* | --type=* | --version=* | --setup=* | --out=* | \
         --max_restarts=* | --poll=* | --worker=* | --lines=*)
-        option=${1%%=*}
-        printf -v "${option#--}" '%s' "${1#*=}"
+        take "$1"
         ;;
       --create_flag=*) create_flags+=("${1#*=}") ;;
       --copy=*) copies+=("${1#*=}") ;;

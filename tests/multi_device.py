@@ -9,9 +9,9 @@ import sys
 
 import jax
 import numpy as np
-from support import made_up_params, make_tiny_config
+from support import make_tiny_config
 
-from cfg_jax import data, generation, models, parallel, rules, train_step
+from cfg_jax import benchmark, data, generation, models, parallel, rules, train_step
 from cfg_jax.metrics import extraction
 from cfg_jax.metrics.features import Features
 
@@ -102,7 +102,7 @@ def rows_of_two_processes():
 def main(num_devices, out):
     assert jax.device_count() == num_devices
     config = make_tiny_config(model__channel_mult=(1,), model__attention_resolutions=(8,))
-    start = made_up_params(config)
+    start = benchmark.random_params(config)
     losses, norms, end = train(config, start)
     results = {'losses': losses, 'norms': norms}
     for name, params in (('start_params', start), ('params', end)):

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cfg_jax import commands, config as config_lib, files, train_step
+from cfg_jax import commands, config as config_lib, files
 from cfg_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,23 +81,6 @@ class ToyClassifier(nn.Module):
         return nn.Dense(self.num_classes)(h)
 
 
-def made_up_params(config, seed=0):
-    """Parameters of the U-Net, random throughout: at its true start most gradients are zero.
-
-    Drawn by NumPy: compiling the true initialisation takes as long as compiling a step.
-    """
-    shapes = jax.eval_shape(lambda: train_step.create_state(config)).params
-    rng = np.random.default_rng(seed)
-
-    def make(path, leaf):
-        noise = rng.standard_normal(leaf.shape, np.float32)
-        if leaf.ndim > 1:
-            return noise / np.float32(np.sqrt(np.prod(leaf.shape[:-1])))
-        return np.float32(0.1) * noise + np.float32(path[-1].key == 'scale')
-
-    return jax.tree.map_with_path(make, shapes)
-
-
 @contextlib.contextmanager
 def toy_instead_of_networks():
     """Puts toys in the place of U-Net and noisy classifier inside a `with` block."""
@@ -155,6 +138,14 @@ def experiment(name):
     return importlib.import_module(name)
 
 
+def script(name):
+    """A module of scripts/, which do not import each other."""
+    spec = importlib.util.spec_from_file_location('script', ROOT / 'scripts' / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def run_here(capsys, path, *arguments):
     """Runs a command in this process, which saves the imports of a new one.
 
@@ -163,9 +154,7 @@ def run_here(capsys, path, *arguments):
     if path.startswith('experiments/'):
         module = experiment(Path(path).stem)
     else:
-        spec = importlib.util.spec_from_file_location('script', ROOT / path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = script(Path(path).name)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr('sys.argv', [path, *map(str, arguments)])
         patch.chdir(ROOT)

@@ -1,11 +1,10 @@
 """The input benchmark at toy length: its pictures, its table, its mistakes."""
 
-import importlib.util
 import io
 
 import numpy as np
 from PIL import Image
-from support import ROOT, run_here, tiny_arguments
+from support import run_here, script, tiny_arguments
 
 COMMAND = 'scripts/bench_input.py'
 
@@ -40,9 +39,7 @@ def test_mistakes(capsys):
 def test_pictures_are_like_photographs():
     """Amplitude falls as 1 / frequency, and a JPEG of 500 x 375 has about ImageNet's 110 KB."""
 
-    spec = importlib.util.spec_from_file_location('bench_input', ROOT / COMMAND)
-    bench_input = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench_input)
+    bench_input = script('bench_input.py')
     picture = bench_input.photograph((375, 500), np.random.default_rng(0))
     assert picture.shape == (375, 500, 3)
     amplitude = np.abs(np.fft.fft2(picture[..., 0].astype(float) - picture[..., 0].mean()))

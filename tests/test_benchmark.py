@@ -1,6 +1,5 @@
 """Benchmarks: what they count, what they compare, and that they run the real thing."""
 
-import importlib.util
 import json
 
 import flax.linen as nn
@@ -8,19 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import DIGITS, ROOT, make_tiny_config, run_here, tiny_arguments, user_error
+from support import DIGITS, make_tiny_config, run_here, script, tiny_arguments, user_error
 
 from cfg_jax import benchmark, cost, models, sampling
 from cfg_jax.metrics import classifier
-
-
-@pytest.fixture(scope='module')
-def peers():
-    path = ROOT / 'scripts' / 'bench_peers.py'
-    spec = importlib.util.spec_from_file_location('bench_peers', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_training_is_timed_and_counted(toy_networks):
@@ -163,7 +153,7 @@ def test_bench_sample_command(capsys, toy_networks, monkeypatch, tmp_path):
 def test_mistakes(capsys, tmp_path):
     (tmp_path / 'guided_diffusion').mkdir()
     (tmp_path / 'guided_diffusion' / 'unet.py').touch()
-    for script, arguments, words in (
+    for name, arguments, words in (
         ('bench_train.py', ['--steps=0'], '--steps'),
         ('bench_train.py', ['--batch_sizes=0'], 'batch_size'),
         ('bench_sample.py', ['--w=0'], '--w'),
@@ -177,12 +167,14 @@ def test_mistakes(capsys, tmp_path):
     ):
         arguments = [argument.format(peer=tmp_path) for argument in arguments]
         config = [] if any(a.startswith('--config=') for a in arguments) else [f'--config={DIGITS}']
-        status, _, errors = run_here(capsys, f'scripts/{script}', *config, *arguments)
+        status, _, errors = run_here(capsys, f'scripts/{name}', *config, *arguments)
         assert status == 2
         assert words in errors[0]
 
 
-def test_peers_are_compared_by_their_medians(peers):
+def test_peers_are_compared_by_their_medians():
+    peers = script('bench_peers.py')
+
     def side(name, training, sampling, **more):
         work = {'training': {'rounds': training}, 'sampling': {'rounds': sampling}}
         return {'variants': {name: work | more}}

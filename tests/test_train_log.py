@@ -44,9 +44,9 @@ def test_means_over_the_steps_since_the_last_time(tmp_path):
     lines = []
     log = make_log(tmp_path, lines)
     for loss in (1.0, 2.0, 6.0):
-        log.add(row(loss=loss), in_flight=3)
+        log.add(row(loss=loss))
     flush(log, 3)
-    log.add(row(loss=7.0), in_flight=3)
+    log.add(row(loss=7.0))
     flush(log, 4)
     first, second = writers.read_metrics(tmp_path)
     assert (first['step'], first['loss'], second['loss']) == (3, 3.0, 7.0)
@@ -60,9 +60,9 @@ def test_spikes_are_counted_against_the_recent_median(tmp_path):
     log = make_log(tmp_path, [])
     norms = [1.0] * 30 + [4.9, 5.1, 40.0, 1.0]
     for norm in norms:
-        log.add(row(grad_norm=norm), in_flight=3)
+        log.add(row(grad_norm=norm))
     flush(log, len(norms))
-    log.add(row(grad_norm=100.0), in_flight=3)
+    log.add(row(grad_norm=100.0))
     flush(log, len(norms) + 1)
     assert [found['grad_norm_spikes'] for found in writers.read_metrics(tmp_path)] == [2, 1]
 
@@ -71,7 +71,7 @@ def test_few_steps_have_no_spikes(tmp_path):
     """The first steps of a training differ by orders of magnitude."""
     log = make_log(tmp_path, [])
     for norm in (1.0, 50.0):
-        log.add(row(grad_norm=norm), in_flight=3)
+        log.add(row(grad_norm=norm))
     flush(log, 2)
     assert writers.read_metrics(tmp_path)[0]['grad_norm_spikes'] == 0
 
@@ -79,8 +79,8 @@ def test_few_steps_have_no_spikes(tmp_path):
 def test_skipped_updates_are_told_and_left_out_of_the_means(tmp_path):
     lines = []
     log = make_log(tmp_path, lines, train__max_skipped=1)
-    log.add(row(loss=1.0), in_flight=3)
-    log.add(row(loss=np.nan, bad_bin=2, applied=False), in_flight=3)
+    log.add(row(loss=1.0))
+    log.add(row(loss=np.nan, bad_bin=2, applied=False))
     flush(log, 2)
     (found,) = writers.read_metrics(tmp_path)
     assert (found['loss'], found['updates_skipped']) == (1.0, 1)
@@ -92,7 +92,7 @@ def test_skipped_updates_are_told_and_left_out_of_the_means(tmp_path):
 def test_too_many_skipped_updates_stop_the_run(tmp_path):
     log = make_log(tmp_path, [], train__max_skipped=1)
     for applied in (False, True, False):
-        log.add(row(grad_norm=np.inf, applied=applied), in_flight=3)
+        log.add(row(grad_norm=np.inf, applied=applied))
     message = user_error(flush, log, 3)
     assert 'stopped at step 3' in message
     assert 'in the gradient alone' in message

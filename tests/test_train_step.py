@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import made_up_params, make_tiny_config
+from support import make_tiny_config
 
-from cfg_jax import data, losses, parallel, train_step
+from cfg_jax import benchmark, data, losses, parallel, train_step
 
 # Quick to compile, slow to run: right for a few steps of a small network.
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
@@ -83,7 +83,7 @@ def test_null_row_learns_only_from_dropped_labels():
     config = make_tiny_config(
         p_uncond=0.0, model__channel_mult=(1,), model__attention_resolutions=()
     )
-    params = made_up_params(config)
+    params = benchmark.random_params(config)
     grads, _ = gradient_of(config, params, [3, 3, 7, 0])
     rows = label_rows(grads)
     assert np.flatnonzero(rows).tolist() == [0, 3, 7]

@@ -1,7 +1,7 @@
 """Running a feature extractor over images: compiled, sharded over devices, double-buffered."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,13 @@ def make_extract(extractor: FeatureExtractor) -> Extract:
         return jax.tree.map(lambda array: array[: len(x)], features)
 
     return jax.jit(extract)
+
+
+def shapes(extractor: FeatureExtractor, image_shape: Sequence[int], count: int) -> Features:
+    """`jax.ShapeDtypeStruct`s of the features of `count` images (H, W, C); nothing is computed."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
+    one = jax.eval_shape(extractor.apply, extractor.params, image)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape[1:]), a.dtype), one)
 
 
 def _filled(x: jax.Array, parts: int) -> jax.Array:
