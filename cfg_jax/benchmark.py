@@ -140,7 +140,10 @@ class Sampling:
 
         steps = self._config.sampling.num_steps
         result = {'w': w, 'batch_size': count, 'num_steps': steps} | _rates(run, rounds)
-        flops = (1.0 - passes_saved) * self._generator.flops_per_image(self._params, w)
+        flops = self._generator.flops_per_image(self._params, w)
+        if passes_saved:
+            one_pass = self._generator.flops_per_image(self._params, 0.0)
+            flops -= 2.0 * passes_saved * (flops - one_pass)  # of the steps
         result |= {'milliseconds': 1e3 / result['images_per_second']}
         return result | _work(self._config, result, flops)
 

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -92,9 +93,15 @@ class Checkpoints:
 
     def _remove_remains(self) -> None:
         """Half a checkpoint would keep a full disk full."""
-        if processes.is_first():
-            for path in self.directory.glob('*.orbax-checkpoint-tmp'):
-                path.rmtree(missing_ok=True)
+        if not processes.is_first():
+            return
+        for path in self.directory.glob('*.orbax-checkpoint-tmp'):
+            # Other threads may still be writing into it, which ends by itself.
+            for pause in (0.0, 0.1, 1.0):
+                time.sleep(pause)
+                with contextlib.suppress(OSError):
+                    path.rmtree(missing_ok=True)
+                    break
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, int]]:
         """State and input-iterator state of a step; `like` is a state of the same structure."""

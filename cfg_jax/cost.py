@@ -133,7 +133,11 @@ def _count(jaxpr: Any) -> int:
             total += _dot_flops(equation)
         counts = [_count(sub) for sub in _inner_jaxprs(tuple(equation.params.values()))]
         inner = max(counts) if equation.primitive.name == 'cond' else sum(counts)
-        total += inner * equation.params.get('length', 1)  # a scan runs its body `length` times
+        # A scan runs its body `length` times, a map over devices on each of them.
+        times = equation.params.get('length', 1)
+        if equation.primitive.name == 'shard_map':
+            times = equation.params['mesh'].size
+        total += inner * times
     return total
 
 

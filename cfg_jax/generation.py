@@ -56,16 +56,8 @@ class Generator:
         self._rule = rule
         self._sampler = sampler
         self._image_shape = tuple(image_shape)
-        shards = parallel.batch_sharding()
-        whole = parallel.replicated()
-        self._unguided = jax.jit(
-            self._sample_unguided, in_shardings=(whole, whole, shards, shards), out_shardings=shards
-        )
-        self._guided = jax.jit(
-            self._sample_guided,
-            in_shardings=(whole, whole, shards, shards, shards),
-            out_shardings=shards,
-        )
+        self._unguided = parallel.map_rows(self._sample_unguided, whole=2, split=2)
+        self._guided = parallel.map_rows(self._sample_guided, whole=2, split=3)
 
     def __call__(
         self,

@@ -43,14 +43,14 @@ def conditional(eps_theta: EpsTheta, label: jax.Array) -> EpsFn:
 def pair(eps_theta: EpsTheta, label: jax.Array, null_label: int) -> PairFn:
     """eps_theta(z, c) and eps_theta(z) together.
 
-    Both branches run as one batch of 2B, so that the accelerator sees one large pass.
+    Mapped over the two labels of an image, the network runs both branches as one batch of 2B, and
+    what does not depend on the label once, on z.
     """
-    both_labels = jnp.concatenate([label, jnp.full_like(label, null_label)])  # [2B]
+    both_labels = jnp.stack([label, jnp.full_like(label, null_label)])  # [2, B]
+    of_both = jax.vmap(eps_theta, in_axes=(None, None, 0))
 
     def pair_fn(z: jax.Array, logsnr: jax.Array) -> tuple[jax.Array, jax.Array]:
-        both_z = jnp.concatenate([z, z])  # [2B, H, W, C]
-        eps = eps_theta(both_z, jnp.broadcast_to(logsnr, both_z.shape[:1]), both_labels)
-        eps_cond, eps_uncond = jnp.split(eps, 2)
+        eps_cond, eps_uncond = of_both(z, jnp.broadcast_to(logsnr, z.shape[:1]), both_labels)
         return eps_cond, eps_uncond
 
     return pair_fn

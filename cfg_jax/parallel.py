@@ -84,6 +84,25 @@ def batch_sharding() -> NamedSharding:
     return NamedSharding(device_mesh(), PartitionSpec(AXIS))
 
 
+def map_rows(function: Callable[..., Any], whole: int, split: int) -> Callable[..., Any]:
+    """Maps a function of rows over this process's devices, compiled, without communication.
+
+    Args:
+      function: of `whole` arguments that every device gets whole, then `split` arrays [B, ...] of
+        which each gets its rows; its results are arrays of as many rows.
+      whole, split: how many.
+    """
+    mapped = jax.shard_map(
+        function,
+        mesh=device_mesh(),
+        in_specs=(PartitionSpec(),) * whole + (PartitionSpec(AXIS),) * split,
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,
+    )
+    shardings = (replicated(),) * whole + (batch_sharding(),) * split
+    return jax.jit(mapped, in_shardings=shardings, out_shardings=batch_sharding())
+
+
 def to_global(tree: Any) -> Any:
     """Arrays that every process holds alike, as one array of all processes; nothing is copied.
 

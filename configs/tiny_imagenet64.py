@@ -1,19 +1,19 @@
 """Tiny ImageNet, 200 classes at 64x64: a model of twenty minutes on one H200.
 
 Command     python experiments/tiny_imagenet64.py --help     (trains it and measures everything)
-Cost        25.2 M parameters, 17.7 GFLOP a forward pass (scripts/describe.py)
+Cost        25.2 M parameters, 16.5 GFLOP a forward pass (scripts/describe.py)
 Ours        waits for a GPU: not trained at this size, nothing below has been measured on one
 
 Reasoned, at 40 % of an H200's 989 TFLOP/s, which is `describe.py --accelerator=h200` with a short
 script over widths; half of that share is as likely for convolutions of 64 channels:
 
   width x blocks   M parameters   GFLOP   images/s   epochs in 20 min   sweep, minutes
-  128 x 2          100.4          70.1    1,880      45                 102
-  96 x 2           56.5           39.6    3,333      80                 58
-  64 x 3           32.4           22.5    5,873      141                33
-  64 x 2 (this)    25.2           17.7    7,455      179                26
-  64 x 1           17.9           12.9    10,203     245                19
-  48 x 2 (_small)  14.2           10.0    13,178     316                15
+  128 x 2          100.4          65.3    2,020      48                 95
+  96 x 2           56.5           36.8    3,580      86                 54
+  64 x 3           32.4           21.2    6,210      149                31
+  64 x 2 (this)    25.2           16.5    8,006      192                24
+  64 x 1           17.9           11.7    11,263     270                17
+  48 x 2 (_small)  14.2           9.3     14,145     339                14
 
   size        Ho et al. train 820 M images of ImageNet-64 with 296 M parameters; here are 9 M and
               50,000 images, so a wide network would end far from trained, and the sweep of 14 w x
@@ -27,7 +27,7 @@ script over widths; half of that share is as likely for convolutions of 64 chann
               ADM's 2,048 images each
   EMA         0.9995: a half-life of 1,400 steps, about 4 % of the run
   annealing   none, and the paper's loss: the run may end at any minute, and EMA does the averaging
-  steps       32,000 = 8.2 M images: 18 minutes at 40 %, 37 at 20 %; --minutes stops it earlier
+  steps       32,000 = 8.2 M images: 17 minutes at 40 %, 34 at 20 %; --minutes stops it earlier
   T           128; 256 doubles the sweep's cost and is measured beside it (--parts=T)
   input       14 processes decode; one decodes 2,200 images/s on our CPU (Grain, JPEG to float)
 

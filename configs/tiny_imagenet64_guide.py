@@ -1,7 +1,7 @@
 """Tiny ImageNet at 64x64, worse on purpose: the guide of autoguidance (Karras et al. 2024).
 
 Command     python experiments/tiny_imagenet64.py --parts=rules ...      (trains it, and uses it)
-Cost        4.5 M parameters, 3.3 GFLOP a forward pass, a fifth of the main model's
+Cost        4.5 M parameters, 3.0 GFLOP a forward pass, a fifth of the main model's
 Ours        waits for a GPU
 
 Half the width of configs/tiny_imagenet64.py and one block a level, on the same images and noise

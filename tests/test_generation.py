@@ -187,10 +187,10 @@ def test_one_trace_serves_every_weight():
     indices, labels = np.arange(5), np.arange(5)
     for w in (0.1, 0.3, 1, 4.0, np.float32(2.0), np.full(5, 0.7), np.zeros(5)):
         generator(make_params(), 0, indices, labels, w)
-    assert recorder.shapes == [(10, *SHAPE)]  # both branches in one pass
+    assert recorder.shapes == [(5, *SHAPE)]  # mapped over the two labels
     for w in (0.0, 0, np.float32(0.0)):
         generator(make_params(seed=1), 1, indices + 5, labels, w)
-    assert recorder.shapes == [(10, *SHAPE), (5, *SHAPE)]  # half the batch
+    assert recorder.shapes == [(5, *SHAPE)] * 2
 
 
 def test_a_sweep_compiles_the_sampler_twice():

@@ -79,16 +79,35 @@ def test_conditional_is_one_plain_pass():
     np.testing.assert_array_equal(label_seen, label)
 
 
-def test_classifier_free_is_one_pass_of_twice_the_batch():
+def test_classifier_free_is_one_pass_over_both_labels():
     network, label = FakeNetwork(), jnp.array([3, 0, 7], jnp.int32)
     z = random_fields(1, batch=3)[0]
-    guidance.classifier_free(network, label, NULL, 0.5)(z, jnp.float32(-2.0))
-    (both_z, logsnr, both_labels) = network.calls[0]
+    pair = guidance.pair(network, label, NULL)(z, jnp.float32(-2.0))
+    (z_seen, logsnr, one_label) = network.calls[0]
     assert len(network.calls) == 1
-    np.testing.assert_array_equal(both_z, np.concatenate([z, z]))
-    np.testing.assert_array_equal(logsnr, np.full(6, -2.0))
-    np.testing.assert_array_equal(both_labels, [3, 0, 7, NULL, NULL, NULL])
-    assert both_labels.dtype == jnp.int32
+    np.testing.assert_array_equal(z_seen, z)
+    np.testing.assert_array_equal(logsnr, [-2.0, -2.0, -2.0])
+    assert (one_label.shape, one_label.dtype) == ((3,), jnp.int32)
+    for eps, labels in zip(pair, (label, jnp.full(3, NULL)), strict=True):
+        np.testing.assert_array_equal(eps, FakeNetwork()(z, jnp.full(3, -2.0), labels))
+
+
+def test_what_does_not_depend_on_the_label_is_computed_once():
+    """Convolutions before the label's: of B images; behind it: one, of both branches, 2B images."""
+    batch, kernel = 3, jnp.ones((3, 3, 2, 2))
+
+    def convolve(h):
+        return jax.lax.conv_general_dilated(
+            h, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
+
+    def network(z, logsnr, label):
+        return convolve(convolve(z) + label[:, None, None, None])
+
+    pair_fn = guidance.pair(network, jnp.arange(batch), NULL)
+    jaxpr = jax.make_jaxpr(pair_fn)(random_fields(1, batch)[0], jnp.float32(0.0))
+    convolutions = [e for e in jaxpr.eqns if e.primitive.name == 'conv_general_dilated']
+    assert [e.invars[0].aval.shape[0] for e in convolutions] == [batch, 2 * batch]
 
 
 def test_classifier_free_by_hand():

@@ -147,7 +147,7 @@ class TestProjection:
 
 def network(table, z, logsnr, label):
     """eps = tanh(z + table[label] + logsnr / 20)."""
-    return jnp.tanh(z + table[label][:, None, None] + logsnr[:, None, None, None] / 20)
+    return jnp.tanh(z + jnp.asarray(table)[label][:, None, None] + logsnr[:, None, None, None] / 20)
 
 
 class TestRules:

@@ -19,7 +19,7 @@ SAME_IMAGE = 2e-5
 
 def network(table, z, logsnr, label):
     """eps = tanh(z + table[label] + logsnr / 20)."""
-    return jnp.tanh(z + table[label][:, None, None] + logsnr[:, None, None, None] / 20)
+    return jnp.tanh(z + jnp.asarray(table)[label][:, None, None] + logsnr[:, None, None, None] / 20)
 
 
 def classifier(kernel, z, logsnr):

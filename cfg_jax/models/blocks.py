@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.models.group_norm import GroupNorm
+
 Dtype = Any
 
 _zeros = nn.initializers.zeros_init()
@@ -36,16 +38,39 @@ def conv(features: int, kernel: int, dtype: Dtype, zero: bool = False, **kwargs)
     return nn.Conv(features, (kernel, kernel), dtype=dtype, **kwargs)
 
 
-def group_norm(groups: int, **kwargs) -> nn.GroupNorm:
-    # E[x^2] - E[x]^2, Flax's default, loses the digits of groups whose mean is far from 0.
-    return nn.GroupNorm(
-        num_groups=groups, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, **kwargs
-    )
-
-
 def upsample(h: jax.Array) -> jax.Array:
     """Nearest neighbour: [B, H, W, C] -> [B, 2H, 2W, C]."""
     return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
+
+
+def conv_of_upsampled(features: int, dtype: Dtype, name: str) -> nn.Conv:
+    """conv(features, 3)(upsample(h)), computed on h [B, H, W, C] with 4 / 9 of the operations.
+
+    Each output pixel sees 2 x 2 pixels of h: along an axis, even ones see the taps (w0, w1 + w2) at
+    i - 1 and i, odd ones (w0 + w1, w2) at i and i + 1.
+    """
+    return nn.Conv(
+        features, (3, 3), dtype=dtype, conv_general_dilated=_convolve_upsampled, name=name
+    )
+
+
+def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+    """[B, H, W, C] and [3, 3, C, F] -> [B, 2H, 2W, F], in the place of Flax's convolution."""
+
+    def folded(taps: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+        first, middle, last = jnp.split(taps, 3, axis)
+        even = jnp.concatenate([first, middle + last], axis)
+        return even, jnp.concatenate([first + middle, last], axis)
+
+    def phase(i: int, j: int) -> jax.Array:
+        taps = folded(folded(kernel, 0)[i], 1)[j]  # [2, 2, C, F]
+        padding = (1 - i, i), (1 - j, j)
+        numbers = 'NHWC', 'HWIO', 'NHWC'
+        return jax.lax.conv_general_dilated(h, taps, (1, 1), padding, dimension_numbers=numbers)
+
+    batch, height, width, _ = h.shape
+    rows = [jnp.stack([phase(i, 0), phase(i, 1)], axis=3) for i in (0, 1)]  # [B, H, W, 2, F] each
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
 
 
 def downsample(h: jax.Array) -> jax.Array:
@@ -73,19 +98,20 @@ class ResBlock(nn.Module):
     def __call__(self, h: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
         resample = {None: lambda a: a, 'up': upsample, 'down': downsample}[self.resample]
         skip = resample(h)
-        h = nn.silu(group_norm(self.groups, name='norm_in')(h)).astype(self.dtype)
-        h = conv(self.features, 3, self.dtype, name='conv_in')(resample(h))
+        h = GroupNorm(self.groups, silu=True, dtype=self.dtype, name='norm_in')(h)
+        if self.resample == 'up':
+            h = conv_of_upsampled(self.features, self.dtype, name='conv_in')(h)
+        else:
+            h = conv(self.features, 3, self.dtype, name='conv_in')(resample(h))
 
         emb_features = 2 * self.features if self.scale_shift_norm else self.features
         emb = nn.Dense(emb_features, dtype=self.dtype, name='emb')(nn.silu(emb))
-        emb = emb[:, None, None, :].astype(jnp.float32)  # [B, 1, 1, 2F] or [B, 1, 1, F]
-        norm_out = group_norm(self.groups, name='norm_out')
+        emb = emb.astype(jnp.float32)  # [B, 2F] or [B, F]
+        norm_out = GroupNorm(self.groups, silu=True, dtype=self.dtype, name='norm_out')
         if self.scale_shift_norm:
-            scale, shift = jnp.split(emb, 2, axis=-1)
-            h = norm_out(h) * (1.0 + scale) + shift
+            h = norm_out(h, *jnp.split(emb, 2, axis=-1))
         else:
-            h = norm_out(h + emb)
-        h = nn.silu(h).astype(self.dtype)
+            h = norm_out(h + emb[:, None, None, :])
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv(self.features, 3, self.dtype, zero=True, name='conv_out')(h)
 
@@ -105,7 +131,7 @@ class AttentionBlock(nn.Module):
     def __call__(self, h: jax.Array) -> jax.Array:
         batch, height, width, channels = h.shape
         tokens = h.reshape(batch, height * width, channels)
-        normed = group_norm(self.groups, name='norm')(tokens).astype(self.dtype)
+        normed = GroupNorm(self.groups, dtype=self.dtype, name='norm')(tokens)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(normed)
         heads = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(heads), 2, 0)  # each [B, HW, heads, C / heads]
@@ -190,7 +216,7 @@ class Encoder(nn.Module):
         if self.resblock_updown:
             return self._res(mult, f'{name}_resample', h, emb, train, resample=direction)
         if direction == 'up':
-            return conv(self.width * mult, 3, self.dtype, name=f'{name}_resample')(upsample(h))
+            return conv_of_upsampled(self.width * mult, self.dtype, name=f'{name}_resample')(h)
         # Windows centred on pixels 0, 2, 4, ... as in ADM; 'SAME' would centre them on 1, 3, 5, ...
         strided = conv(
             self.width * mult,

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.models.blocks import Encoder, group_norm
+from cfg_jax.models.blocks import Encoder
+from cfg_jax.models.group_norm import GroupNorm
 
 
 class AttentionPool(nn.Module):
@@ -61,5 +62,5 @@ class NoisyClassifier(Encoder, kw_only=True):
           flax.errors.ScopeParamShapeError: images of another size than at initialisation.
         """
         h, _ = self.encode(z, self.embed_logsnr(logsnr), train)
-        h = nn.silu(group_norm(self.norm_groups, name='norm_out')(h))
+        h = GroupNorm(self.norm_groups, silu=True, name='norm_out')(h)
         return AttentionPool(self.heads(h.shape[-1]), self.num_classes, name='pool')(h)

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.models.blocks import Encoder, conv, group_norm
+from cfg_jax.models.blocks import Encoder, conv
+from cfg_jax.models.group_norm import GroupNorm
 
 
 class UNet(Encoder, kw_only=True):
@@ -44,7 +45,7 @@ class UNet(Encoder, kw_only=True):
             if level != 0:
                 h = self.resample('up', mult, f'up_{level}', h, emb, train)
 
-        h = nn.silu(group_norm(self.norm_groups, name='norm_out')(h)).astype(self.dtype)
+        h = GroupNorm(self.norm_groups, silu=True, dtype=self.dtype, name='norm_out')(h)
         return conv(self.out_channels, 3, jnp.float32, zero=True, name='conv_out')(h)
 
     def _embed_label(self, label: jax.Array) -> jax.Array:
