@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.errors import UserError
 from cfg_jax.metrics.evaluation import METRICS
+from cfg_jax.models.attention import KERNELS
 from cfg_jax.sampling import SAMPLERS
 
 DTYPES = ('float32', 'bfloat16')
@@ -71,6 +72,7 @@ FIELDS: dict[str, Field] = {
     'model.scale_shift_norm': _flag,
     'model.norm_groups': _positive,
     'model.remat': _flag,
+    'model.attention': _one_of(KERNELS),
     'model.dtype': _one_of(DTYPES),
     'diffusion.logsnr_min': _real,
     'diffusion.logsnr_max': _real,
@@ -122,6 +124,7 @@ ADDED: dict[str, Any] = {
     'data.random_crop': 0.0,
     'model.kind': 'unet',
     'model.remat': False,
+    'model.attention': 'auto',
     'train.anneal_steps': 0,
     'train.max_skipped': 0,
     'train.weight_decay': 0.0,
@@ -139,7 +142,7 @@ _OF_UNETS = re.compile(r'p_uncond$|sampling\.|sweep\.|train\.sample_every$')
 
 # What a resumed run may set anew: none of it changes the network or the steps already taken.
 MAY_CHANGE = re.compile(
-    r'data\.(data_dir|num_workers)$|model\.remat$|sampling\.|sweep\.'
+    r'data\.(data_dir|num_workers)$|model\.(remat|attention)$|sampling\.|sweep\.'
     r'|train\.(steps|grad_accum|max_skipped|log_every|checkpoint_every|keep_checkpoints|keep_period|sample_every)$'
 )
 

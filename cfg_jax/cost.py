@@ -131,6 +131,8 @@ def _count(jaxpr: Any) -> int:
             total += _conv_flops(equation)
         elif equation.primitive.name == 'dot_general':
             total += _dot_flops(equation)
+        elif equation.primitive.name.startswith('dot_product_attention_'):  # cuDNN's
+            total += _attention_flops(equation)
         counts = [_count(sub) for sub in _inner_jaxprs(tuple(equation.params.values()))]
         inner = max(counts) if equation.primitive.name == 'cond' else sum(counts)
         # A scan runs its body `length` times, a map over devices on each of them.
@@ -162,3 +164,10 @@ def _dot_flops(equation: Any) -> int:
     (contracted, _), _ = equation.params['dimension_numbers']
     depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
     return 2 * math.prod(equation.outvars[0].aval.shape) * depth
+
+
+def _attention_flops(equation: Any) -> int:
+    """q k^T and its product with v; twice that backward, where q k^T computed again is no work."""
+    batch, length, heads, channels = equation.invars[0].aval.shape
+    forward = 4 * batch * length * equation.invars[1].aval.shape[1] * heads * channels
+    return forward if '_fwd' in equation.primitive.name else 2 * forward

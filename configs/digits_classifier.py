@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.model.scale_shift_norm = True
     config.model.norm_groups = 8
     config.model.remat = False  # True: less memory, a third more operations
+    config.model.attention = 'auto'  # flash attention where cuDNN has it; 'xla': never
     config.model.dtype = 'float32'
 
     config.diffusion = ConfigDict()

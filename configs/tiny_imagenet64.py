@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
     config.model.scale_shift_norm = True
     config.model.norm_groups = 16
     config.model.remat = False  # True: less memory, a third more operations
+    config.model.attention = 'auto'  # flash attention where cuDNN has it; 'xla': never
     config.model.dtype = 'bfloat16'
 
     config.diffusion = ConfigDict()

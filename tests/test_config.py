@@ -169,6 +169,7 @@ CHANGEABLE = {
     'data.data_dir': '/elsewhere',
     'data.num_workers': 3,
     'model.remat': True,
+    'model.attention': 'xla',
     'train.steps': 7,
     'train.grad_accum': 2,
     'train.max_skipped': 9,

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.models.attention import attend
 from cfg_jax.models.group_norm import GroupNorm
 
 Dtype = Any
@@ -125,6 +126,7 @@ class AttentionBlock(nn.Module):
 
     num_heads: int
     groups: int
+    attention: str = 'auto'
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -135,7 +137,7 @@ class AttentionBlock(nn.Module):
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(normed)
         heads = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(heads), 2, 0)  # each [B, HW, heads, C / heads]
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(tokens.shape)
+        attended = attend(q, k, v, self.attention).reshape(tokens.shape)
         out = nn.Dense(channels, dtype=self.dtype, kernel_init=_zeros, name='proj')(attended)
         return h + out.reshape(h.shape)
 
@@ -158,6 +160,7 @@ class Encoder(nn.Module):
       norm_groups: groups of every group norm.
       remat: blocks keep their inputs only, and are computed again in the backward pass: less memory
         for a third more operations.
+      attention: the kernel of attention, see `attention.attend`.
       dtype: type of the computation.
     """
 
@@ -172,6 +175,7 @@ class Encoder(nn.Module):
     scale_shift_norm: bool = True
     norm_groups: int = 32
     remat: bool = False
+    attention: str = 'auto'
     dtype: Dtype = jnp.float32
 
     def embed_logsnr(self, logsnr: jax.Array) -> jax.Array:
@@ -247,4 +251,4 @@ class Encoder(nn.Module):
     def _attention(self, name: str, h: jax.Array) -> jax.Array:
         heads = self.heads(h.shape[-1])
         block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
-        return block(heads, self.norm_groups, self.dtype, name=name)(h)
+        return block(heads, self.norm_groups, self.attention, self.dtype, name=name)(h)
