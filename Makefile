@@ -5,6 +5,8 @@ WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
 .PHONY: quickstart test install format
+# Large pages for the large arrays that XLA allocates anew at every step (README, "Speed").
+quickstart: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: install
 	$(BIN)/python experiments/quickstart.py --workdir=$(WORKDIR)
 

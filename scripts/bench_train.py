@@ -5,8 +5,9 @@
 
 Whole steps: Algorithm 1, gradient, clip, Adam, EMA. --batch_sizes are images of all devices in one
 pass, tried in turn until one does not fit; the largest that fits gives the `grad_accum` with which
-the config's own batch fits. --input measures the config's input pipeline in front of the steps too.
-The last line printed is JSON; --out writes it to a file.
+the config's own batch fits. --input measures the config's input pipeline in front of the steps too;
+--profile lists the kernels that take most of each size's time. The last line
+printed is JSON; --out writes it to a file.
 """
 
 import json
@@ -24,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--steps', type=commands.natural_number, default=10, help='in a round')
     parser.add_argument('--rounds', type=commands.natural_number, default=5, help='timed')
     parser.add_argument('--input', action='store_true', help='with the input pipeline too')
+    parser.add_argument('--profile', action='store_true', help='kernels by time')
     parser.add_argument('--out', default='', help='a file for the JSON')
     options, config = commands.parse_with_config(parser, argv)
     if not options.steps or not options.rounds:
@@ -41,13 +43,17 @@ def main(argv: Sequence[str]) -> None:
         config_lib.validate(tried)
         config_lib.check_devices(tried, jax.device_count())
         try:
-            rows.append(benchmark.training(tried, options.steps, options.rounds))
+            profile = options.profile
+            row = benchmark.training(tried, options.steps, options.rounds, profile=profile)
+            rows.append(row)
         except jax.errors.JaxRuntimeError as error:
             if not benchmark.is_out_of_memory(error):
                 raise
             print(f'{size} images do not fit')
             break
-        print(line(rows[-1]), flush=True)
+        print(line(row), flush=True)
+        for kernel in row.get('kernels', ()):
+            print('  {share:6.1%} {milliseconds:9.2f} ms {calls:6d} x {kernel}'.format(**kernel))
     if not rows:
         raise UserError(f'{size} images do not fit; name smaller ones in --batch_sizes')
     result = {'command': ['scripts/bench_train.py', *argv], 'training': rows}

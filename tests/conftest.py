@@ -1,5 +1,6 @@
 """Fixtures of all tests: a temporary home for data and compilations, tiny trained runs."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -13,12 +14,14 @@ def pytest_configure(config):
     """Sets the environment, of subprocesses too, before JAX or TFDS is imported and reads it.
 
     Compiling takes most of the time, and many tests train the same tiny network: they share a
-    compilation cache that lasts for this session only.
+    compilation cache that lasts for this session only. xdist's workers inherit it from the process
+    that starts them.
     """
     root = tempfile.mkdtemp(prefix=_SHARED)
     config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
     os.environ['TFDS_DATA_DIR'] = f'{root}/tensorflow_datasets'
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{root}/compilations'
+    if not hasattr(config, 'workerinput'):
+        os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{root}/compilations'
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     # Small matrices go faster without threads that wait for each other.
@@ -56,29 +59,44 @@ def digits_dir():
     return Path(datasets.find_builder(data.name, data.data_dir).data_path)
 
 
+def _made_once(tmp_path_factory, worker, name, make):
+    """The directory that make(directory) fills, by whichever of xdist's workers asks first."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if worker == 'master' else base.parent) / name
+    with directory.with_suffix('.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            unfinished = directory.with_suffix('.unfinished')
+            make(unfinished)
+            unfinished.rename(directory)
+    return directory
+
+
 @pytest.fixture(scope='session')
-def trained_workdir(tmp_path_factory):
+def trained_workdir(tmp_path_factory, worker_id):
     """The tiny config trained to its end. Shared: copy it before changing anything."""
     from support import make_tiny_config
 
     from cfg_jax import training
 
-    workdir = tmp_path_factory.mktemp('trained') / 'run'
-    training.train(make_tiny_config(), workdir)
-    return workdir
+    def make(workdir):
+        training.train(make_tiny_config(), workdir)
+
+    return _made_once(tmp_path_factory, worker_id, 'trained', make)
 
 
 @pytest.fixture(scope='session')
-def swept_workdir(trained_workdir, tmp_path_factory):
+def swept_workdir(trained_workdir, tmp_path_factory, worker_id):
     """A copy of `trained_workdir` with the tiny sweep 'tiny'. Shared: do not change it."""
     from support import make_tiny_config
 
     from cfg_jax import sweep
     from cfg_jax.metrics import classifier
 
-    workdir = tmp_path_factory.mktemp('swept') / 'run'
-    shutil.copytree(trained_workdir, workdir)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, '_EPOCHS', 40)  # good enough, in a quarter of the time
-        sweep.run(make_tiny_config(), workdir, name='tiny')
-    return workdir
+    def make(workdir):
+        shutil.copytree(trained_workdir, workdir)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(classifier, '_EPOCHS', 40)  # good enough, in a quarter of the time
+            sweep.run(make_tiny_config(), workdir, name='tiny')
+
+    return _made_once(tmp_path_factory, worker_id, 'swept', make)
