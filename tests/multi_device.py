@@ -101,7 +101,7 @@ def rows_of_two_processes():
 
 def main(num_devices, out):
     assert jax.device_count() == num_devices
-    config = make_tiny_config(model__channel_mult=(1,), model__attention_resolutions=(8,))
+    config = make_tiny_config()
     start = benchmark.random_params(config)
     losses, norms, end = train(config, start)
     results = {'losses': losses, 'norms': norms}

@@ -19,7 +19,6 @@ BAD_VALUES = [
     ('seed', -1),
     ('data.name', ''),
     ('data.image_size', 0),
-    ('data.image_size', 9),
     ('data.channels', 2),
     ('data.flip', 1),
     ('data.random_crop', 1.1),
@@ -124,7 +123,15 @@ def test_exactly_one_rule_for_heads(tiny_config, head_channels, num_heads):
     assert 'model.num_heads' in message
 
 
+def test_image_size_is_divisible_by_the_levels(tiny_config):
+    tiny_config.model.channel_mult, tiny_config.data.image_size = (1, 2), 9
+    message = user_error(config_lib.validate, tiny_config)
+    assert 'data.image_size=9' in message
+    assert 'model.channel_mult' in message
+
+
 def test_heads_must_divide_where_attention_is(tiny_config):
+    tiny_config.model.channel_mult, tiny_config.model.attention_resolutions = (1, 2), (4,)
     tiny_config.model.head_channels = 16  # 16 channels at 4x4, 8 channels at 8x8
     config_lib.validate(tiny_config)
     tiny_config.model.attention_resolutions = (8, 4)
@@ -226,7 +233,7 @@ def test_json_round_trip(tiny_config):
     config = config_lib.from_json(written)
     config_lib.validate(config)
     assert config.to_dict() == tiny_config.to_dict()
-    assert config.model.channel_mult == (1, 2)
+    assert config.model.channel_mult == (1,)
     assert isinstance(config.model.channel_mult, tuple)
 
 

@@ -94,7 +94,8 @@ def test_costs_follow_from_steps(root):
                 assert cost == (4, 4)
     free = next(m for m in results['methods'] if m['name'] == 'classifier-free, ancestral')
     by_strength = {row['strength']: row['gflop'] for row in free['rows']}
-    assert by_strength[1.0] == pytest.approx(2 * by_strength[0.0])
+    # The second branch shares what does not depend on the label.
+    assert 1.7 < by_strength[1.0] / by_strength[0.0] < 2.0
 
 
 def test_again_costs_no_sampling(root, capsys, toy_networks, monkeypatch):
