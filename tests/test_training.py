@@ -237,7 +237,13 @@ def classifier_run(tmp_path_factory):
     """The noisy classifier of digits, small, in the same loop."""
     workdir = tmp_path_factory.mktemp('classifier') / 'run'
     lines = []
-    config = make_tiny_config(CLASSIFIER, train__steps=60, train__checkpoint_every=60)
+    config = make_tiny_config(
+        CLASSIFIER,
+        model__channel_mult=(1, 2),
+        model__attention_resolutions=(4,),
+        train__steps=60,
+        train__checkpoint_every=60,
+    )
     training.train(config, workdir, lines.append)
     return workdir, lines
 

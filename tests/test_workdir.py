@@ -49,7 +49,7 @@ def test_refuses_another_config(tiny_config, tmp_path):
     workdir_lib.claim(tiny_config, tmp_path)
     before = (tmp_path / 'config.json').read_bytes()
     tiny_config.p_uncond = 0.2
-    tiny_config.model.channel_mult = (1,)
+    tiny_config.model.channel_mult = (2,)
     message = user_error(workdir_lib.claim, tiny_config, tmp_path)
     assert str(tmp_path) in message
     assert 'p_uncond: 0.1 -> 0.2' in message
