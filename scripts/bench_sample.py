@@ -4,15 +4,16 @@
     python scripts/bench_sample.py --config=configs/digits.py --workdir=runs/quickstart --features
 
 Whole trajectories with random parameters, `sweep.batch_size` images at a time, to uint8 on the
-host. It prints what w = 0 costs of a guided image, and what guidance in the middle half of the
-steps saves beside the share of passes it saves. --features also runs the config's extractor on the
-device instead of fetching images, and says what a sweep's features and scores add; the digits'
-classifier is taken from --workdir, or trained there. The last line printed is JSON; --out writes
-it to a file.
+host, by turns, --rounds times. It prints what w = 0 costs of a guided image, and what guidance in
+the middle half of the steps saves beside the share of passes it saves. --features also runs the
+config's extractor on the device instead of fetching images, and says what a sweep's features and
+scores add; the digits' classifier is taken from --workdir, or trained there. The last line printed
+is JSON; --out writes it to a file.
 """
 
 import functools
 import json
+import statistics
 from collections.abc import Sequence
 
 from cfg_jax import commands
@@ -35,31 +36,42 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import benchmark, config as config_lib, files, provenance
 
-    rows = {}
+    rule, saved = benchmark.interval_rule(config)
+    plain = benchmark.Sampling(config)
+    interval = benchmark.Sampling(config, rule)
+    kinds = {
+        'w = 0': functools.partial(plain.measure, 0.0, 1),
+        'guided': functools.partial(plain.measure, options.w, 1),
+        'interval': functools.partial(interval.measure, options.w, 1, passes_saved=saved),
+    }
+    turns = [{name: kind() for name, kind in kinds.items()} for _ in range(options.rounds)]
+    rows = {name: middle([turn[name] for turn in turns]) for name in kinds}
+    for name, row in rows.items():
+        print(line(name, row), flush=True)
 
-    def measure(name: str, bench: benchmark.Sampling, w: float, **kwargs) -> dict:
-        rows[name] = bench.measure(w, options.rounds, **kwargs)
+    def measure(name: str, w: float, **kwargs) -> dict:
+        rows[name] = plain.measure(w, options.rounds, **kwargs)
         print(line(name, rows[name]), flush=True)
         return rows[name]
 
-    rule, saved = benchmark.interval_rule(config)
-    plain = benchmark.Sampling(config)
-    measure('w = 0', plain, 0.0)
-    measure('guided', plain, options.w)
-    measure('interval', benchmark.Sampling(config, rule), options.w, passes_saved=saved)
+    def over_guided(name: str) -> float:
+        """Of the same turn, between whose parts the machine has changed least."""
+        ratios = [turn[name]['milliseconds'] / turn['guided']['milliseconds'] for turn in turns]
+        return statistics.median(ratios)
+
     guided = rows['guided']['milliseconds']
     result = {
         'command': ['scripts/bench_sample.py', *argv],
         'config': config_lib.to_json(config),
         'sampling': rows,
-        'unguided_over_guided': rows['w = 0']['milliseconds'] / guided,
-        'interval_saves': 1.0 - rows['interval']['milliseconds'] / guided,
+        'unguided_over_guided': over_guided('w = 0'),
+        'interval_saves': 1.0 - over_guided('interval'),
         'interval_saves_passes': saved,
     }
     print(f'w = 0 takes {result["unguided_over_guided"]:.3f} of a guided image')
     print(f'the interval saves {result["interval_saves"]:.1%} of the time, {saved:.1%} of passes')
     if options.features:
-        result |= with_features(config, options, functools.partial(measure, bench=plain), guided)
+        result |= with_features(config, options, measure, guided)
         print(f'features add {result["features_add"]:.2%}, scores {result["scores_add"]:.2%}')
     result |= provenance.describe_environment()
     if options.out:
@@ -82,6 +94,13 @@ def with_features(config, options, measure, guided: float) -> dict[str, float]:
         'scores_milliseconds': scoring,
         'scores_add': scoring / guided,
     }
+
+
+def middle(rows: Sequence[dict]) -> dict:
+    """The row of the median rate, with the rates of all."""
+    row = sorted(rows, key=lambda row: row['images_per_second'])[len(rows) // 2]
+    first = {'first_seconds': rows[0]['first_seconds']}
+    return row | first | {'rounds': [row['images_per_second'] for row in rows]}
 
 
 def line(name: str, row: dict) -> str:
