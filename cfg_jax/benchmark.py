@@ -7,8 +7,8 @@ unless the input is what is measured: neither the loss nor the images mean anyth
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -90,7 +90,8 @@ def training(
         jax.block_until_ready(state)
         return steps * size
 
-    result = {'batch_size': size, 'grad_accum': config.train.grad_accum} | _rates(run, rounds)
+    result = {'batch_size': size, 'grad_accum': config.train.grad_accum}
+    result |= _rates({'': run}, rounds)['']
     flops = 3 * cost.forward_flops(config)
     result |= {'compile_seconds': compile_seconds}
     if profile:
@@ -111,26 +112,12 @@ class Sampling:
         self._generator = generation.make_generator(config, rule)
         self._params = jax.device_put(random_params(config), parallel.replicated())
 
-    def measure(
-        self,
-        w: float,
-        rounds: int,
-        extractor: FeatureExtractor | None = None,
-        passes_saved: float = 0.0,
-    ) -> Result:
-        """Images/s of whole trajectories at guidance weight `w`.
+    def measure(self, w: float, rounds: int) -> Result:
+        """One `Trajectory` at guidance weight `w`; see `by_turns`."""
+        return by_turns({'': Trajectory(self, w)}, rounds)['']
 
-        Args:
-          w: 0 takes one network pass a step.
-          rounds: timed, after one that is not; a round is a batch, to uint8.
-          extractor: makes features of the images too, which are fetched; images leave the device
-            otherwise.
-          passes_saved: share of the passes that the rule leaves out.
-
-        Returns:
-          images_per_second and those of every round, milliseconds an image, first_seconds
-          (compilation and the first run), tflops as counted, and memory.
-        """
+    def run(self, w: float, extractor: FeatureExtractor | None = None) -> Callable[[], int]:
+        """What makes a batch at guidance weight `w`, and brings it to the host."""
         count, classes = self._config.sweep.batch_size, self._config.data.num_classes
         numbers = np.arange(count)
         if extractor is not None:
@@ -146,14 +133,53 @@ class Sampling:
                 extraction.fetch(extract(extractor_params, x), count)
             return count
 
-        steps = self._config.sampling.num_steps
-        result = {'w': w, 'batch_size': count, 'num_steps': steps} | _rates(run, rounds)
+        return run
+
+    def row(self, w: float, passes_saved: float, rates: Result) -> Result:
+        """What rates at guidance weight `w` mean."""
+        count, steps = self._config.sweep.batch_size, self._config.sampling.num_steps
+        result = {'w': w, 'batch_size': count, 'num_steps': steps} | rates
         flops = self._generator.flops_per_image(self._params, w)
         if passes_saved:
             one_pass = self._generator.flops_per_image(self._params, 0.0)
             flops -= 2.0 * passes_saved * (flops - one_pass)  # of the steps
         result |= {'milliseconds': 1e3 / result['images_per_second']}
         return result | _work(self._config, result, flops)
+
+
+class Trajectory(NamedTuple):
+    """What `by_turns` measures.
+
+    Attributes:
+      sampling: of which config and rule.
+      w: guidance weight; 0 takes one network pass a step.
+      extractor: makes features of the images too, which are fetched; images leave the device
+        otherwise.
+      passes_saved: share of the passes that the rule leaves out.
+    """
+
+    sampling: Sampling
+    w: float
+    extractor: FeatureExtractor | None = None
+    passes_saved: float = 0.0
+
+
+def by_turns(trajectories: Mapping[str, Trajectory], rounds: int) -> dict[str, Result]:
+    """Images/s of whole trajectories, which take turns: a machine's speed may wander meanwhile.
+
+    Args:
+      trajectories: by name.
+      rounds: timed, after one that is not; in a round each makes a batch, to uint8.
+
+    Returns:
+      By name images_per_second and those of every round, milliseconds an image, first_seconds
+      (compilation and the first run), tflops as counted, and memory.
+    """
+    runs = {name: t.sampling.run(t.w, t.extractor) for name, t in trajectories.items()}
+    rates = _rates(runs, rounds)
+    return {
+        name: t.sampling.row(t.w, t.passes_saved, rates[name]) for name, t in trajectories.items()
+    }
 
 
 def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> float:
@@ -226,19 +252,26 @@ def is_out_of_memory(error: Exception) -> bool:
     return 'RESOURCE_EXHAUSTED' in str(error) or 'out of memory' in str(error).lower()
 
 
-def _rates(run: Callable[[], int], rounds: int) -> Result:
-    start = time.perf_counter()
-    run()
-    first = time.perf_counter() - start
-    rates = []
-    for _ in range(rounds):
+def _rates(runs: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, Result]:
+    """Images/s by name, of functions that take turns and return how many images they have made."""
+
+    def timed(run: Callable[[], int]) -> tuple[int, float]:
         start = time.perf_counter()
-        count = run()
-        rates.append(count / (time.perf_counter() - start))
+        return run(), time.perf_counter() - start
+
+    first = {name: timed(run)[1] for name, run in runs.items()}
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            count, seconds = timed(run)
+            rates[name].append(count / seconds)
     return {
-        'images_per_second': statistics.median(rates),
-        'rounds': rates,
-        'first_seconds': first,
+        name: {
+            'images_per_second': statistics.median(rates[name]),
+            'rounds': rates[name],
+            'first_seconds': first[name],
+        }
+        for name in runs
     }
 
 

@@ -11,12 +11,13 @@ scores add; the digits' classifier is taken from --workdir, or trained there. Th
 is JSON; --out writes it to a file.
 """
 
-import functools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cfg_jax import commands
+
+WITH_FEATURES = 'guided, with features'
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,43 +36,39 @@ def main(argv: Sequence[str]) -> None:
     from etils import epath
 
     from cfg_jax import benchmark, config as config_lib, files, provenance
+    from cfg_jax.metrics import extractors
 
     rule, saved = benchmark.interval_rule(config)
     plain = benchmark.Sampling(config)
-    interval = benchmark.Sampling(config, rule)
-    kinds = {
-        'w = 0': functools.partial(plain.measure, 0.0, 1),
-        'guided': functools.partial(plain.measure, options.w, 1),
-        'interval': functools.partial(interval.measure, options.w, 1, passes_saved=saved),
+    trajectories = {
+        'w = 0': benchmark.Trajectory(plain, 0.0),
+        'guided': benchmark.Trajectory(plain, options.w),
+        'interval': benchmark.Trajectory(
+            benchmark.Sampling(config, rule), options.w, passes_saved=saved
+        ),
     }
-    turns = [{name: kind() for name, kind in kinds.items()} for _ in range(options.rounds)]
-    rows = {name: middle([turn[name] for turn in turns]) for name in kinds}
+    if options.features:
+        workdir = epath.Path(options.workdir).expanduser()
+        extractor = extractors.load_extractor(config, workdir, print)
+        trajectories[WITH_FEATURES] = benchmark.Trajectory(plain, options.w, extractor)
+    rows = benchmark.by_turns(trajectories, options.rounds)
     for name, row in rows.items():
         print(line(name, row), flush=True)
-
-    def measure(name: str, w: float, **kwargs) -> dict:
-        rows[name] = plain.measure(w, options.rounds, **kwargs)
-        print(line(name, rows[name]), flush=True)
-        return rows[name]
-
-    def over_guided(name: str) -> float:
-        """Of the same turn, between whose parts the machine has changed least."""
-        ratios = [turn[name]['milliseconds'] / turn['guided']['milliseconds'] for turn in turns]
-        return statistics.median(ratios)
-
-    guided = rows['guided']['milliseconds']
     result = {
         'command': ['scripts/bench_sample.py', *argv],
         'config': config_lib.to_json(config),
         'sampling': rows,
-        'unguided_over_guided': over_guided('w = 0'),
-        'interval_saves': 1.0 - over_guided('interval'),
+        'unguided_over_guided': over_guided(rows, 'w = 0'),
+        'interval_saves': 1.0 - over_guided(rows, 'interval'),
         'interval_saves_passes': saved,
     }
     print(f'w = 0 takes {result["unguided_over_guided"]:.3f} of a guided image')
     print(f'the interval saves {result["interval_saves"]:.1%} of the time, {saved:.1%} of passes')
     if options.features:
-        result |= with_features(config, options, measure, guided)
+        scoring = benchmark.scoring_milliseconds(config, extractor)
+        result['features_add'] = over_guided(rows, WITH_FEATURES) - 1.0
+        result['scores_milliseconds'] = scoring
+        result['scores_add'] = scoring / rows['guided']['milliseconds']
         print(f'features add {result["features_add"]:.2%}, scores {result["scores_add"]:.2%}')
     result |= provenance.describe_environment()
     if options.out:
@@ -79,28 +76,10 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(result))
 
 
-def with_features(config, options, measure, guided: float) -> dict[str, float]:
-    """What a sweep adds to the time of sampling alone, as shares of it."""
-    from etils import epath
-
-    from cfg_jax import benchmark
-    from cfg_jax.metrics import extractors
-
-    extractor = extractors.load_extractor(config, epath.Path(options.workdir).expanduser(), print)
-    row = measure('guided, with features', w=options.w, extractor=extractor)
-    scoring = benchmark.scoring_milliseconds(config, extractor)
-    return {
-        'features_add': row['milliseconds'] / guided - 1.0,
-        'scores_milliseconds': scoring,
-        'scores_add': scoring / guided,
-    }
-
-
-def middle(rows: Sequence[dict]) -> dict:
-    """The row of the median rate, with the rates of all."""
-    row = sorted(rows, key=lambda row: row['images_per_second'])[len(rows) // 2]
-    first = {'first_seconds': rows[0]['first_seconds']}
-    return row | first | {'rounds': [row['images_per_second'] for row in rows]}
+def over_guided(rows: Mapping[str, dict], name: str) -> float:
+    """Time of a guided image that one of `name` takes: median over rounds, each by itself."""
+    rounds = zip(rows['guided']['rounds'], rows[name]['rounds'], strict=True)
+    return statistics.median(guided / rate for guided, rate in rounds)
 
 
 def line(name: str, row: dict) -> str:

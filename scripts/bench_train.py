@@ -6,8 +6,8 @@
 Whole steps: Algorithm 1, gradient, clip, Adam, EMA. --batch_sizes are images of all devices in one
 pass, tried in turn until one does not fit; the largest that fits gives the `grad_accum` with which
 the config's own batch fits. --input measures the config's input pipeline in front of the steps too;
---profile lists the kernels that take most of each size's time. The last line
-printed is JSON; --out writes it to a file.
+--profile lists the kernels that take most of each size's time. The last line printed is JSON; --out
+writes it to a file.
 """
 
 import json
@@ -43,14 +43,13 @@ def main(argv: Sequence[str]) -> None:
         config_lib.validate(tried)
         config_lib.check_devices(tried, jax.device_count())
         try:
-            profile = options.profile
-            row = benchmark.training(tried, options.steps, options.rounds, profile=profile)
-            rows.append(row)
+            row = benchmark.training(tried, options.steps, options.rounds, profile=options.profile)
         except jax.errors.JaxRuntimeError as error:
             if not benchmark.is_out_of_memory(error):
                 raise
             print(f'{size} images do not fit')
             break
+        rows.append(row)
         print(line(row), flush=True)
         for kernel in row.get('kernels', ()):
             print('  {share:6.1%} {milliseconds:9.2f} ms {calls:6d} x {kernel}'.format(**kernel))

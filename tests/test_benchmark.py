@@ -48,9 +48,30 @@ def test_sampling_is_timed_and_counted(toy_networks):
 def test_an_interval_is_counted_by_its_passes(toy_networks):
     config = make_tiny_config(sampling__num_steps=8)
     rule, saved = benchmark.interval_rule(config)
-    row = benchmark.Sampling(config, rule).measure(2.0, rounds=1, passes_saved=saved)
+    bench = benchmark.Sampling(config, rule)
+    case = benchmark.Trajectory(bench, 2.0, passes_saved=saved)
+    row = benchmark.by_turns({'interval': case}, rounds=1)['interval']
     expected = 8 * cost.forward_flops(config) + 4 * toy_second_branch(config)
     assert row['gflop_per_image'] == pytest.approx(expected / 1e9)
+
+
+def test_trajectories_take_turns():
+    made = []
+
+    class Fake:
+        def run(self, w, extractor):
+            return lambda: made.append(w) or 5
+
+        def row(self, w, passes_saved, rates):
+            return rates | {'w': w}
+
+    cases = {name: benchmark.Trajectory(Fake(), w) for name, w in (('a', 1.0), ('b', 2.0))}
+    rows = benchmark.by_turns(cases, rounds=2)
+    assert made == [1.0, 2.0] * 3  # the first round is not timed
+    assert {name: row['w'] for name, row in rows.items()} == {'a': 1.0, 'b': 2.0}
+    for row in rows.values():
+        assert len(row['rounds']) == 2
+        assert row['images_per_second'] == pytest.approx(sum(row['rounds']) / 2)
 
 
 def test_three_steps_have_no_middle_half(toy_networks):

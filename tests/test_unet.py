@@ -1,4 +1,4 @@
-"""The U-Net: ADM's sizes, its blocks against float64 NumPy, and what its inputs do."""
+"""The U-Net: ADM's sizes, the whole of it against float64 NumPy, and what its inputs do."""
 
 import functools
 
@@ -6,11 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_blocks import (
+    FAST_COMPILE,
+    assert_close,
+    attention64,
+    compiled,
+    conv,
+    dense,
+    group_norm,
+    logsnr_embedding64,
+    randomised,
+    res_block64,
+    silu,
+    to_float64,
+)
 
 from cfg_jax import cost
-from cfg_jax.models import blocks, unet
+from cfg_jax.models import unet
 
-FAST_COMPILE = {'xla_backend_optimization_level': 0}
 CLASSES, NULL = 3, 3
 SMALL = {
     'num_classes': CLASSES,
@@ -42,20 +55,6 @@ ADM_128 = ADM_64 | {
 }
 
 
-def randomised(module, *args, seed=0, **kwargs):
-    """Parameters of the module's shapes, none of them zero, scaled to keep activations near 1."""
-    rng = np.random.default_rng(seed)
-
-    def random(path, leaf):
-        name = jax.tree_util.keystr(path)
-        fan_in = np.prod(leaf.shape[:-1]) if 'kernel' in name else 1
-        values = rng.normal(size=leaf.shape) / np.sqrt(fan_in)
-        return np.float32(1 + 0.3 * values if 'scale' in name else values)
-
-    init = functools.partial(module.init, **kwargs)
-    return jax.tree_util.tree_map_with_path(random, jax.eval_shape(init, jax.random.key(0), *args))
-
-
 def inputs(batch=4, seed=0):
     """(z, logsnr, label): each class once, then the null token."""
     rng = np.random.default_rng(seed)
@@ -68,10 +67,6 @@ def small(**changes):
     """(apply, params): the small network, compiled, with random parameters."""
     model = unet.UNet(**(SMALL | changes))
     return compiled(model.apply), randomised(model, *inputs())
-
-
-def compiled(fn):
-    return jax.jit(fn, static_argnames='train', compiler_options=FAST_COMPILE)
 
 
 @pytest.mark.parametrize(
@@ -228,91 +223,6 @@ def test_attention_stands_at_its_resolutions():
     assert attentions((8, 4)) == sorted(low + high + middle)
 
 
-def logsnr_embedding64(logsnr, width):
-    """sin and cos of t f_k: t = arctan(exp(-logsnr / 2)) / (pi / 2) 1000, f_k from 1 to 1e-4."""
-    t = np.arctan(np.exp(-np.asarray(logsnr, np.float64) / 2)) / (np.pi / 2) * 1000
-    half = width // 2
-    angles = t[:, None] * 10000.0 ** (-np.arange(half) / (half - 1))
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-
-def test_logsnr_embedding_formula():
-    logsnr = np.float32([-20, -3, -0.1, 0, 2, 7, 20])
-    expected = logsnr_embedding64(logsnr, 10)
-    actual = blocks.logsnr_embedding(jnp.asarray(logsnr), 10)
-    assert actual.shape == (7, 10)
-    assert actual.dtype == jnp.float32
-    # Angles reach t = 1000, where float32 numbers lie 6e-5 apart; at logsnr 7 and 20 t < 20.
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-4)
-    np.testing.assert_allclose(actual[5:], expected[5:], rtol=0, atol=1e-5)
-
-
-def silu(h):
-    return h / (1 + np.exp(-h))
-
-
-def group_norm(h, params, groups):
-    """(h - mean) / sqrt(variance + 1e-5) within each group of an example, then scale and bias."""
-    split = h.reshape(h.shape[0], -1, groups, h.shape[-1] // groups)
-    centred = split - split.mean(axis=(1, 3), keepdims=True)
-    normed = centred / np.sqrt(split.var(axis=(1, 3), keepdims=True) + 1e-5)
-    return normed.reshape(h.shape) * params['scale'] + params['bias']
-
-
-def conv(h, params):
-    """Zeros around: out[y, x] = bias + sum over (i, j) of h[y + i - r, x + j - r] kernel[i, j]."""
-    kernel = params['kernel']
-    size, (height, width) = kernel.shape[0], h.shape[1:3]
-    rim = (size // 2, size // 2)
-    padded = np.pad(h, ((0, 0), rim, rim, (0, 0)))
-    windows = [
-        padded[:, i : i + height, j : j + width] @ kernel[i, j]
-        for i in range(size)
-        for j in range(size)
-    ]
-    return sum(windows) + params['bias']
-
-
-def dense(h, params):
-    return h @ params['kernel'] + params['bias']
-
-
-def resample(h, direction):
-    batch, height, width, channels = h.shape
-    if direction == 'down':  # mean of 2 x 2
-        return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-    if direction == 'up':  # each pixel becomes 2 x 2
-        return np.kron(h, np.ones((1, 2, 2, 1)))
-    return h
-
-
-def res_block64(h, emb, p, scale_shift_norm=True, direction=None):
-    skip = resample(h, direction)
-    h = conv(resample(silu(group_norm(h, p['norm_in'], 4)), direction), p['conv_in'])
-    emb = dense(silu(emb), p['emb'])[:, None, None, :]
-    if scale_shift_norm:
-        scale, shift = np.split(emb, 2, axis=-1)
-        h = group_norm(h, p['norm_out'], 4) * (1 + scale) + shift
-    else:
-        h = group_norm(h + emb, p['norm_out'], 4)
-    h = conv(silu(h), p['conv_out'])
-    return (conv(skip, p['conv_skip']) if 'conv_skip' in p else skip) + h
-
-
-def attention64(h, p, heads):
-    """Per head: softmax(q k^T / sqrt(depth)) v. q, k and v are thirds, heads parts of a third."""
-    tokens = h.reshape(h.shape[0], -1, h.shape[-1])
-    q, k, v = np.split(dense(group_norm(tokens, p['norm'], 4), p['qkv']), 3, axis=-1)
-    depth = h.shape[-1] // heads
-    attended = np.zeros_like(tokens)
-    for b in range(len(h)):
-        for head in range(heads):
-            part = slice(head * depth, (head + 1) * depth)
-            weights = np.exp(q[b, :, part] @ k[b, :, part].T / np.sqrt(depth))
-            attended[b, :, part] = weights / weights.sum(axis=1, keepdims=True) @ v[b, :, part]
-    return (tokens + dense(attended, p['proj'])).reshape(h.shape)
-
-
 def unet64(z, logsnr, label, p):
     """The network of `SMALL`, its plan written out."""
     emb = dense(silu(dense(logsnr_embedding64(logsnr, 8), p['logsnr_0'])), p['logsnr_1'])
@@ -333,39 +243,6 @@ def unet64(z, logsnr, label, p):
     h = res('up_1_resample', h, direction='up')  # 8 x 8
     h = res('up_0_1', res('up_0_0', h, b), a)
     return conv(silu(group_norm(h, p['norm_out'], 4)), p['conv_out'])
-
-
-def to_float64(tree):
-    return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
-
-
-def assert_close(actual, expected, relative=1e-5):
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=relative * scale)
-    assert scale > 0.5
-
-
-@pytest.mark.parametrize(
-    ('direction', 'features', 'scale_shift_norm'),
-    [(None, 8, True), (None, 12, True), ('up', 8, True), ('down', 8, True), (None, 12, False)],
-)
-def test_res_block_formula(direction, features, scale_shift_norm):
-    rng = np.random.default_rng(1)
-    h = rng.normal(size=(2, 4, 6, 8)).astype(np.float32)
-    emb = rng.normal(size=(2, 5)).astype(np.float32)
-    block = blocks.ResBlock(features, 0.0, 4, scale_shift_norm, direction)
-    params = randomised(block, h, emb, train=False)
-    assert ('conv_skip' in params['params']) == (features != 8)
-    expected = res_block64(*to_float64((h, emb, params['params'])), scale_shift_norm, direction)
-    assert_close(compiled(block.apply)(params, h, emb, train=False), expected)
-
-
-def test_attention_block_formula():
-    h = np.random.default_rng(1).normal(size=(2, 3, 5, 12)).astype(np.float32)
-    block = blocks.AttentionBlock(num_heads=3, groups=4)
-    params = randomised(block, h)
-    expected = attention64(*to_float64((h, params['params'])), heads=3)
-    assert_close(compiled(block.apply)(params, h), expected)
 
 
 def test_whole_network_formula():

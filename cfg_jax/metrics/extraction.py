@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from cfg_jax import images, parallel
 from cfg_jax.metrics.features import FeatureExtractor, Features
@@ -32,18 +31,11 @@ def make_extract(extractor: FeatureExtractor) -> Extract:
         parts = jax.lax.map(lambda chunk: extractor.apply(params, chunk), x)
         return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), parts)
 
-    shards = PartitionSpec(parallel.AXIS)
-    sharded = jax.shard_map(
-        share,
-        mesh=parallel.device_mesh(),
-        in_specs=(PartitionSpec(), shards),
-        out_specs=shards,
-        check_vma=False,
-    )
+    shares = parallel.map_rows(share, whole=1, split=1)
 
     def extract(params: Any, x: jax.Array) -> Features:
         pixels = x if x.dtype == jnp.uint8 else images.to_uint8(x)
-        features = sharded(params, _filled(pixels, jax.local_device_count()))
+        features = shares(params, _filled(pixels, jax.local_device_count()))
         return jax.tree.map(lambda array: array[: len(x)], features)
 
     return jax.jit(extract)

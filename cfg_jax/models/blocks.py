@@ -50,9 +50,7 @@ def conv_of_upsampled(features: int, dtype: Dtype, name: str) -> nn.Conv:
     Each output pixel sees 2 x 2 pixels of h: along an axis, even ones see the taps (w0, w1 + w2) at
     i - 1 and i, odd ones (w0 + w1, w2) at i and i + 1.
     """
-    return nn.Conv(
-        features, (3, 3), dtype=dtype, conv_general_dilated=_convolve_upsampled, name=name
-    )
+    return conv(features, 3, dtype, name=name, conv_general_dilated=_convolve_upsampled)
 
 
 def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
