@@ -1,7 +1,7 @@
 """Classifier-Free Diffusion Guidance (Ho & Salimans, arXiv 2207.12598) in JAX."""
 
-from cfg_jax import xla_flags
+from cfg_jax.perf import xla
 
 __version__ = '0.1.0'
 
-xla_flags.set_defaults()  # before anything starts JAX
+xla.set_defaults()  # before anything starts JAX

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cfg_jax.errors import UserError
-from cfg_jax.metrics.evaluation import METRICS
+from cfg_jax.evaluation.scoring import METRICS
 from cfg_jax.models.attention import KERNELS
 from cfg_jax.sampling import SAMPLERS
 

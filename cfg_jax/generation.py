@@ -14,8 +14,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import cost, models, parallel, rules, sampling
-from cfg_jax.rules import Guided, Rule
+from cfg_jax import (
+    models,
+    rules,
+    sampling,
+)
+from cfg_jax.distributed import devices
+from cfg_jax.perf import cost
+from cfg_jax.rules import (
+    Guided,
+    Rule,
+)
 
 _LABEL, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
 
@@ -56,8 +65,8 @@ class Generator:
         self._rule = rule
         self._sampler = sampler
         self._image_shape = tuple(image_shape)
-        self._unguided = parallel.map_rows(self._sample_unguided, whole=2, split=2)
-        self._guided = parallel.map_rows(self._sample_guided, whole=2, split=3)
+        self._unguided = devices.map_rows(self._sample_unguided, whole=2, split=2)
+        self._guided = devices.map_rows(self._sample_guided, whole=2, split=3)
 
     def __call__(
         self,
@@ -78,11 +87,11 @@ class Generator:
             step; everything else costs what the rule takes and shares one compilation.
         """
         count = len(indices)
-        devices = jax.local_device_count()
-        padded = -(-count // devices) * devices
+        num_devices = jax.local_device_count()
+        padded = -(-count // num_devices) * num_devices
         indices = _on_devices(_pad(np.asarray(indices, np.uint32), padded))
         labels = _on_devices(_pad(np.asarray(labels, np.int32), padded))
-        seed = jax.device_put(np.uint32(seed), parallel.replicated())
+        seed = jax.device_put(np.uint32(seed), devices.replicated())
         if np.ndim(w) == 0 and float(w) == 0.0:
             x = self._unguided(params, seed, indices, labels)
         else:
@@ -132,7 +141,7 @@ def make_generator(config: ConfigDict, rule: Rule | None = None) -> Generator:
 
 def _on_devices(values: np.ndarray) -> jax.Array:
     """One part a device: with many processes JAX asks for that, rather than doing it."""
-    return jax.device_put(values, parallel.batch_sharding())
+    return jax.device_put(values, devices.batch_sharding())
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

@@ -12,8 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from cfg_jax import classifier_guidance, guidance
-from cfg_jax.guidance import EpsFn, EpsTheta
+from cfg_jax import (
+    classifier_guidance,
+    guidance,
+)
+from cfg_jax.guidance import (
+    EpsFn,
+    EpsTheta,
+)
 from cfg_jax.sampling import MeanShiftFn
 
 # eps_theta(params, z [B, H, W, C], logsnr [B], label [B]) -> eps [B, H, W, C]

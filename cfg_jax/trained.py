@@ -9,7 +9,12 @@ from etils import epath
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import checkpoints, files, generation, models, parallel, train_step, workdir
+from cfg_jax import (
+    files,
+    generation,
+    models,
+)
+from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.rules import (
     Autoguidance,
@@ -17,6 +22,10 @@ from cfg_jax.rules import (
     GuidedNetworks,
     MainAndGuide,
     Rule,
+)
+from cfg_jax.training import (
+    checkpoints,
+    workdirs,
 )
 
 
@@ -74,7 +83,7 @@ class TrainedModel(_Generating):
     def __init__(
         self, path: epath.PathLike, config: ConfigDict | None = None, rule: Rule | None = None
     ):
-        config = config or workdir.read_config(path)
+        config = config or workdirs.read_config(path)
         params, self.step = _restore(path, config, 'unet')
         super().__init__(config, generation.make_generator(config, rule), params)
 
@@ -115,13 +124,13 @@ class ClassifierGuidedModel(_Generating):
         form: str,
         conditional: bool,
     ):
-        config = config or workdir.read_config(path)
+        config = config or workdirs.read_config(path)
         if form == 'mean' and config.sampling.sampler != 'ancestral':
             raise UserError(
                 'the mean of the transitions can be shifted in the ancestral sampler only; for'
                 f' {config.sampling.sampler} shift eps'
             )
-        classifier_config = workdir.read_config(classifier_path)
+        classifier_config = workdirs.read_config(classifier_path)
         unet, self.step = _restore(path, config, 'unet')
         classifier, self._classifier_step = _restore(
             classifier_path, classifier_config, 'classifier'
@@ -180,8 +189,8 @@ class AutoguidedModel(_Generating):
     def __init__(
         self, path: epath.PathLike, guide_path: epath.PathLike, config: ConfigDict | None = None
     ):
-        config = config or workdir.read_config(path)
-        guide_config = workdir.read_config(guide_path)
+        config = config or workdirs.read_config(path)
+        guide_config = workdirs.read_config(guide_path)
         main, self.step = _restore(path, config, 'unet')
         guide, self._guide_step = _restore(guide_path, guide_config, 'unet')
         _check_pair(config, guide_config, 'guide', guide_path)
@@ -209,9 +218,9 @@ def _restore(path: epath.PathLike, config: ConfigDict, kind: str) -> tuple[Any, 
             f'{path} holds {words[config.model.kind]}; this needs the work directory of'
             f' {words[kind]}'
         )
-    state = jax.eval_shape(lambda: train_step.create_state(config))
+    state = jax.eval_shape(lambda: step.create_state(config))
     params, step = checkpoints.restore_ema(path, state.ema_params)
-    return jax.device_put(params, parallel.replicated()), step
+    return jax.device_put(params, devices.replicated()), step
 
 
 def _check_pair(

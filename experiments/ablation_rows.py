@@ -7,7 +7,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cfg_jax import guidance, rules, sampling
+from cfg_jax import (
+    guidance,
+    rules,
+    sampling,
+)
 from cfg_jax.rules import Guided
 
 

@@ -9,7 +9,18 @@ from ablation_rows import Group, NoiseForUnconditional, Relation, Row
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, files, models, plots, provenance, sweep, tables, trained
+from cfg_jax import (
+    config as config_lib,
+    files,
+    models,
+    provenance,
+    trained,
+)
+from cfg_jax.evaluation import (
+    plots,
+    sweep,
+    tables,
+)
 from cfg_jax.metrics.features import FeatureExtractor
 
 _ERRORS = 2.0  # standard errors that a difference takes to count

@@ -16,21 +16,21 @@ from collections.abc import Sequence
 
 import presets
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--root', default='runs/ablations', help='where everything is written')
-    options, overrides = commands.split_config(parser, argv)
+    options, overrides = cli.split_config(parser, argv)
     config = presets.digits(overrides)
 
     import ablation_rows
     import ablation_table
     from etils import epath
 
-    from cfg_jax import training
-    from cfg_jax.metrics import extractors
+    from cfg_jax.metrics.features import extractors
+    from cfg_jax.training import loop
 
     root = epath.Path(options.root).expanduser()
     extractor = extractors.load_extractor(config, root, print)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     for group in ablation_rows.groups():
         settings = group.config(config)
         workdir = root / f'p_uncond_{group.p_uncond:g}'
-        training.train(settings, workdir)
+        loop.train(settings, workdir)
         rows |= ablation_table.measure(group, settings, workdir, root, extractor, print)
     ordered = [(row, rows[row.name]) for row in ablation_rows.ROWS]
     print('\n' + ablation_table.write(root / 'ablations', ordered, config))
@@ -46,4 +46,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -20,14 +20,17 @@ from typing import Any
 import findings
 import paper
 
-from cfg_jax import commands, files
+from cfg_jax import (
+    cli,
+    files,
+)
 from cfg_jax.errors import UserError
 
 PAPER_SAMPLES = 50_000
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('results', nargs='*', metavar='results.json', help='of sweeps')
     parser.add_argument('--out', default='', help='a JSON file for the verdicts')
     options = parser.parse_args(argv)
@@ -99,4 +102,4 @@ def column(
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import presets
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 W = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -30,7 +30,7 @@ RATIOS = (1.0, 2.0, 4.0, 8.0)
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     presets.add_options(parser)
     parser.add_argument('--root', default='runs/classifier_guidance', help='what is written')
     parser.add_argument('--model', default='', help='work directory of the model; ROOT/model')
@@ -39,16 +39,16 @@ def main(argv: Sequence[str]) -> None:
         default='',
         help='work directory of the noisy classifier; ROOT/noisy_classifier',
     )
-    parser.add_argument('--w', type=commands.number_list, default=W, help='classifier-free')
-    parser.add_argument('--scales', type=commands.number_list, default=SCALES, help='classifier')
+    parser.add_argument('--w', type=cli.number_list, default=W, help='classifier-free')
+    parser.add_argument('--scales', type=cli.number_list, default=SCALES, help='classifier')
     parser.add_argument(
-        '--ratios', type=commands.number_list, default=RATIOS, help='samples per sample kept'
+        '--ratios', type=cli.number_list, default=RATIOS, help='samples per sample kept'
     )
     parser.add_argument(
         '--classifier.FIELD', metavar='VALUE', help="sets any field of the classifier's config"
     )
     of_classifier = [a for a in argv if a.startswith('--classifier.')]
-    options, overrides = commands.split_config(parser, [a for a in argv if a not in of_classifier])
+    options, overrides = cli.split_config(parser, [a for a in argv if a not in of_classifier])
     config = presets.load(options, 'configs/imagenet64.py', overrides)
     classifier_config = presets.load_classifier(
         options, [a.replace('--classifier.', '--config.', 1) for a in of_classifier]
@@ -58,16 +58,16 @@ def main(argv: Sequence[str]) -> None:
     import method_table
     from etils import epath
 
-    from cfg_jax import training
-    from cfg_jax.metrics import extractors
+    from cfg_jax.metrics.features import extractors
+    from cfg_jax.training import loop
 
     root = epath.Path(options.root).expanduser()
     paths = guidance_methods.Workdirs(
         epath.Path(options.model or root / 'model').expanduser(),
         epath.Path(options.classifier or root / 'noisy_classifier').expanduser(),
     )
-    training.train(config, paths.model)
-    training.train(classifier_config, paths.classifier)
+    loop.train(config, paths.model)
+    loop.train(classifier_config, paths.classifier)
     extractor = extractors.load_extractor(config, root, print)
     curves = guidance_methods.curves(config, paths, options.w, options.scales)
     measured = [curve.measure(root, extractor, print) for curve in curves]
@@ -79,4 +79,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -3,7 +3,7 @@
     python experiments/cost.py                                  # writes experiments/cost.md
     python experiments/cost.py --measured=results/bench/h200/imagenet64.json
 
-Operations are counted (cfg_jax/cost.py). A throughput is estimated as a share of an accelerator's
+Operations are counted (cfg_jax/perf/cost.py). A throughput is estimated as a share of an accelerator's
 peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. A pass of the
 sweep takes a third of a training image. kWh are device-days times the makers' board power, without
 hosts and cooling. All-reduce: 4 bytes a parameter, (n - 1) / n of them twice over --allreduce GB/s,
@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 
 import paper
 
-from cfg_jax import commands, config as config_lib
+from cfg_jax import (
+    cli,
+    config as config_lib,
+)
 from cfg_jax.errors import UserError
 
 WATTS = {'v100': 300, 'a100': 400, 'h100': 700, 'h200': 700}
@@ -63,7 +66,7 @@ class Work(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--out', default=str(_ROOT / 'experiments' / 'cost.md'))
     parser.add_argument('--utilisation', type=float, default=0.4, help='share of the peak (0.4)')
     parser.add_argument('--allreduce', type=float, default=100.0, help='GB/s, assumed (100)')
@@ -90,9 +93,10 @@ def main(argv: Sequence[str]) -> None:
 
 def work_of(job: Job) -> Work:
     """Counted for a job: nothing is run."""
-    from cfg_jax import cost, rules
+    from cfg_jax import rules
+    from cfg_jax.perf import cost
 
-    config = commands.load_config(str(_ROOT / job.config))
+    config = cli.load_config(str(_ROOT / job.config))
     table = paper.load(job.table)
     passes = 0
     for column, rows in table.rows.items():
@@ -111,7 +115,7 @@ def work_of(job: Job) -> Work:
 
 def costs(works: Sequence[Work], utilisation: float, measured: Sequence[dict]) -> list[str]:
     """A row per table and throughput."""
-    from cfg_jax import cost
+    from cfg_jax.perf import cost
 
     lines = [
         '| table | throughput | training images/s | device-days training | sweep | kWh |',
@@ -156,7 +160,7 @@ def read_measured(path: str) -> dict[str, Any]:
 
 def same_network(measured: dict[str, Any], path: str) -> bool:
     """Whether a measured config is the network and the images of the one at `path`."""
-    asked = config_lib.to_json(commands.load_config(str(_ROOT / path)))
+    asked = config_lib.to_json(cli.load_config(str(_ROOT / path)))
     images = ('image_size', 'channels', 'num_classes')
     ours, theirs = (
         (config_lib.from_json(c['model']).to_dict(), [c['data'][name] for name in images])
@@ -167,7 +171,7 @@ def same_network(measured: dict[str, Any], path: str) -> bool:
 
 def scaling(works: Sequence[Work], utilisation: float, allreduce: float) -> list[str]:
     """Days of one model's training on many H200, ideal and with the gradients' all-reduce."""
-    from cfg_jax import cost
+    from cfg_jax.perf import cost
 
     lines = [
         f'One model on many H200 at {utilisation:.0%} of the peak; all-reduce at an assumed'
@@ -191,4 +195,4 @@ def scaling(works: Sequence[Work], utilisation: float, allreduce: float) -> list
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -26,7 +26,15 @@ from gaussian_mixture import GaussianMixture, class_log_densities, exact_eps, gr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cfg_jax import commands, files, generation, guidance, plots, provenance, sampling
+from cfg_jax import (
+    cli,
+    files,
+    generation,
+    guidance,
+    provenance,
+    sampling,
+)
+from cfg_jax.evaluation import plots
 
 W = (0.0, 1.0, 10.0, 100.0, 1000.0)
 NUM_STEPS = 512
@@ -241,12 +249,12 @@ def _draw_panel(axes: Axes, picture: np.ndarray, fine: np.ndarray) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--out', default='runs/figure2', help='directory of the picture and JSON')
     parser.add_argument(
-        '--num_samples', type=commands.natural_number, default=20_000, help='per class and w'
+        '--num_samples', type=cli.natural_number, default=20_000, help='per class and w'
     )
-    parser.add_argument('--seed', type=commands.natural_number, default=0, help='of all noise')
+    parser.add_argument('--seed', type=cli.natural_number, default=0, help='of all noise')
     options = parser.parse_args(argv)
     if options.num_samples < 2:
         parser.error('--num_samples must be at least 2')
@@ -294,4 +302,4 @@ def _results(rows: Sequence[dict], num_samples: int, seed: int) -> dict:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

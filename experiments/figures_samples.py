@@ -13,7 +13,7 @@ pair of panels shows what guidance alone does. EMA parameters; the config's samp
 
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 MALAMUTE = 249  # its id among ImageNet's 1,000
 ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -22,15 +22,15 @@ SIDE = 6  # images along a panel
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--workdir', required=True, help='of a training run')
     parser.add_argument(
-        '--figures', type=commands.integer_list, default=(1, 3, 6), help='out of 1, 3, 6, 7, 8'
+        '--figures', type=cli.integer_list, default=(1, 3, 6), help='out of 1, 3, 6, 7, 8'
     )
     parser.add_argument(
-        '--label', type=commands.natural_number, help='the one class; malamute if there is one'
+        '--label', type=cli.natural_number, help='the one class; malamute if there is one'
     )
-    parser.add_argument('--seed', type=commands.natural_number, default=0)
+    parser.add_argument('--seed', type=cli.natural_number, default=0)
     parser.add_argument('--out', default='', help='a folder; default WORKDIR/figures')
     options = parser.parse_args(argv)
     unknown = [number for number in options.figures if number not in PANELS]
@@ -60,13 +60,18 @@ def draw(path, number: int, model, label: int, seed: int) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    from cfg_jax import datasets, generation, images, plots
+    from cfg_jax import generation
+    from cfg_jax.data import (
+        images,
+        sources,
+    )
+    from cfg_jax.evaluation import plots
 
     num_classes = model.config.data.num_classes
     count = SIDE if number == 1 else SIDE * SIDE
     one = np.full(count, label)
     several = np.asarray(generation.image_labels(seed, np.arange(count), num_classes, 'uniform'))
-    name = datasets.class_names(model.config.data)[label]
+    name = sources.class_names(model.config.data)[label]
     rows = [(name, one)] if number == 1 else [('random classes', several)]
     rows += [(name, one)] if number in (6, 7) else []
 
@@ -90,4 +95,4 @@ def draw(path, number: int, model, label: int, seed: int) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

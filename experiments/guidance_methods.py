@@ -9,11 +9,23 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import files, images, real, sweep, trained, writers
+from cfg_jax import (
+    files,
+    trained,
+)
+from cfg_jax.data import images
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import extraction
-from cfg_jax.metrics.features import FeatureExtractor, Features
-from cfg_jax.shards import Samples
+from cfg_jax.evaluation import (
+    dataset_reference,
+    sweep,
+)
+from cfg_jax.evaluation.cache import Samples
+from cfg_jax.metrics.features import (
+    FeatureExtractor,
+    Features,
+    extraction,
+)
+from cfg_jax.training import writers
 
 Row = dict[str, Any]
 Report = Callable[[str], None]
@@ -119,7 +131,7 @@ def filtered(
     model = trained.ClassifierGuidedModel(*paths, config, form='eps', conditional=False)
     pool = _Pool(model, root / 'pool', extractor, report)
     features, log_probs = pool.collect(round(max(ratios) * count))
-    reference = real.reference(config, root, extractor, report)
+    reference = dataset_reference.reference(config, root, extractor, report)
     labels = np.arange(count) % config.data.num_classes
     balanced = config.copy_and_resolve_references()
     balanced.sweep.labels = 'balanced'  # as many of each class are kept

@@ -13,18 +13,18 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFilter
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 METRICS = ('fid', 'sfid', 'precision', 'recall', 'kid')
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--data', required=True, help='a prepared TFDS set with train, validation')
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
     parser.add_argument('--features', choices=('inception', 'inception768'), default='inception768')
-    parser.add_argument('--count', type=commands.natural_number, default=5000, help='images a set')
-    parser.add_argument('--size', type=commands.natural_number, default=64, help='pixels a side')
+    parser.add_argument('--count', type=cli.natural_number, default=5000, help='images a set')
+    parser.add_argument('--size', type=cli.natural_number, default=64, help='pixels a side')
     parser.add_argument('--out', default='runs/instruments', help='where results are written')
     options = parser.parse_args(argv)
     if options.count < 2:
@@ -32,8 +32,16 @@ def main(argv: Sequence[str]) -> None:
 
     from etils import epath
 
-    from cfg_jax import files, provenance, tables
-    from cfg_jax.metrics import evaluation, inception_extractor, reference
+    from cfg_jax import (
+        files,
+        provenance,
+    )
+    from cfg_jax.evaluation import (
+        reference,
+        scoring,
+        tables,
+    )
+    from cfg_jax.metrics.features import inception_extractor
 
     extractor = inception_extractor.load(options.inception, options.features)
     out = epath.Path(options.out)
@@ -44,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     record = {'dataset': options.data, 'split': f'train, first {options.count}'}
     real = reference.of_features(features['train'], record)
     rows = [
-        {'images': name} | evaluation.score(found, real, METRICS, distance=extractor.distance)
+        {'images': name} | scoring.score(found, real, METRICS, distance=extractor.distance)
         for name, found in features.items()
     ]
     table = tables.score_table(rows, [{'against train': row['images']} for row in rows])
@@ -54,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         'num_images': options.count,
         'reference': real.record,
         'features': extractor.provenance(),
-        'notes': evaluation.notes(options.count, extractor.distance, real),
+        'notes': scoring.notes(options.count, extractor.distance, real),
     }
     files.write_json(out / 'results.json', results | provenance.describe_environment())
     files.write_bytes(out / 'table.md', table.encode())
@@ -62,20 +70,23 @@ def main(argv: Sequence[str]) -> None:
 
 def image_sets(name: str, size: int, count: int):
     """Functions that make the uint8 images [count, size, size, 3] of each set."""
-    from cfg_jax import datasets
+    from cfg_jax.data import sources
 
-    names = datasets.label_names(name)
+    names = sources.label_names(name)
 
     def real(split: str) -> np.ndarray:
         from ml_collections import ConfigDict
 
-        from cfg_jax import data, images
+        from cfg_jax.data import (
+            images,
+            pipeline,
+        )
 
         group = ConfigDict(
             {'name': name, 'data_dir': '', 'image_size': size, 'channels': 3}
             | {'num_classes': len(names), 'num_workers': 0}
         )
-        (batch,) = data.one_epoch(group, f'{split}[:{count}]', batch_size=count)
+        (batch,) = pipeline.one_epoch(group, f'{split}[:{count}]', batch_size=count)
         return np.asarray(images.to_uint8(batch['image']))
 
     def noisy() -> np.ndarray:
@@ -99,9 +110,9 @@ def image_sets(name: str, size: int, count: int):
 
 def kept_features(path, extractor, make):
     """Features of the images that `make()` returns, from `path` where they are."""
-    from cfg_jax import files, writers
-    from cfg_jax.metrics import extraction
-    from cfg_jax.metrics.features import Features
+    from cfg_jax import files
+    from cfg_jax.metrics.features import Features, extraction
+    from cfg_jax.training import writers
 
     if not path.exists():
         images = make()
@@ -117,4 +128,4 @@ def kept_features(path, extractor, make):
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -8,7 +8,15 @@ from etils import epath
 from guidance_methods import Measured
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, files, plots, provenance, tables
+from cfg_jax import (
+    config as config_lib,
+    files,
+    provenance,
+)
+from cfg_jax.evaluation import (
+    plots,
+    tables,
+)
 
 _MARKERS = 'osD^v<>P'
 _COST = ('network_passes', 'classifier_gradients', 'gflop', 'seconds')

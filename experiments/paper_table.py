@@ -11,9 +11,19 @@ from etils import epath
 from ml_collections import ConfigDict
 from paper import Row, Table
 
-from cfg_jax import files, plots, processes, provenance, sweep, tables, training
+from cfg_jax import (
+    files,
+    provenance,
+)
+from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import extractors
+from cfg_jax.evaluation import (
+    plots,
+    sweep,
+    tables,
+)
+from cfg_jax.metrics.features import extractors
+from cfg_jax.training import loop
 
 _COLOURS = ('tab:blue', 'tab:red', 'black')  # as in the paper's Figures 4 and 5
 _SWEEP = 'table'
@@ -36,7 +46,7 @@ def run(
 ) -> None:
     """Fills what --only and --w choose, then writes and prints the table of all there is."""
     fill(select(columns, options.only), root, job_name(options.w))
-    if processes.is_first():
+    if multihost.is_first():
         print('\n' + write(root, title, table, columns, toy=options.preset != 'paper'))
         print(f'written to {root}')
 
@@ -49,10 +59,10 @@ def fill(
     `job` joins the name of the sweep's directory, so that jobs with other w leave each other's
     results alone. All columns share the feature extractor in `root`.
     """
-    report = processes.only_first(report)
+    report = multihost.only_first(report)
     for column in columns:
         report(f'\n{column.sweep_name} in {column.workdir}')
-        training.train(column.config, column.workdir, report=report)
+        loop.train(column.config, column.workdir, report=report)
         extractor = extractors.load_extractor(column.config, root, report)
         name = column.sweep_name + job
         sweep.run(column.config, column.workdir, name, report, extractor)

@@ -13,8 +13,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import checkpoints, files, parallel, train_step, workdir as workdir_lib, writers
+from cfg_jax import files
+from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
+from cfg_jax.training import (
+    checkpoints,
+    workdirs as workdir_lib,
+    writers,
+)
 
 _RECORD = 'record'
 
@@ -73,7 +79,7 @@ def load(
     workdir = workdir_lib.claim(config, workdir)
     with checkpoints.Checkpoints(workdir) as saved:
         problem = (
-            saved.save(step, jax.device_put(state, parallel.replicated()), {'next_batch': step})
+            saved.save(step, jax.device_put(state, devices.replicated()), {'next_batch': step})
             or saved.wait()
         )
     with contextlib.closing(writers.MetricWriter(workdir)) as writer:

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cfg_jax import commands, config as config_lib, datasets
+from cfg_jax import (
+    cli,
+    config as config_lib,
+)
+from cfg_jax.data import sources
 from cfg_jax.errors import UserError
 
 PRESETS = ('paper', 'digits', 'tiny')
@@ -41,7 +45,7 @@ _TINY = (
 )
 
 
-def add_options(parser: commands.Parser) -> None:
+def add_options(parser: cli.Parser) -> None:
     """--preset and what the presets need."""
     parser.add_argument(
         '--preset',
@@ -57,7 +61,7 @@ def add_options(parser: commands.Parser) -> None:
 def digits(overrides: Sequence[str] = ()) -> ConfigDict:
     """The digits preset; `overrides` win."""
     changes = [*_DIGITS, f'sweep.w={_WEIGHTS}']
-    return commands.load_config(
+    return cli.load_config(
         'configs/digits.py', [*(f'--config.{change}' for change in changes), *overrides]
     )
 
@@ -74,7 +78,7 @@ def load_classifier(options, overrides: Sequence[str] = ()) -> ConfigDict:
     if options.preset == 'tiny':
         known = config_lib.fields('classifier')
         changes = [change for change in _tiny(options) if change.partition('=')[0] in known]
-    return commands.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
+    return cli.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
 
 
 def load(options, paper_config: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -95,11 +99,11 @@ def load(options, paper_config: str, overrides: Sequence[str] = ()) -> ConfigDic
         changes = _tiny(options)
     if options.inception:
         changes.append(f'sweep.inception={options.inception}')
-    return commands.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
+    return cli.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
 
 
 def _tiny(options) -> list[str]:
     if not options.data:
         raise UserError('--preset=tiny needs --data, the directory of a prepared TFDS data set')
-    names = datasets.label_names(options.data)
+    names = sources.label_names(options.data)
     return [*_TINY, f'data.name={options.data}', f'data.num_classes={len(names)}']

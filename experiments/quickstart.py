@@ -10,19 +10,20 @@ is their own. Interrupt it anywhere; the same command goes on. Finished work is 
 import time
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--workdir', default='runs/quickstart', help='where everything is written')
     parser.set_defaults(config='configs/digits.py')
-    options, config = commands.parse_with_config(parser, argv)
+    options, config = cli.parse_with_config(parser, argv)
 
-    from cfg_jax import sweep, training
+    from cfg_jax.evaluation import sweep
+    from cfg_jax.training import loop
 
     start = time.monotonic()
-    training.train(config, options.workdir)
+    loop.train(config, options.workdir)
     directory = sweep.run(config, options.workdir)
     print(f'\nClassifier-free guidance on {config.data.name}: w against FID and IS\n')
     print((directory / 'table.md').read_text())
@@ -31,4 +32,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import inception_extractor
-from cfg_jax.metrics.features import Features
+from cfg_jax.metrics.features import Features, inception_extractor
 
 # key of a row -> what it is called
 NAMES = {'is': 'IS (GoogLeNet)', 'class_agreement': 'class agreement (GoogLeNet)'}

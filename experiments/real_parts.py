@@ -19,9 +19,10 @@ from cfg_jax import (
     models,
     rules,
     sampling,
-    train_step,
     trained,
-    workdir as workdir_lib,
+)
+from cfg_jax.training import (
+    workdirs as workdir_lib,
 )
 
 NOISE_W = (0.0, 1.0, 4.0)  # where a second seed says how much chance there is

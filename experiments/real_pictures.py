@@ -8,7 +8,17 @@ import numpy as np
 from etils import epath
 from real_extractor import NAMES
 
-from cfg_jax import datasets, files, generation, images, plots, trained, writers
+from cfg_jax import (
+    files,
+    generation,
+    trained,
+)
+from cfg_jax.data import (
+    images,
+    sources,
+)
+from cfg_jax.evaluation import plots
+from cfg_jax.training import writers
 
 ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
 PANELS = (0.0, 1.0, 3.0)
@@ -89,7 +99,7 @@ def grids(directory: epath.Path, model: trained.Model, label: int | None) -> Non
       label: of the one class; None for a golden retriever where there is one, else the first.
     """
     config = model.config
-    names = datasets.class_names(config.data)
+    names = sources.class_names(config.data)
     if label is None:
         label = names.index(RETRIEVER) if RETRIEVER in names else 0
     seed, several = config.sweep.seed, np.arange(_SIDE * _SIDE)

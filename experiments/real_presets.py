@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cfg_jax import commands, config as config_lib, datasets
+from cfg_jax import (
+    cli,
+    config as config_lib,
+)
+from cfg_jax.data import sources
 
 PRESETS = ('gpu', 'toy')
 CONFIG = 'configs/tiny_imagenet64.py'
@@ -50,13 +54,13 @@ def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> Config
     Raises:
       UserError: no such data set, or an override that does not fit.
     """
-    num_classes = len(datasets.label_names(options.data))
+    num_classes = len(sources.label_names(options.data))
     changes = [f'data.name={options.data}', f'data.num_classes={num_classes}']
     changes += _TOY if options.preset == 'toy' else ()
-    config = commands.load_config(path)
+    config = cli.load_config(path)
     known = config_lib.fields(config.model.kind)
     changes = [change for change in changes if change.partition('=')[0] in known]
-    return commands.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
+    return cli.load_config(path, [*(f'--config.{change}' for change in changes), *overrides])
 
 
 def reference_count(options: Namespace) -> int:

@@ -16,7 +16,15 @@ from real_extractor import NAMES, RealExtractor
 from real_parts import INDEX, Bench
 from real_scores import CURVE, Curve, Row
 
-from cfg_jax import files, provenance, sweep, tables, writers
+from cfg_jax import (
+    files,
+    provenance,
+)
+from cfg_jax.evaluation import (
+    sweep,
+    tables,
+)
+from cfg_jax.training import writers
 
 _AGAINST_TRAIN = ('w', 'fd768', 'fd768_se', 'sfid')
 _AGAINST_VALIDATION = ('fd768_validation', 'sfid_validation')

@@ -10,19 +10,36 @@ from etils import epath
 from ml_collections import ConfigDict
 from real_extractor import RealExtractor
 
-from cfg_jax import config as config_lib, data, files, images, real, sweep, trained
+from cfg_jax import (
+    config as config_lib,
+    files,
+    trained,
+)
+from cfg_jax.data import (
+    images,
+    pipeline,
+)
 from cfg_jax.errors import UserError
-from cfg_jax.metrics import (
-    evaluation,
-    extraction,
-    precision_recall,
+from cfg_jax.evaluation import (
+    dataset_reference,
     reference as reference_lib,
+    scoring,
+    sweep,
+)
+from cfg_jax.evaluation.cache import (
+    Shards,
+    weights,
+)
+from cfg_jax.evaluation.reference import Reference
+from cfg_jax.metrics import (
+    precision_recall,
     scores,
 )
-from cfg_jax.metrics.features import Features
-from cfg_jax.metrics.reference import Reference
-from cfg_jax.metrics.statistics import Gaussian, Moments
-from cfg_jax.shards import Shards, weights
+from cfg_jax.metrics.features import Features, extraction
+from cfg_jax.metrics.statistics import (
+    Gaussian,
+    Moments,
+)
 
 SPLITS = ('train', 'validation')
 CURVE = 'curve.json'
@@ -61,7 +78,9 @@ def references(
             report(f'\nreference: {split}, {count or "all"} images')
             group = config.data.copy_and_resolve_references()
             group.split = split + (f'[:{count}]' if count else '')
-            real.compute(group, extractor.inception, path, config.sweep.batch_size, report)
+            dataset_reference.compute(
+                group, extractor.inception, path, config.sweep.batch_size, report
+            )
         statistics = reference_lib.load(path, extractor.inception)
         # The root of its covariance takes as long as the rest of a score, and is always the same.
         made.append(RealImages(statistics, scores.distance_from(statistics.spatial)))
@@ -164,7 +183,7 @@ class Scorer:
 
     def _floor_row(self, config: ConfigDict, split: str, other: RealImages) -> Row:
         count, size = config.sweep.num_samples, config.sweep.batch_size
-        epoch = data.one_epoch(config.data, split, size)
+        epoch = pipeline.one_epoch(config.data, split, size)
         batches = list(itertools.islice(epoch, -(-count // size)))
         labels = np.concatenate([batch['label'] for batch in batches])[:count]
         pixels = np.concatenate([images.to_uint8(batch['image']) for batch in batches])[:count]
@@ -184,7 +203,7 @@ def score(
     """`against` the training split, and both distances to the validation split as
     `KEY_validation`."""
     row = against(features, labels, references.train, config)
-    other = evaluation.score(
+    other = scoring.score(
         features, references.validation.statistics, ('fid',), distance=RealExtractor.distance
     ) | {'sfid': _sfid(features, references.validation)}
     return row | {f'{key}_validation': value for key, value in other.items()}
@@ -197,7 +216,7 @@ def against(
     images that it finds likeliest to be of their label, out of the data set's; errors as `KEY_se`.
     """
     settings = config.sweep
-    row = evaluation.score(
+    row = scoring.score(
         features,
         real_images.statistics,
         ('fid', 'is', 'precision', 'recall'),

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import training
 from cfg_jax.errors import Preempted
+from cfg_jax.training import loop
 
 Report = Callable[[str], None]
 
@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: epath.Path, budget: Budget, report: Repor
         return False
     with _Alarm(seconds) as alarm:
         try:
-            training.train(config, workdir, report=report)
+            loop.train(config, workdir, report=report)
         except Preempted as stop:
             if not alarm.rang:
                 raise

@@ -17,20 +17,20 @@ from collections.abc import Sequence
 
 import presets
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 P_UNCOND = (0.1, 0.2, 0.5)
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     presets.add_options(parser)
     parser.add_argument('--root', default='runs/table1', help='where everything is written')
-    parser.add_argument('--only', type=commands.number_list, default=(), help='such as 0.1,0.5')
-    parser.add_argument('--w', type=commands.number_list, default=(), help='cells of this job')
-    commands.add_process_options(parser)
-    options, overrides = commands.split_config(parser, argv)
-    commands.start_processes(options, options.root)
+    parser.add_argument('--only', type=cli.number_list, default=(), help='such as 0.1,0.5')
+    parser.add_argument('--w', type=cli.number_list, default=(), help='cells of this job')
+    cli.add_process_options(parser)
+    options, overrides = cli.split_config(parser, argv)
+    cli.start_processes(options, options.root)
 
     import paper
     import paper_table
@@ -49,4 +49,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -18,21 +18,21 @@ from collections.abc import Sequence
 
 import presets
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 STEPS = (128, 256, 1024)
 SMALL_STEPS = (4, 8, 32)
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     presets.add_options(parser)
     parser.add_argument('--root', default='runs/table2', help='where everything is written')
-    parser.add_argument('--only', type=commands.number_list, default=(), help='such as 128,256')
-    parser.add_argument('--w', type=commands.number_list, default=(), help='cells of this job')
-    commands.add_process_options(parser)
-    options, overrides = commands.split_config(parser, argv)
-    commands.start_processes(options, options.root)
+    parser.add_argument('--only', type=cli.number_list, default=(), help='such as 128,256')
+    parser.add_argument('--w', type=cli.number_list, default=(), help='cells of this job')
+    cli.add_process_options(parser)
+    options, overrides = cli.split_config(parser, argv)
+    cli.start_processes(options, options.root)
 
     import paper
     import paper_table
@@ -52,4 +52,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

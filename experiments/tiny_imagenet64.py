@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import real_presets
 
-from cfg_jax import commands
+from cfg_jax import cli
 from cfg_jax.errors import UserError
 
 COMPARED_W = (0.0, 0.1, 0.3, 1.0, 4.0)
@@ -42,14 +42,16 @@ def main(argv: Sequence[str]) -> None:
     import real_training
     from etils import epath
 
-    from cfg_jax import compilations, datasets, trained
+    from cfg_jax import trained
+    from cfg_jax.data import sources
+    from cfg_jax.perf import compilations
 
     root = epath.Path(options.root).expanduser()
     out = epath.Path(options.out).expanduser() if options.out else root / 'results'
     # Several compilations of minutes, the same in every call on a machine.
     compilations.keep(root, on_cpu=True)
     config = real_presets.load(options, options.config, overrides)
-    count, classes = real_presets.reference_count(options), datasets.label_names(options.data)
+    count, classes = real_presets.reference_count(options), sources.label_names(options.data)
     real_scores.check_counts(config.sweep.num_samples, count)
     if options.label is not None and options.label >= len(classes):
         raise UserError(f'--label={options.label} is no class; there are 0..{len(classes) - 1}')
@@ -92,7 +94,7 @@ def parse(argv: Sequence[str]):
     Raises:
       UserError: unknown ones, or values that make no sense.
     """
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--data', required=True, help='directory of the prepared TFDS data set')
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
     parser.add_argument('--googlenet', required=True, help=".npz of BVLC GoogLeNet's weights")
@@ -101,15 +103,13 @@ def parse(argv: Sequence[str]):
     parser.add_argument('--minutes', type=float, default=20.0, help='of training in this call (20)')
     parser.add_argument('--preset', choices=real_presets.PRESETS, default='gpu')
     parser.add_argument('--config', default=real_presets.CONFIG, help='of the main model')
-    parser.add_argument(
-        '--parts', type=commands.name_list, default=('sweep',), help=', '.join(PARTS)
-    )
-    parser.add_argument('--w', type=commands.number_list, default=COMPARED_W, help='of comparisons')
-    parser.add_argument('--real', type=commands.natural_number, help='images a reference; 0: all')
-    parser.add_argument('--label', type=commands.natural_number, help='class of one_class.png')
+    parser.add_argument('--parts', type=cli.name_list, default=('sweep',), help=', '.join(PARTS))
+    parser.add_argument('--w', type=cli.number_list, default=COMPARED_W, help='of comparisons')
+    parser.add_argument('--real', type=cli.natural_number, help='images a reference; 0: all')
+    parser.add_argument('--label', type=cli.natural_number, help='class of one_class.png')
     parser.add_argument('--weights_out', default='', help='writes the EMA weights here')
     parser.add_argument('--weights_in', default='', help='starts from such a file')
-    options, overrides = commands.split_config(parser, argv)
+    options, overrides = cli.split_config(parser, argv)
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown or not options.parts:
         raise UserError(f'--parts are out of {", ".join(PARTS)}; got {",".join(unknown) or "none"}')
@@ -119,4 +119,4 @@ def parse(argv: Sequence[str]):
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

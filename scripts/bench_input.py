@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 PICTURES = (
     ('PNG 64 x 64 -> 64', 'PNG', (64, 64), 64, 0),
@@ -29,17 +29,17 @@ _COUNT = 32  # different pictures
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--config', metavar='FILE', default='', help='measures its data set')
     parser.add_argument(
-        '--workers', type=commands.integer_list, default=(0, 1, 2), help='such as 0,4,16'
+        '--workers', type=cli.integer_list, default=(0, 1, 2), help='such as 0,4,16'
     )
     parser.add_argument('--seconds', type=float, default=5.0, help='each measurement')
-    options, overrides = commands.split_config(parser, argv)
+    options, overrides = cli.split_config(parser, argv)
     if not options.seconds > 0:
         parser.error(f'--seconds must be above 0; got {options.seconds:g}')
     if options.config:
-        rows = of_config(commands.load_config(options.config, overrides), options)
+        rows = of_config(cli.load_config(options.config, overrides), options)
     else:
         rows = of_made_up_pictures(options.seconds)
     print('| images | images/s |\n|---|---|')
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
 def of_made_up_pictures(seconds: float) -> Iterator[tuple[str, float]]:
     """(what, images/s on one core) of the training's own decoder."""
-    from cfg_jax import data
+    from cfg_jax.data import pipeline
 
     rng = np.random.default_rng(0)
     for name, kind, shape, size, quality in PICTURES:
@@ -57,7 +57,7 @@ def of_made_up_pictures(seconds: float) -> Iterator[tuple[str, float]]:
 
         def decode_all(encoded: Sequence[bytes] = encoded, size: int = size) -> int:
             for image in encoded:
-                data.decode(image, size=size, channels=3)
+                pipeline.decode(image, size=size, channels=3)
             return len(encoded)
 
         kilobytes = np.mean([len(image) for image in encoded]) / 1000
@@ -66,12 +66,12 @@ def of_made_up_pictures(seconds: float) -> Iterator[tuple[str, float]]:
 
 def of_config(config, options) -> Iterator[tuple[str, float]]:
     """(what, images/s) of a config's training batches, with each number of workers."""
-    from cfg_jax import data
+    from cfg_jax.data import pipeline
 
     batch_size = config.train.batch_size
     for workers in options.workers:
         config.data.num_workers = workers
-        batches = data.TrainingBatches(config.data, batch_size=batch_size, seed=config.seed)
+        batches = pipeline.TrainingBatches(config.data, batch_size=batch_size, seed=config.seed)
 
         def take(batches: Iterator = batches) -> int:
             next(batches)
@@ -108,4 +108,4 @@ def encode(picture: np.ndarray, kind: str, quality: int) -> bytes:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

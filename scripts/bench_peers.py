@@ -26,7 +26,11 @@ from typing import Any
 
 from etils import epath
 
-from cfg_jax import commands, config as config_lib, files
+from cfg_jax import (
+    cli,
+    config as config_lib,
+    files,
+)
 from cfg_jax.errors import UserError
 
 VARIANTS = ('eager', 'tuned', 'compile')
@@ -35,8 +39,8 @@ SAME = 1e-3  # of the largest output; in float32 they differ by a thousandth of 
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
-    number = commands.natural_number
+    parser = cli.Parser(__doc__)
+    number = cli.natural_number
     parser.add_argument('--peer', required=True, help='a checkout of openai/guided-diffusion')
     parser.add_argument('--python', default=sys.executable, help='an interpreter with PyTorch')
     parser.add_argument('--out', default='runs/bench_peers', help='where the results go')
@@ -47,9 +51,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--rounds', type=number, default=3, help='timed rounds (3)')
     parser.add_argument('--repeats', type=number, default=2, help='of each side, by turns (2)')
     parser.add_argument(
-        '--variants', type=commands.name_list, default=VARIANTS, help='of the peer: eager,compile'
+        '--variants', type=cli.name_list, default=VARIANTS, help='of the peer: eager,compile'
     )
-    options, config = commands.parse_with_config(parser, argv)
+    options, config = cli.parse_with_config(parser, argv)
     check(parser, options, config)
     config.train.batch_size, config.train.grad_accum = options.train_batch, 1
     config.sweep.batch_size = options.sample_batch
@@ -66,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     print(table(compare(turns)), end='')
 
 
-def check(parser: commands.Parser, options, config) -> None:
+def check(parser: cli.Parser, options, config) -> None:
     """Ends at what makes no sense, or is not the same on both sides."""
     if not (Path(options.peer) / 'guided_diffusion' / 'unet.py').is_file():
         parser.error(f'--peer={options.peer} is no checkout of openai/guided-diffusion')
@@ -113,7 +117,11 @@ def write_case(values: dict, options: dict, case: str) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from cfg_jax import benchmark, diffusion, models
+    from cfg_jax import (
+        diffusion,
+        models,
+    )
+    from cfg_jax.perf import benchmark
 
     config = config_lib.from_json(values)
     # Compared in float32, whatever type is timed.
@@ -154,7 +162,8 @@ def ours(values: dict, options: dict) -> dict:
     """
     import jax
 
-    from cfg_jax import benchmark, provenance
+    from cfg_jax import provenance
+    from cfg_jax.perf import benchmark
 
     if jax.device_count() != 1:
         raise UserError('the peer runs on one device; set CUDA_VISIBLE_DEVICES=0')
@@ -232,4 +241,4 @@ def table(compared: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -15,19 +15,19 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 WITH_FEATURES = 'guided, with features'
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--w', type=float, default=1.0, help='guidance weight (1)')
-    parser.add_argument('--rounds', type=commands.natural_number, default=3, help='timed')
+    parser.add_argument('--rounds', type=cli.natural_number, default=3, help='timed')
     parser.add_argument('--features', action='store_true', help='with features and scores too')
     parser.add_argument('--workdir', default='runs/bench', help='where the extractor lies')
     parser.add_argument('--out', default='', help='a file for the JSON')
-    options, config = commands.parse_with_config(parser, argv)
+    options, config = cli.parse_with_config(parser, argv)
     if not options.w or not options.rounds:
         parser.error('--w is not 0 and --rounds at least 1')
     if 'sampling' not in config:
@@ -35,8 +35,13 @@ def main(argv: Sequence[str]) -> None:
 
     from etils import epath
 
-    from cfg_jax import benchmark, config as config_lib, files, provenance
-    from cfg_jax.metrics import extractors
+    from cfg_jax import (
+        config as config_lib,
+        files,
+        provenance,
+    )
+    from cfg_jax.metrics.features import extractors
+    from cfg_jax.perf import benchmark
 
     rule, saved = benchmark.interval_rule(config)
     plain = benchmark.Sampling(config)
@@ -92,4 +97,4 @@ def line(name: str, row: dict) -> str:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -13,28 +13,33 @@ writes it to a file.
 import json
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 from cfg_jax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument(
-        '--batch_sizes', type=commands.integer_list, help="such as 64,128,256; the config's"
+        '--batch_sizes', type=cli.integer_list, help="such as 64,128,256; the config's"
     )
-    parser.add_argument('--steps', type=commands.natural_number, default=10, help='in a round')
-    parser.add_argument('--rounds', type=commands.natural_number, default=5, help='timed')
+    parser.add_argument('--steps', type=cli.natural_number, default=10, help='in a round')
+    parser.add_argument('--rounds', type=cli.natural_number, default=5, help='timed')
     parser.add_argument('--input', action='store_true', help='with the input pipeline too')
     parser.add_argument('--profile', action='store_true', help='kernels by time')
     parser.add_argument('--out', default='', help='a file for the JSON')
-    options, config = commands.parse_with_config(parser, argv)
+    options, config = cli.parse_with_config(parser, argv)
     if not options.steps or not options.rounds:
         parser.error('--steps and --rounds are at least 1')
 
     import jax
     from etils import epath
 
-    from cfg_jax import benchmark, config as config_lib, files, provenance
+    from cfg_jax import (
+        config as config_lib,
+        files,
+        provenance,
+    )
+    from cfg_jax.perf import benchmark
 
     rows = []
     for size in options.batch_sizes or (config.train.batch_size,):
@@ -79,12 +84,13 @@ def with_input(config, rows: Sequence[dict], options) -> dict:
     """The fastest batch again, with batches of the input pipeline."""
     import contextlib
 
-    from cfg_jax import benchmark, data
+    from cfg_jax.data import pipeline
+    from cfg_jax.perf import benchmark
 
     best = max(rows, key=lambda row: row['images_per_second'])
     config = config.copy_and_resolve_references()
     config.train.batch_size, config.train.grad_accum = best['batch_size'], 1
-    batches = data.TrainingBatches(config.data, batch_size=best['batch_size'], seed=config.seed)
+    batches = pipeline.TrainingBatches(config.data, batch_size=best['batch_size'], seed=config.seed)
     with contextlib.closing(batches):
         return benchmark.training(config, options.steps, options.rounds, batches)
 
@@ -100,4 +106,4 @@ def line(row: dict) -> str:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

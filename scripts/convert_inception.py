@@ -16,13 +16,13 @@ A SOURCE may lack layers; the script says what OUT can and cannot serve.
 
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 SHOWN = 4  # missing tensors named for each tap
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('source', metavar='SOURCE', help='a .pth, .pt, .pb or .npz file')
     parser.add_argument('out', metavar='OUT', help='the .npz file to write')
     parser.add_argument(
@@ -35,8 +35,11 @@ def main(argv: Sequence[str]) -> None:
     import numpy as np
 
     from cfg_jax import files
-    from cfg_jax.metrics import conversion
-    from cfg_jax.metrics.inception_layers import TAPS, taps_of
+    from cfg_jax.metrics.features import conversion
+    from cfg_jax.metrics.features.inception_layers import (
+        TAPS,
+        taps_of,
+    )
 
     arrays, record = conversion.convert(options.source, options.accept_unknown)
     source = f'{record["source"]}, SHA-256 {record["source_sha256"]}'
@@ -53,4 +56,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -15,11 +15,11 @@ training image costs three forward passes. State per device: parameters, EMA and
 import json
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument(
         '--images_per_second', type=float, help='training images per second of one device'
     )
@@ -30,9 +30,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--decode_rate', type=float, help='images per second of one core, of bench_input.py'
     )
-    options, config = commands.parse_with_config(parser, argv)
+    options, config = cli.parse_with_config(parser, argv)
 
-    from cfg_jax import cost
+    from cfg_jax.perf import cost
 
     if options.accelerator is not None and options.accelerator not in cost.PEAK_TFLOPS:
         parser.error(f'--accelerator is one of {", ".join(cost.PEAK_TFLOPS)}')
@@ -51,4 +51,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -15,11 +15,11 @@ The weights of the FID Inception are yours to bring; scripts/convert_inception.p
 
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('samples', nargs='+', metavar='SAMPLES', help='sets of images')
     parser.add_argument('reference', metavar='REFERENCE', help='images or statistics')
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
@@ -29,11 +29,11 @@ def main(argv: Sequence[str]) -> None:
         default='inception',
         help='2,048-d FID, or 768-d FD-768 for weights that end early (default: inception)',
     )
-    parser.add_argument('--metrics', type=commands.name_list, default=(), help='such as fid,is,kid')
-    parser.add_argument('--splits', type=commands.natural_number, default=10, help='of the IS')
+    parser.add_argument('--metrics', type=cli.name_list, default=(), help='such as fid,is,kid')
+    parser.add_argument('--splits', type=cli.natural_number, default=10, help='of the IS')
     parser.add_argument(
         '--bootstrap',
-        type=commands.natural_number,
+        type=cli.natural_number,
         default=0,
         help='replicates for standard errors of FID and IS (default: 0, none)',
     )
@@ -43,16 +43,25 @@ def main(argv: Sequence[str]) -> None:
         default='float32',
         help='bfloat16 is faster and not the protocol; its error is printed beside',
     )
-    parser.add_argument('--batch_size', type=commands.natural_number, help='images at once')
+    parser.add_argument('--batch_size', type=cli.natural_number, help='images at once')
     parser.add_argument('--out', default='', help='a JSON file for the results')
     options = parser.parse_args(argv)
 
     import jax
 
-    from cfg_jax import files, provenance, tables
-    from cfg_jax.metrics import comparison, evaluation, image_sets, inception_extractor
+    from cfg_jax import (
+        files,
+        provenance,
+    )
+    from cfg_jax.evaluation import (
+        comparison,
+        image_sets,
+        scoring,
+        tables,
+    )
+    from cfg_jax.metrics.features import inception_extractor
 
-    evaluation.check_names(options.metrics)
+    scoring.check_names(options.metrics)
     if options.bootstrap == 1 or options.batch_size == 0 or not options.splits:
         parser.error('--bootstrap is 0 or at least 2, --batch_size and --splits at least 1')
     extractor = inception_extractor.load(options.inception, options.features, options.dtype)
@@ -79,4 +88,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

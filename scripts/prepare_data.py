@@ -16,34 +16,34 @@ rounded to 8 bits, where training on the original keeps the mean's fraction. No 
 
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--name', required=True, help="TFDS name, such as 'imagenet2012'")
     parser.add_argument('--data_dir', default='', help="default: TFDS's, ~/tensorflow_datasets")
     parser.add_argument('--manual_dir', default='', help='where hand-downloaded archives lie')
     parser.add_argument(
-        '--resize', type=commands.natural_number, help='side in pixels of a resized copy'
+        '--resize', type=cli.natural_number, help='side in pixels of a resized copy'
     )
     parser.add_argument('--out', default='', help='TFDS directory of the copy; default: DATA_DIR')
     parser.add_argument(
-        '--workers', type=commands.natural_number, default=0, help='processes that decode'
+        '--workers', type=cli.natural_number, default=0, help='processes that decode'
     )
     options = parser.parse_args(argv)
 
     if options.resize is not None:
-        from cfg_jax import resized
+        from cfg_jax.data import resized
 
         out = options.out or options.data_dir
         print(resized.prepare(options.name, options.data_dir, options.resize, out, options.workers))
         return
 
-    from cfg_jax import datasets
+    from cfg_jax.data import sources
 
-    print(datasets.prepare_by_name(options.name, options.data_dir, options.manual_dir))
+    print(sources.prepare_by_name(options.name, options.data_dir, options.manual_dir))
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

@@ -11,31 +11,31 @@ file serves every run on the data set; without it a sweep computes its own.
 
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
     parser.add_argument('--features', choices=('inception', 'inception768'), default='inception')
-    parser.add_argument('--batch_size', type=commands.natural_number, default=256)
+    parser.add_argument('--batch_size', type=cli.natural_number, default=256)
     parser.add_argument('--out', required=True, help='the .npz to write')
-    options, config = commands.parse_with_config(parser, argv)
+    options, config = cli.parse_with_config(parser, argv)
     if not options.batch_size:
         parser.error('--batch_size is at least 1')
 
     from etils import epath
 
-    from cfg_jax import real
-    from cfg_jax.metrics import inception_extractor, reference
+    from cfg_jax.evaluation import dataset_reference, reference
+    from cfg_jax.metrics.features import inception_extractor
 
     if epath.Path(options.out).exists():
         parser.error(f'{options.out} exists already; choose another --out')
     extractor = inception_extractor.load(options.inception, options.features)
-    real.compute(config.data, extractor, options.out, options.batch_size, print)
+    dataset_reference.compute(config.data, extractor, options.out, options.batch_size, print)
     record = reference.load(options.out, extractor).record
     print(f'{record["num_images"]:,} images, SHA-256 {record["sha256"]}, written to {options.out}')
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

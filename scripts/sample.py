@@ -11,18 +11,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--workdir', required=True, help='of a training run')
-    parser.add_argument('--labels', type=commands.integer_list, required=True, help='class ids')
-    parser.add_argument('--w', type=commands.number_list, default=(0.0,), help='guidance weight')
-    parser.add_argument('--seed', type=commands.natural_number, default=0, help='of the images')
+    parser.add_argument('--labels', type=cli.integer_list, required=True, help='class ids')
+    parser.add_argument('--w', type=cli.number_list, default=(0.0,), help='guidance weight')
+    parser.add_argument('--seed', type=cli.natural_number, default=0, help='of the images')
     parser.add_argument(
         '--columns',
-        type=commands.natural_number,
+        type=cli.natural_number,
         default=0,
         help='images per row; 0: about a square',
     )
@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> None:
     if len(options.w) not in (1, count):
         parser.error(f'--w has {len(options.w)} entries; give one, or one per label ({count})')
 
-    from cfg_jax import images, trained
+    from cfg_jax import trained
+    from cfg_jax.data import images
 
     model = trained.TrainedModel(options.workdir)
     w = options.w[0] if len(options.w) == 1 else options.w
@@ -44,4 +45,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

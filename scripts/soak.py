@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 _SCRIPTS = Path(__file__).resolve().parent
 _LAST = 24
@@ -46,11 +46,11 @@ _CONFIG = {
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--root', default='runs/soak', help='a new directory')
-    parser.add_argument('--rounds', type=commands.natural_number, default=30, help='kills')
-    parser.add_argument('--processes', type=commands.natural_number, default=1, help='of the run')
-    parser.add_argument('--seed', type=commands.natural_number, default=0, help='of the moments')
+    parser.add_argument('--rounds', type=cli.natural_number, default=30, help='kills')
+    parser.add_argument('--processes', type=cli.natural_number, default=1, help='of the run')
+    parser.add_argument('--seed', type=cli.natural_number, default=0, help='of the moments')
     options = parser.parse_args(argv)
     root = Path(options.root).expanduser()
     if root.exists():
@@ -193,4 +193,4 @@ def compare(workdir: Path, expected: dict[str, str]) -> None:
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

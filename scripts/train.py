@@ -15,27 +15,27 @@ give --coordinator, --num_processes and --process_id. The batch size is of all o
 
 from collections.abc import Sequence
 
-from cfg_jax import commands
+from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = commands.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument('--workdir', required=True, help='a local path or gs://')
     parser.add_argument(
         '--profile',
-        type=commands.step_range,
+        type=cli.step_range,
         default=range(0),
         metavar='FIRST:LAST',
         help="steps of which JAX's profiler writes a trace to WORKDIR/profile",
     )
-    commands.add_process_options(parser)
-    options, config = commands.parse_with_config(parser, argv)
+    cli.add_process_options(parser)
+    options, config = cli.parse_with_config(parser, argv)
 
-    from cfg_jax import training  # after the checks: Orbax, TFDS and Grain are slow to import
+    from cfg_jax.training import loop  # after the checks: Orbax, TFDS and Grain are slow to import
 
-    commands.start_processes(options, options.workdir)
-    training.train(config, options.workdir, profile=options.profile)
+    cli.start_processes(options, options.workdir)
+    loop.train(config, options.workdir, profile=options.profile)
 
 
 if __name__ == '__main__':
-    commands.run(main)
+    cli.run(main)

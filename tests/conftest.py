@@ -52,11 +52,11 @@ def digits_dir():
 
     from support import make_tiny_config
 
-    from cfg_jax import datasets
+    from cfg_jax.data import sources
 
     data = make_tiny_config().data
-    datasets.data_source(data, 'train')  # prepares them on first use
-    return Path(datasets.find_builder(data.name, data.data_dir).data_path)
+    sources.data_source(data, 'train')  # prepares them on first use
+    return Path(sources.find_builder(data.name, data.data_dir).data_path)
 
 
 def _made_once(tmp_path_factory, worker, name, make):
@@ -77,10 +77,10 @@ def trained_workdir(tmp_path_factory, worker_id):
     """The tiny config trained to its end. Shared: copy it before changing anything."""
     from support import make_tiny_config
 
-    from cfg_jax import training
+    from cfg_jax.training import loop
 
     def make(workdir):
-        training.train(make_tiny_config(), workdir)
+        loop.train(make_tiny_config(), workdir)
 
     return _made_once(tmp_path_factory, worker_id, 'trained', make)
 
@@ -90,8 +90,8 @@ def swept_workdir(trained_workdir, tmp_path_factory, worker_id):
     """A copy of `trained_workdir` with the tiny sweep 'tiny'. Shared: do not change it."""
     from support import make_tiny_config
 
-    from cfg_jax import sweep
-    from cfg_jax.metrics import classifier
+    from cfg_jax.evaluation import sweep
+    from cfg_jax.metrics.features import classifier
 
     def make(workdir):
         shutil.copytree(trained_workdir, workdir)

@@ -11,9 +11,16 @@ import jax
 import numpy as np
 from support import make_tiny_config
 
-from cfg_jax import benchmark, data, generation, models, parallel, rules, train_step
-from cfg_jax.metrics import extraction
-from cfg_jax.metrics.features import Features
+from cfg_jax import (
+    generation,
+    models,
+    rules,
+)
+from cfg_jax.data import pipeline
+from cfg_jax.distributed import devices
+from cfg_jax.metrics.features import Features, extraction
+from cfg_jax.perf import benchmark
+from cfg_jax.training import step as train_step
 
 STEPS = 20
 BATCHES = (7, 64)
@@ -32,8 +39,8 @@ def assert_synced(tree):
 
 def train(config, params):
     """Losses [STEPS], gradient norms [STEPS] and the final parameters."""
-    batches = data.TrainingBatches(config.data, batch_size=config.train.batch_size, seed=0)
-    step = parallel.map_step(train_step.make_train_step(config))
+    batches = pipeline.TrainingBatches(config.data, batch_size=config.train.batch_size, seed=0)
+    step = devices.map_step(train_step.make_train_step(config))
     state = train_step.TrainState(
         step=np.int32(0),
         params=params,
@@ -41,12 +48,12 @@ def train(config, params):
         opt_state=train_step.make_optimizer(config).init(params),
     )
     state = jax.tree.map(np.array, state)  # copies: the buffers will be donated
-    state = jax.device_put(state, parallel.replicated())
+    state = jax.device_put(state, devices.replicated())
     losses, norms = [], []
     for _ in range(STEPS):
-        state, metrics = step(state, parallel.split_batch(next(batches)))
+        state, metrics = step(state, devices.split_batch(next(batches)))
         jax.block_until_ready(state)
-        row = parallel.first_replica(metrics)
+        row = devices.first_replica(metrics)
         losses.append(row['loss'])
         norms.append(row['grad_norm'])
     batches.close()
@@ -94,7 +101,7 @@ def rows_of_two_processes():
     """`parallel.global_rows` as two processes of two devices would see it: [4, 3]."""
     real = jax.local_device_count, jax.process_count
     jax.local_device_count, jax.process_count = lambda: 2, lambda: 2
-    rows = jax.pmap(lambda _: parallel.global_rows(3), axis_name=parallel.AXIS)(np.zeros(4))
+    rows = jax.pmap(lambda _: devices.global_rows(3), axis_name=devices.AXIS)(np.zeros(4))
     jax.local_device_count, jax.process_count = real
     return np.asarray(rows)
 
@@ -107,7 +114,7 @@ def main(num_devices, out):
     results = {'losses': losses, 'norms': norms}
     for name, params in (('start_params', start), ('params', end)):
         results[name] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
-    results |= generate(config, jax.device_put(start, parallel.replicated()))
+    results |= generate(config, jax.device_put(start, devices.replicated()))
     results |= extract()
     if num_devices == 4:
         results['rows'] = rows_of_two_processes()

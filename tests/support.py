@@ -14,8 +14,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cfg_jax import commands, config as config_lib, cost, files
+from cfg_jax import (
+    cli,
+    config as config_lib,
+    files,
+)
 from cfg_jax.errors import UserError
+from cfg_jax.perf import cost
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = str(ROOT / 'configs' / 'digits.py')
@@ -55,7 +60,7 @@ def make_tiny_config(path=DIGITS, **changes):
     if path == CLASSIFIER:
         known = config_lib.fields('classifier')
         arguments = [a for a in arguments if a[len('--config.') : a.index('=')] in known]
-    return commands.load_config(path, arguments)
+    return cli.load_config(path, arguments)
 
 
 class ToyNetwork(nn.Module):
@@ -166,7 +171,7 @@ def run_here(capsys, path, *arguments):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr('sys.argv', [path, *map(str, arguments)])
         patch.chdir(ROOT)
-        commands.run(module.main)
+        cli.run(module.main)
     captured = capsys.readouterr()
     return ended.value.code, captured.out.splitlines(), captured.err.splitlines()
 

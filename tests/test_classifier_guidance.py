@@ -14,7 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import classifier_guidance, diffusion, guidance, sampling
+from cfg_jax import (
+    classifier_guidance,
+    diffusion,
+    guidance,
+    sampling,
+)
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 CLASSES, NULL = 3, 3

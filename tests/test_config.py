@@ -4,7 +4,10 @@ import pytest
 from ml_collections import ConfigDict
 from support import CLASSIFIER, DIGITS, ROOT, make_tiny_config, user_error
 
-from cfg_jax import commands, config as config_lib
+from cfg_jax import (
+    cli,
+    config as config_lib,
+)
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 
@@ -72,7 +75,7 @@ def put(config, name, value):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_config_file_is_valid(path):
-    config = commands.load_config(str(path))
+    config = cli.load_config(str(path))
     expected = config_lib.fields(config.model.kind)
     assert dict(config_lib.flatten(config)).keys() == expected.keys()
     assert (config.model.kind == 'classifier') == ('sweep.w' not in expected)
@@ -83,9 +86,9 @@ def test_a_classifier_lacks_what_only_diffusion_models_have(name, value):
     config = make_tiny_config(CLASSIFIER)
     message = user_error(config_lib.validate, put(config, name, value))
     assert f"a classifier's config has no field {name!r}" in message
-    message = user_error(commands.load_config, CLASSIFIER, [f'--config.{name}={value}'])
+    message = user_error(cli.load_config, CLASSIFIER, [f'--config.{name}={value}'])
     assert message == f'{CLASSIFIER} has no field {name!r}'
-    message = user_error(commands.load_config, CLASSIFIER, ['--config.sweep.seed=1'])
+    message = user_error(cli.load_config, CLASSIFIER, ['--config.sweep.seed=1'])
     assert message == f'{CLASSIFIER} has no field {"sweep.seed"!r}'
 
 
@@ -238,7 +241,7 @@ def test_json_round_trip(tiny_config):
 
 
 def test_load_config_applies_overrides():
-    config = commands.load_config(DIGITS, ['--config.p_uncond=0.25', '--config.sweep.w=(0.5,)'])
+    config = cli.load_config(DIGITS, ['--config.p_uncond=0.25', '--config.sweep.w=(0.5,)'])
     assert config.p_uncond == 0.25
     assert config.sweep.w == (0.5,)
 
@@ -255,17 +258,17 @@ def test_load_config_applies_overrides():
     ],
 )
 def test_load_config_refuses_overrides(override, words):
-    assert words in user_error(commands.load_config, DIGITS, [override])
+    assert words in user_error(cli.load_config, DIGITS, [override])
 
 
 def test_load_config_lists_the_files_of_the_folder():
-    message = user_error(commands.load_config, str(ROOT / 'configs' / 'digit.py'))
+    message = user_error(cli.load_config, str(ROOT / 'configs' / 'digit.py'))
     assert 'configs/digit.py' in message
     assert 'digits.py' in message
 
 
 def test_load_config_refuses_what_is_no_config(tmp_path):
     (tmp_path / 'broken.py').write_text('def get_config(:\n')
-    assert 'broken.py' in user_error(commands.load_config, str(tmp_path / 'broken.py'))
+    assert 'broken.py' in user_error(cli.load_config, str(tmp_path / 'broken.py'))
     (tmp_path / 'dictionary.py').write_text('def get_config():\n    return {}\n')
-    assert 'ConfigDict' in user_error(commands.load_config, str(tmp_path / 'dictionary.py'))
+    assert 'ConfigDict' in user_error(cli.load_config, str(tmp_path / 'dictionary.py'))

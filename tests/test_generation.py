@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cfg_jax import generation, rules, sampling
-from cfg_jax.generation import image_keys, image_labels
+from cfg_jax import (
+    generation,
+    rules,
+    sampling,
+)
+from cfg_jax.generation import (
+    image_keys,
+    image_labels,
+)
 
 CLASSES = NULL = 10
 SHAPE = (6, 6, 2)

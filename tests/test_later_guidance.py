@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import diffusion, generation, guidance, rules, sampling
+from cfg_jax import (
+    diffusion,
+    generation,
+    guidance,
+    rules,
+    sampling,
+)
 
 NULL = 3
 SHAPE = (4, 3, 2, 1)  # [B, H, W, C]

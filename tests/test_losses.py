@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cfg_jax import diffusion, losses
+from cfg_jax import (
+    diffusion,
+    losses,
+)
 
 FAST_COMPILE = {'xla_backend_optimization_level': 1}
 NULL = 10

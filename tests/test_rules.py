@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import classifier_guidance, generation, guidance, rules, sampling
+from cfg_jax import (
+    classifier_guidance,
+    generation,
+    guidance,
+    rules,
+    sampling,
+)
 
 CLASSES = NULL = 4
 SHAPE = (3, 3, 1)

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import diffusion, sampling
+from cfg_jax import (
+    diffusion,
+    sampling,
+)
 
 M, S = 0.3, 0.5  # of the Gaussian data
 SHAPE = (4, 4, 1)

@@ -12,7 +12,9 @@ from support import (
     user_error,
 )
 
-from cfg_jax import cost, trained, training
+from cfg_jax import trained
+from cfg_jax.perf import cost
+from cfg_jax.training import loop
 
 
 @pytest.fixture(scope='module')
@@ -20,8 +22,8 @@ def runs(tmp_path_factory):
     """Work directories of a toy U-Net and a toy classifier, trained for a few steps."""
     root = tmp_path_factory.mktemp('runs')
     with toy_instead_of_networks():
-        training.train(make_tiny_config(), root / 'unet', lambda line: None)
-        training.train(make_tiny_config(CLASSIFIER), root / 'classifier', lambda line: None)
+        loop.train(make_tiny_config(), root / 'unet', lambda line: None)
+        loop.train(make_tiny_config(CLASSIFIER), root / 'classifier', lambda line: None)
     return root
 
 
@@ -92,7 +94,7 @@ def test_mean_shift_is_ancestral(runs, toy_networks):
 def test_networks_of_other_noise(runs, toy_networks, tmp_path):
     config = make_tiny_config(CLASSIFIER, diffusion__logsnr_max=15.0, train__steps=2)
     shutil.copytree(runs / 'unet', tmp_path / 'unet')
-    training.train(config, tmp_path / 'classifier', lambda line: None)
+    loop.train(config, tmp_path / 'classifier', lambda line: None)
     message = user_error(guided, tmp_path)
     assert 'diffusion.logsnr_max=15.0' in message
     assert str(tmp_path / 'classifier') in message

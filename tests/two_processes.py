@@ -9,12 +9,14 @@ import sys
 
 from support import make_tiny_config, toy_instead_of_networks
 
-from cfg_jax import processes, sweep, training
-from cfg_jax.metrics import classifier
+from cfg_jax.distributed import multihost
+from cfg_jax.evaluation import sweep
+from cfg_jax.metrics.features import classifier
+from cfg_jax.training import loop
 
 
 def main(coordinator, num_processes, process_id, workdir):
-    processes.start(coordinator, int(num_processes), int(process_id))
+    multihost.start(coordinator, int(num_processes), int(process_id))
     classifier._EPOCHS = 5  # good enough, in a thirtieth of the time
     # train.adam_eps: at its usual size the first steps' tiny gradients are divided by themselves,
     # and rounding decides their signs.
@@ -29,7 +31,7 @@ def main(coordinator, num_processes, process_id, workdir):
     # The true U-Net takes minutes to compile in each process.
     slow = os.environ.get('CFG_JAX_SLOW')
     with contextlib.nullcontext() if slow else toy_instead_of_networks():
-        training.train(config, workdir)
+        loop.train(config, workdir)
         sweep.run(config, workdir, name='tiny')
 
 

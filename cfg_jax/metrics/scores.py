@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cfg_jax.metrics.statistics import Gaussian, Moments
+from cfg_jax.metrics.statistics import (
+    Gaussian,
+    Moments,
+)
 
 _INFINITY_SIZES = 15  # as Chong & Forsyth 2020
 

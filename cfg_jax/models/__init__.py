@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cfg_jax.models.classifier import NoisyClassifier
+from cfg_jax.models.noisy_classifier import NoisyClassifier
 from cfg_jax.models.unet import UNet
 
 

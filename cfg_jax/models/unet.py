@@ -4,8 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.models.blocks import Encoder, conv
 from cfg_jax.models.group_norm import GroupNorm
+from cfg_jax.models.layers import (
+    Encoder,
+    conv,
+)
 
 
 class UNet(Encoder, kw_only=True):

@@ -1,0 +1,212 @@
+"""What every command line shares: reading --config, lists and errors of one clear line.
+
+It stands in the library, the only module that touches argv, because `scripts/` and `experiments/`
+both use it and neither imports the other.
+"""
+
+import argparse
+import errno
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags, logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from cfg_jax import config as config_lib
+from cfg_jax.errors import (
+    Disconnected,
+    Preempted,
+    UserError,
+)
+
+PROCESS_OPTIONS = ('coordinator', 'num_processes', 'process_id')
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and exit status 2, and whose help keeps its layout."""
+
+    def __init__(self, description: str, **kwargs):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # a misspelt option must not pass for another
+            **kwargs,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f'{message}; see {self.prog} --help')
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Runs `main(argv)`; exit status 0, or 2 after one line on standard error.
+
+    75 after a preemption with everything saved, 1 where other processes of the run are gone:
+    launchers start the same command again.
+
+    Anything that is not a user's mistake keeps its traceback.
+    """
+    # Libraries that talk on standard error would bury the one line that matters.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger('jax._src.xla_bridge').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', module='orbax|etils|google')
+    try:
+        main(sys.argv[1:])
+    except (UserError, OSError) as error:
+        print(f'error: {_sentence(error)}', file=sys.stderr)
+        sys.exit(2)
+    except Disconnected as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
+    except Preempted as end:
+        print(f'{end}; the same command goes on from here', file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from here', file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def parse_with_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+    """Parses `argv`, --config=FILE and its overrides --config.FIELD=VALUE included.
+
+    Raises:
+      UserError: an unknown option or field, a value of the wrong type, a config that does not load.
+    """
+    parser.add_argument(
+        '--config',
+        metavar='FILE',
+        required=parser.get_default('config') is None,
+        help='such as configs/digits.py',
+    )
+    options, overrides = split_config(parser, argv)
+    return options, load_config(options.config, overrides)
+
+
+def split_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parses `argv` apart from its overrides --config.FIELD=VALUE, which come back as they are."""
+    parser.add_argument(
+        '--config.FIELD', metavar='VALUE', help='sets any field, such as --config.p_uncond=0.2'
+    )
+    overrides = [a for a in argv if a.startswith(('--config.', '-config.'))]
+    return parser.parse_args([a for a in argv if a not in overrides]), overrides
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a file with overrides '--config.FIELD=VALUE' applied, validated.
+
+    Raises:
+      UserError: as `parse_with_config`.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'no config file {path!r}{_other_configs(path)}')
+    for override in overrides:
+        if '=' not in override:
+            raise UserError(f'{override} lacks a value; write {override}=VALUE')
+    argv = ['config', f'--config={path}', *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        config = values['config'].value
+    except (AttributeError, KeyError) as error:
+        raise UserError(_unknown_field(path, overrides, error)) from error
+    except (flags.Error, TypeError, ValueError, SyntaxError, ImportError) as error:
+        raise UserError(f'{path}: {str(error).splitlines()[0]}') from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f'{path}: get_config() must return an ml_collections.ConfigDict')
+    config_lib.validate(config)
+    return config
+
+
+def add_process_options(parser: Parser) -> None:
+    """The options of a run of many processes, where no launcher tells them."""
+    parser.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
+    parser.add_argument('--num_processes', type=natural_number, default=0, help='of the run')
+    parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')
+
+
+def start_processes(options: argparse.Namespace, workdir: str) -> None:
+    """Joins the processes of a run, before anything touches a device; see `processes.start`.
+
+    From then on compilations are kept, see `compilations.keep`.
+    """
+    from cfg_jax.distributed import multihost  # imports JAX, which --help does not need
+    from cfg_jax.perf import compilations
+
+    process_id = -1 if options.process_id is None else options.process_id
+    multihost.start(options.coordinator, options.num_processes, process_id)
+    compilations.keep(workdir)
+
+
+def step_range(text: str) -> range:
+    """'100:105' -> range(100, 105), for argparse's `type`."""
+    first, _, last = text.partition(':')
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no range of steps such as 100:105')
+    return range(int(first), int(last))
+
+
+def natural_number(text: str) -> int:
+    """A whole number of at least 0, for argparse's `type`."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of at least 0')
+    return int(text)
+
+
+def number_list(text: str) -> tuple[float, ...]:
+    """'0,0.1,0.5' -> (0.0, 0.1, 0.5), for argparse's `type`."""
+    try:
+        numbers = tuple(float(part) for part in text.split(','))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(math.isfinite(number) for number in numbers):
+        raise argparse.ArgumentTypeError(f'{text!r} is no list of numbers such as 0,0.1,0.5')
+    return numbers
+
+
+def integer_list(text: str) -> tuple[int, ...]:
+    """'3,3,7' -> (3, 3, 7), for argparse's `type`."""
+    try:
+        return tuple(int(part) for part in text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no list of whole numbers such as 3,3,7'
+        ) from None
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    """'fid,is' -> ('fid', 'is'), for argparse's `type`."""
+    return tuple(name.strip() for name in text.split(',') if name.strip())
+
+
+def _other_configs(path: str) -> str:
+    folder = Path(path).parent
+    names = sorted(file.name for file in folder.glob('*.py'))
+    return f'; {folder} has: {", ".join(names)}' if names else ''
+
+
+def _unknown_field(path: str, overrides: Sequence[str], error: Exception) -> str:
+    for override in overrides:
+        field = override.lstrip('-').removeprefix('config.').partition('=')[0]
+        if field not in config_lib.FIELDS:
+            hint = config_lib.suggestion(field, config_lib.FIELDS)
+            return f'the config has no field {field!r}{hint}'
+        if str(error).strip('"\'') in field.split('.'):
+            return f'{path} has no field {field!r}'
+    return f'{path}: {type(error).__name__}: {error}'
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return ' '.join(str(error).split())
+    if error.errno == errno.ENOSPC:
+        place = error.filename or 'the work directory'
+        return f'no space left on the disk of {place}; free some and run again'
+    where = f': {error.filename}' if error.filename else ''
+    return f'{error.strerror or error}{where}'

@@ -1,0 +1,1 @@
+"""Input: data sources, their preparation, and batches of images."""

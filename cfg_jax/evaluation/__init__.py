@@ -1,0 +1,1 @@
+"""Sweeps over the guidance weight, references, tables and pictures."""

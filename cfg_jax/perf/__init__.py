@@ -1,0 +1,1 @@
+"""Cost, speed and memory: counted, measured, profiled."""

@@ -1,0 +1,323 @@
+"""How fast a config trains and samples on this machine, with the operations counted beside.
+
+Rates are medians over rounds; compilation and the first runs stand apart. Data are random numbers
+unless the input is what is measured: neither the loss nor the images mean anything here.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cfg_jax import (
+    generation,
+    models,
+    sampling as samplers,
+)
+from cfg_jax.data import images
+from cfg_jax.distributed import devices
+from cfg_jax.errors import UserError
+from cfg_jax.evaluation import sweep
+from cfg_jax.evaluation.cache import Samples
+from cfg_jax.evaluation.reference import of_features
+from cfg_jax.metrics.features import (
+    FeatureExtractor,
+    Features,
+    extraction,
+)
+from cfg_jax.perf import (
+    cost,
+    profiler,
+)
+from cfg_jax.rules import (
+    ClassifierFreeInInterval,
+    Rule,
+)
+from cfg_jax.training import step as train_step
+
+# What JAX calls a device, and its name in `cost.PEAK_TFLOPS`; the first that fits. A device of a
+# TPU v3 is one of the two cores of a chip, and its peak is not listed.
+_KINDS = (
+    ('v100', 'v100'),
+    ('a100', 'a100'),
+    ('h100', 'h100'),
+    ('h200', 'h200'),
+    ('tpu v4', 'tpu-v4'),
+    ('tpu v5 lite', 'tpu-v5e'),
+    ('tpu v5e', 'tpu-v5e'),
+    ('tpu v5', 'tpu-v5p'),
+    ('tpu v6', 'tpu-v6e'),
+)
+
+Result = dict[str, Any]
+
+
+def training(
+    config: ConfigDict,
+    steps: int,
+    rounds: int,
+    batches: Iterator[Any] | None = None,
+    profile: bool = False,
+) -> Result:
+    """Images/s of whole training steps at the config's batch, Adam and EMA included.
+
+    Args:
+      config: its `train.batch_size` and `train.grad_accum` are what is tried.
+      steps: in a round.
+      rounds: timed, after one that is not.
+      batches: of the input pipeline, waited for as in training; by default one batch of random
+        numbers, sent to the devices at every step.
+      profile: says which kernels take the time, in one more round.
+
+    Returns:
+      images_per_second and those of every round; tflops (of three counted forward passes an image)
+      and, in bfloat16 on a known accelerator, the share of all devices' peak; compile_seconds;
+      counted and XLA's own GFLOP of an image; bytes that XLA plans and that were in use at most.
+    """
+    size = config.train.batch_size
+    state = jax.device_put(train_step.create_state(config), devices.replicated())
+    batch = devices.split_batch(_random_batch(config) if batches is None else next(batches))
+    step_fn = devices.map_step(train_step.make_train_step(config))
+    start = time.perf_counter()
+    compiled = step_fn.lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def run() -> int:
+        nonlocal state
+        pending: list[Any] = []
+        for _ in range(steps):
+            given = batch if batches is None else devices.split_batch(next(batches))
+            state, metrics = compiled(state, given)
+            pending.append(metrics)
+            devices.wait_for_all_but_a_few(pending)
+        jax.block_until_ready(state)
+        return steps * size
+
+    result = {'batch_size': size, 'grad_accum': config.train.grad_accum}
+    result |= _rates({'': run}, rounds)['']
+    flops = 3 * cost.forward_flops(config)
+    result |= {'compile_seconds': compile_seconds}
+    if profile:
+        result |= {'kernels': profiler.top_kernels(run)}
+    return result | _work(config, result, flops) | _compiled(compiled, size)
+
+
+class Sampling:
+    """Sampling with a config's sampler and network, whose parameters are random here.
+
+    Args:
+      config: trajectories are of `sweep.batch_size` images.
+      rule: instead of classifier-free guidance.
+    """
+
+    def __init__(self, config: ConfigDict, rule: Rule | None = None):
+        self._config = config
+        self._generator = generation.make_generator(config, rule)
+        self._params = jax.device_put(random_params(config), devices.replicated())
+
+    def measure(self, w: float, rounds: int) -> Result:
+        """One `Trajectory` at guidance weight `w`; see `by_turns`."""
+        return by_turns({'': Trajectory(self, w)}, rounds)['']
+
+    def run(self, w: float, extractor: FeatureExtractor | None = None) -> Callable[[], int]:
+        """What makes a batch at guidance weight `w`, and brings it to the host."""
+        count, classes = self._config.sweep.batch_size, self._config.data.num_classes
+        numbers = np.arange(count)
+        if extractor is not None:
+            extract = extraction.make_extract(extractor)
+            extractor_params = jax.device_put(extractor.params, devices.replicated())
+
+        def run() -> int:
+            x = self._generator(self._params, 0, numbers, numbers % classes, w)
+            x = images.to_uint8(x)
+            if extractor is None:
+                np.asarray(x)
+            else:
+                extraction.fetch(extract(extractor_params, x), count)
+            return count
+
+        return run
+
+    def row(self, w: float, passes_saved: float, rates: Result) -> Result:
+        """What rates at guidance weight `w` mean."""
+        count, steps = self._config.sweep.batch_size, self._config.sampling.num_steps
+        result = {'w': w, 'batch_size': count, 'num_steps': steps} | rates
+        flops = self._generator.flops_per_image(self._params, w)
+        if passes_saved:
+            one_pass = self._generator.flops_per_image(self._params, 0.0)
+            flops -= 2.0 * passes_saved * (flops - one_pass)  # of the steps
+        result |= {'milliseconds': 1e3 / result['images_per_second']}
+        return result | _work(self._config, result, flops)
+
+
+class Trajectory(NamedTuple):
+    """What `by_turns` measures.
+
+    Attributes:
+      sampling: of which config and rule.
+      w: guidance weight; 0 takes one network pass a step.
+      extractor: makes features of the images too, which are fetched; images leave the device
+        otherwise.
+      passes_saved: share of the passes that the rule leaves out.
+    """
+
+    sampling: Sampling
+    w: float
+    extractor: FeatureExtractor | None = None
+    passes_saved: float = 0.0
+
+
+def by_turns(trajectories: Mapping[str, Trajectory], rounds: int) -> dict[str, Result]:
+    """Images/s of whole trajectories, which take turns: a machine's speed may wander meanwhile.
+
+    Args:
+      trajectories: by name.
+      rounds: timed, after one that is not; in a round each makes a batch, to uint8.
+
+    Returns:
+      By name images_per_second and those of every round, milliseconds an image, first_seconds
+      (compilation and the first run), tflops as counted, and memory.
+    """
+    runs = {name: t.sampling.run(t.w, t.extractor) for name, t in trajectories.items()}
+    rates = _rates(runs, rounds)
+    return {
+        name: t.sampling.row(t.w, t.passes_saved, rates[name]) for name, t in trajectories.items()
+    }
+
+
+def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> float:
+    """Time an image takes of a sweep's scores, of `sweep.num_samples` made-up features."""
+    data, count = config.data, config.sweep.num_samples
+    image_shape = data.image_size, data.image_size, data.channels
+    shapes = extraction.shapes(extractor, image_shape, count)
+    rng = np.random.default_rng(0)
+
+    def made_up() -> Features:
+        return jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), shapes)
+
+    samples, reference = made_up(), of_features(made_up(), {})
+    labels = np.arange(count) % data.num_classes
+    start = time.perf_counter()
+    sweep.score(Samples(samples, labels), extractor, reference, config)
+    return 1e3 * (time.perf_counter() - start) / count
+
+
+def interval_rule(config: ConfigDict) -> tuple[Rule, float]:
+    """Guidance in the middle half of the steps, and the share of the network passes it saves.
+
+    Raises:
+      UserError: fewer than four steps, which have no middle half.
+    """
+    steps = config.sampling.num_steps
+    if steps < 4:
+        raise UserError(f'sampling.num_steps={steps} has no middle half; take at least 4')
+    levels = np.asarray(
+        samplers.logsnr_levels(steps, config.diffusion.logsnr_min, config.diffusion.logsnr_max)
+    )
+    first = steps // 4
+    end = first + steps // 2
+    # The ends lie half-way between two steps, where rounding cannot move a step across them.
+    highest, lowest = (math.exp(-0.25 * (levels[step - 1] + levels[step])) for step in (first, end))
+    rule = ClassifierFreeInInterval(
+        models.make_unet(config).apply, config.data.num_classes, lowest, highest
+    )
+    return rule, (steps - (end - first)) / (2 * steps)
+
+
+def random_params(config: ConfigDict) -> Any:
+    """Parameters with nothing at zero, where a fresh network's output and half its branches are.
+
+    Drawn by NumPy: initialising compiles hundreds of small programs.
+    """
+    shapes = jax.eval_shape(
+        models.make_network(config).init, jax.random.key(0), *models.inputs(config)
+    )
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        if leaf.ndim > 1:
+            return noise / np.float32(np.sqrt(np.prod(leaf.shape[:-1])))
+        return np.float32(0.1) * noise + np.float32(path[-1].key == 'scale')
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+def peak_tflops() -> float | None:
+    """Dense bfloat16 peak of one of this machine's devices, or None where it is not known."""
+    kind = jax.devices()[0].device_kind.lower()
+    found = [name for words, name in _KINDS if words in kind]
+    return cost.PEAK_TFLOPS[found[0]] if found else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for what was tried."""
+    return 'RESOURCE_EXHAUSTED' in str(error) or 'out of memory' in str(error).lower()
+
+
+def _rates(runs: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, Result]:
+    """Images/s by name, of functions that take turns and return how many images they have made."""
+
+    def timed(run: Callable[[], int]) -> tuple[int, float]:
+        start = time.perf_counter()
+        return run(), time.perf_counter() - start
+
+    first = {name: timed(run)[1] for name, run in runs.items()}
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            count, seconds = timed(run)
+            rates[name].append(count / seconds)
+    return {
+        name: {
+            'images_per_second': statistics.median(rates[name]),
+            'rounds': rates[name],
+            'first_seconds': first[name],
+        }
+        for name in runs
+    }
+
+
+def _work(config: ConfigDict, result: Result, flops: float) -> Result:
+    """What the rate means in operations, of `flops` an image, and the memory in use at most.
+
+    The latter is the whole process's so far.
+    """
+    tflops = flops * result['images_per_second'] / 1e12
+    work = {'gflop_per_image': flops / 1e9, 'tflops': tflops}
+    peak = peak_tflops()
+    if peak and config.model.dtype == 'bfloat16':
+        work['share_of_peak'] = tflops / (peak * jax.device_count())
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if 'peak_bytes_in_use' in memory:
+        work['process_peak_memory_gib'] = memory['peak_bytes_in_use'] / 2**30
+    return work
+
+
+def _compiled(compiled: Any, size: int) -> Result:
+    """What XLA says of an executable for `size` images on all devices."""
+    here = size / jax.device_count()
+    analysis = compiled.cost_analysis() or {}
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    memory = compiled.memory_analysis()
+    result = {'xla_gflop_per_image': analysis.get('flops', 0.0) / here / 1e9}
+    if memory is not None:
+        kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        total = kept + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+        result['planned_memory_gib'] = total / 2**30
+    return result
+
+
+def _random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    size, data = config.train.batch_size, config.data
+    shape = (size, data.image_size, data.image_size, data.channels)
+    return {
+        'image': rng.uniform(-1, 1, shape).astype(np.float32),
+        'label': rng.integers(data.num_classes, size=size, dtype=np.int32),
+    }

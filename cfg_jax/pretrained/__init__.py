@@ -1,0 +1,1 @@
+"""Published weights: safe readers of their files."""

@@ -1,0 +1,253 @@
+"""The training loop: train(config, workdir), from scratch or on from the newest checkpoint."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import (
+    config as config_lib,
+    files,
+    generation,
+)
+from cfg_jax.data import (
+    images,
+    pipeline,
+)
+from cfg_jax.distributed import (
+    devices,
+    multihost,
+)
+from cfg_jax.distributed.preemption import Preemption
+from cfg_jax.errors import (
+    Preempted,
+    UserError,
+)
+from cfg_jax.training import (
+    checkpoints,
+    workdirs as workdir_lib,
+    writers,
+)
+from cfg_jax.training.logging import TrainLog
+from cfg_jax.training.step import (
+    TrainState,
+    create_state,
+    make_train_step,
+)
+from cfg_jax.training.watchdog import Heartbeat
+
+_SAMPLE_W = (0.0, 1.0, 3.0)
+_SAMPLE_CLASSES = 10
+
+Report = Callable[[str], None]
+
+
+def train(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    report: Report = print,
+    profile: range = range(0),
+) -> TrainState:
+    """Trains to `config.train.steps`, resuming from the newest checkpoint of `workdir`.
+
+    Writes WORKDIR/config.json, parameters.txt, checkpoints/, metrics.jsonl and samples/. A run that
+    is killed anywhere and started again ends with the same parameters, bit for bit. With many
+    processes each calls this; process 0 writes and reports.
+
+    Args:
+      config: see `configs/`; validated here.
+      workdir: a local path or gs://.
+      report: receives one line of progress at a time.
+      profile: steps of which JAX's profiler writes a trace to WORKDIR/profile.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UserError: a mistake in the config, the data or the work directory; or losses that are not
+        finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved.
+      Preempted: SIGTERM came; the step is finished and saved.
+    """
+    config_lib.validate(config)
+    config_lib.check_devices(config, jax.device_count())
+    report = multihost.only_first(report)
+    with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption(together=True))
+        batches = stack.enter_context(contextlib.closing(_training_batches(config)))
+        multihost.first_does('claim', lambda: workdir_lib.claim(config, workdir))
+        workdir = epath.Path(workdir).expanduser()
+        saved = stack.enter_context(_open_checkpoints(config, workdir))
+        # Where the mapped step leaves it: another sharding would compile the step twice.
+        state = jax.device_put(create_state(config), devices.replicated())
+        found = saved.restore_newest(state, report)
+        first = 0
+        if found is not None:
+            first, state, data_state = found
+            batches.set_state(data_state)
+            _report_topology(data_state, report)
+        if first >= config.train.steps:
+            report(f'{workdir} is already trained to step {first}')
+            return state
+        report(_headline(config, state, workdir, first))
+        writer = None
+        if multihost.is_first():
+            overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+            files.write_bytes(workdir / 'parameters.txt', f'{overview}\n'.encode())
+            writer = stack.enter_context(contextlib.closing(writers.MetricWriter(workdir, first)))
+        heartbeat = stack.enter_context(contextlib.closing(Heartbeat(report)))
+        log = TrainLog(config, writer, first, report, batches.examples_of)
+        loop = _Loop(config, workdir, batches, saved, log, report, preemption, heartbeat, profile)
+        state = loop.run(state, first)
+        multihost.meet('trained', multihost.LONGEST)
+        return state
+
+
+def _report_topology(data_state: dict[str, int], report: Report) -> None:
+    """Says so if the checkpoint comes from another number of devices or processes."""
+    now = _topology()
+    before = {key: data_state.get(key, now[key]) for key in now}
+    if before != now:
+        report(
+            f'the checkpoint comes from {before["devices"]} devices in {before["processes"]}'
+            f' processes, this run has {now["devices"]} in {now["processes"]}: the same global'
+            ' batches in the same order go on; sums round differently'
+        )
+
+
+class _Loop:
+    """Steps, and what happens between them: logging, sampling, saving."""
+
+    def __init__(
+        self, config, workdir, batches, saved, log, report, preemption, heartbeat, profile
+    ):
+        self._config = config
+        self._workdir = workdir
+        self._batches = batches
+        self._saved = saved
+        self._log = log
+        self._report = report
+        self._preemption = preemption
+        self._heartbeat = heartbeat
+        self._profile = profile
+        self._input_seconds = 0.0
+
+    def run(self, state: TrainState, first: int) -> TrainState:
+        train = self._config.train
+        step_fn = devices.map_step(make_train_step(self._config))
+        generator = self._make_generator()
+        for step in range(first + 1, train.steps + 1):
+            self._trace(step)
+            state, metrics = self._step(step_fn, state, step, compiles=step == first + 1)
+            self._log.add(metrics)
+            asked = self._preemption.asked(step)
+            last = step == train.steps
+            save = last or asked or step % train.checkpoint_every == 0
+            if save or step % train.log_every == 0:
+                self._log.flush(step, self._moment(), self._kept)
+            problem = self._save(step, state) if save else None
+            if generator is not None and (last or step % train.sample_every == 0):
+                self._sample(step, state, generator)
+            if asked and not last:
+                problem = self._saved.wait() or problem
+                raise Preempted(f'stopped after step {step} on request; {problem or "it is saved"}')
+        problem = self._saved.wait()
+        if problem:
+            raise UserError(f'{problem}; {self._kept()}; make room and run the same command again')
+        return state
+
+    def _step(self, step_fn, state: TrainState, step: int, compiles: bool) -> tuple[Any, Any]:
+        start = time.monotonic()
+        with self._heartbeat.waiting(f'the input pipeline to give the batch of step {step}'):
+            batch = devices.split_batch(next(self._batches))
+        self._input_seconds += time.monotonic() - start
+        if not compiles:
+            return step_fn(state, batch)
+        start = time.monotonic()
+        with self._heartbeat.waiting('the first step to compile'):
+            state, metrics = jax.block_until_ready(step_fn(state, batch))
+        self._report(f'the first step took {time.monotonic() - start:.0f} s, compiling included')
+        return state, metrics
+
+    def _moment(self) -> dict[str, float]:
+        """What the machine says: seconds waited for input since the last time, memory in use."""
+        values = {'input_seconds': self._input_seconds}
+        self._input_seconds = 0.0
+        memory = jax.local_devices()[0].memory_stats() or {}  # None on CPU
+        if 'peak_bytes_in_use' in memory:
+            values['device_memory_peak_gib'] = memory['peak_bytes_in_use'] / 2**30
+        return values
+
+    def _save(self, step: int, state: TrainState) -> str | None:
+        problem = self._saved.save(step, state, self._batches.get_state() | _topology())
+        if problem:
+            self._report(f'warning: {problem}; {self._kept()}; training goes on')
+        return problem
+
+    def _kept(self) -> str:
+        step = self._saved.latest_step()
+        return f'the checkpoint of step {step} is kept' if step else 'there was no checkpoint yet'
+
+    def _trace(self, step: int) -> None:
+        if self._profile and multihost.is_first():
+            if step == self._profile.start:
+                jax.profiler.start_trace(str(self._workdir / 'profile'))
+            elif step == self._profile.stop:
+                jax.profiler.stop_trace()
+                self._report(f'a trace of {len(self._profile)} steps is in {self._workdir}/profile')
+
+    def _make_generator(self) -> generation.Generator | None:
+        """What draws the pictures of training; a classifier has nothing to draw."""
+        if self._config.model.kind != 'unet' or not multihost.is_first():
+            return None
+        return generation.make_generator(self._config)
+
+    def _sample(self, step: int, state: TrainState, generator: generation.Generator) -> None:
+        """WORKDIR/samples/step_N.png: a row per class, a column per w, the same seeds always."""
+        classes = np.arange(min(_SAMPLE_CLASSES, self._config.data.num_classes))
+        labels = np.repeat(classes, len(_SAMPLE_W))
+        w = np.tile(np.asarray(_SAMPLE_W, np.float32), len(classes))
+        ema_params = jax.device_put(state.ema_params, devices.replicated())
+        x = generator(ema_params, self._config.seed, labels, labels, w)
+        picture = images.grid(np.asarray(images.to_uint8(x)), len(_SAMPLE_W))
+        path = self._workdir / 'samples' / f'step_{step:08d}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.save_png(path, picture, min_side=256)
+
+
+def _topology() -> dict[str, int]:
+    return {'devices': jax.device_count(), 'processes': jax.process_count()}
+
+
+def _training_batches(config: ConfigDict) -> pipeline.TrainingBatches:
+    return pipeline.TrainingBatches(
+        config.data,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _open_checkpoints(config: ConfigDict, workdir: epath.Path) -> checkpoints.Checkpoints:
+    train = config.train
+    return checkpoints.Checkpoints(
+        workdir, keep=train.keep_checkpoints, keep_period=train.keep_period
+    )
+
+
+def _headline(config: ConfigDict, state: TrainState, workdir: epath.Path, first: int) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    start = f'resuming from step {first}' if first else 'starting'
+    many = jax.process_count()
+    where = f' in {many} processes' if many > 1 else ''
+    return (
+        f'{start}: {parameters:,} parameters, {config.train.steps} steps of'
+        f' {config.train.batch_size} images of {config.data.name} on {jax.device_count()} x'
+        f' {jax.devices()[0].device_kind}{where}, work directory {workdir}'
+    )

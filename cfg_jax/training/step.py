@@ -1,0 +1,197 @@
+"""The train state and the step: Algorithm 1, mean over devices, clip, Adam, EMA."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from cfg_jax import (
+    diffusion,
+    losses,
+    models,
+)
+from cfg_jax.distributed import devices
+from cfg_jax.training import objectives
+
+LOGSNR_BINS = 10
+_INIT_STREAM = 2**32 - 1  # no step has this number
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes. Nothing random: random numbers follow from the seed and `step`."""
+
+    step: jax.Array  # int32 []
+    params: Any
+    ema_params: Any
+    opt_state: optax.OptState
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clip by global norm, then Adam, or AdamW where the config has a weight decay.
+
+    Clipping sees the mean gradient. The decay is Loshchilov & Hutter's, times the learning rate.
+    """
+    train = config.train
+    adam = optax.adam
+    if train.weight_decay:
+        # The two keep other states; a run without decay goes on from checkpoints that never had it.
+        adam = functools.partial(optax.adamw, weight_decay=train.weight_decay)
+    return optax.chain(
+        optax.clip_by_global_norm(train.grad_clip),
+        adam(learning_rate(config), b1=train.beta1, b2=train.beta2, eps=train.adam_eps),
+    )
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """lr(n) for the update after step n = 0, 1, ...
+
+    learning_rate min(1, (n + 1) / warmup_steps), times max(0, 1 - n / anneal_steps) unless
+    anneal_steps is 0.
+    """
+    train = config.train
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        rate = train.learning_rate * jnp.minimum(1.0, (count + 1) / max(train.warmup_steps, 1))
+        if train.anneal_steps:
+            rate = rate * jnp.maximum(0.0, 1.0 - count / train.anneal_steps)
+        return rate
+
+    return schedule
+
+
+def create_state(config: ConfigDict) -> TrainState:
+    """The state before the first step, from the config's seed."""
+    model = models.make_network(config)
+    key = jax.random.fold_in(jax.random.key(config.seed), _INIT_STREAM)
+
+    @jax.jit
+    def init() -> TrainState:
+        params = model.init(key, *(jnp.zeros(a.shape, a.dtype) for a in models.inputs(config)))
+        # The EMA must be a copy: a buffer that appears twice in a donated state cannot be donated.
+        ema_params = jax.tree.map(jnp.copy, params)
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, ema_params, make_optimizer(config).init(params)
+        )
+
+    return init()
+
+
+def ema_decay(step: jax.Array, decay: float) -> jax.Array:
+    """min(decay, (1 + n) / (10 + n)) at step n: a young average forgets its random start."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, objectives.Scores]]:
+    """gradient(params, dropout_key, x [B, ...], draws) -> (mean gradient, scores [B] each).
+
+    Works on `train.grad_accum` equal parts of the batch, one after the other.
+    """
+    objective = objectives.make_objective(config)
+    parts = config.train.grad_accum
+
+    def loss_fn(params, dropout_key, x, draws):
+        per_example = objective.score(params, dropout_key, x, draws)
+        return jnp.mean(per_example['loss']), per_example
+
+    def gradient(params, dropout_key, x, draws):
+        def add_part(total, inputs):
+            part, part_x, part_draws = inputs
+            key = jax.random.fold_in(dropout_key, part)
+            grads, per_example = jax.grad(loss_fn, has_aux=True)(params, key, part_x, part_draws)
+            return jax.tree.map(lambda t, g: t + g / parts, total, grads), per_example
+
+        split = jax.tree.map(
+            lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), (x, draws)
+        )
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, per_example = _scan(add_part, zeros, (jnp.arange(parts), *split), parts)
+        return grads, jax.tree.map(lambda a: a.reshape(-1), per_example)
+
+    return gradient
+
+
+def _scan(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[Any, Any]:
+    """`lax.scan`; on CPU written out, where gradients of convolutions are slow inside loops."""
+    if jax.default_backend() != 'cpu':
+        return jax.lax.scan(body, carry, inputs)
+    outputs = []
+    for i in range(length):
+        carry, output = body(carry, jax.tree.map(lambda a, i=i: a[i], inputs))
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)
+
+
+def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+    """The per-device step(state, batch) -> (state, metrics), for `parallel.map_step`.
+
+    The config's objective (Algorithm 1) on this device's share of the batch, the gradient's mean
+    over devices, clip, Adam, EMA. Draws are made per row of the global batch, so they do not depend
+    on the devices; only dropout masks do. Metrics are equal on all devices.
+    """
+    gradient = make_gradient(config)
+    p_uncond = objectives.make_objective(config).p_uncond
+    optimizer = make_optimizer(config)
+    bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        rows = devices.global_rows(batch['label'].shape[0])
+        draws = losses.draw(
+            jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows),
+            batch['image'],
+            batch['label'],
+            null_label=config.data.num_classes,
+            p_uncond=p_uncond,
+            logsnr_min=config.diffusion.logsnr_min,
+            logsnr_max=config.diffusion.logsnr_max,
+        )
+        dropout_key = jax.random.fold_in(step_key, jax.lax.axis_index(devices.AXIS))
+        grads, per_example = gradient(state.params, dropout_key, batch['image'], draws)
+        grads = devices.mean(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, config.train.ema_decay)
+        ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+        loss, grad_norm = devices.mean(jnp.mean(per_example['loss'])), optax.global_norm(grads)
+        # One bad batch must not spoil weeks: such an update is left out, the step counts.
+        applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(applied, new, old),
+            (params, ema_params, opt_state),
+            (state.params, state.ema_params, state.opt_state),
+        )
+
+        bins = jnp.searchsorted(bin_edges, draws.logsnr)
+        in_bin = jax.nn.one_hot(bins, LOGSNR_BINS, dtype=bool)  # [B, bins]
+        metrics = {name: devices.mean(jnp.mean(score)) for name, score in per_example.items()}
+        metrics |= {
+            # Chosen, not multiplied by 0: what is not finite stays in its own bin.
+            f'bin_{name}': devices.total(jnp.sum(jnp.where(in_bin, score[:, None], 0.0), axis=0))
+            for name, score in per_example.items()
+        }
+        metrics |= {
+            'bin_count': devices.total(jnp.sum(in_bin, axis=0)),
+            'applied': applied,
+            'grad_norm': grad_norm,
+            'param_norm': optax.global_norm(params),
+            'update_norm': optax.global_norm(updates),
+            'learning_rate': learning_rate(config)(state.step),
+        }
+        return TrainState(state.step + 1, *kept), metrics
+
+    return train_step
+
+
+def logsnr_bin_edges(config: ConfigDict) -> np.ndarray:
+    """Ascending edges of the bins of the logged loss; each bin gets an equal share of training."""
+    limits = config.diffusion.logsnr_min, config.diffusion.logsnr_max
+    u = np.linspace(1.0, 0.0, LOGSNR_BINS + 1, dtype=np.float32)
+    return np.asarray(diffusion.logsnr_cosine(u, *limits))

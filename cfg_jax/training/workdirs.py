@@ -1,0 +1,68 @@
+"""The work directory of a run: whose it is, and the config it was trained with."""
+
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import (
+    config as config_lib,
+    files,
+)
+from cfg_jax.errors import UserError
+
+CONFIG = 'config.json'
+
+
+def claim(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
+    """Prepares `workdir` for training with `config`, anew or on from a checkpoint.
+
+    Raises:
+      UserError: the directory belongs to something else, or to a run with another config.
+    """
+    workdir = epath.Path(workdir).expanduser()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f'{workdir} is a file; --workdir needs a directory')
+    if (workdir / CONFIG).exists():
+        trained = config_lib.complete(config_lib.from_json(_read(workdir / CONFIG)))
+        differences = config_lib.contradictions(trained, config)
+        if differences:
+            raise UserError(
+                f'{workdir} was trained with another config ({"; ".join(differences)}); give back'
+                ' the old values, or choose another --workdir'
+            )
+    elif workdir.exists() and any(not p.name.startswith('.') for p in workdir.iterdir()):
+        raise UserError(
+            f'{workdir} is not empty and no work directory of cfg_jax (no {CONFIG}); choose'
+            ' another --workdir'
+        )
+    files.write_json(workdir / CONFIG, config_lib.to_json(config))
+    return workdir
+
+
+def read_config(workdir: epath.PathLike) -> ConfigDict:
+    """The config that `workdir` was trained with.
+
+    Raises:
+      UserError: not a work directory.
+    """
+    workdir = epath.Path(workdir).expanduser()
+    if not (workdir / CONFIG).exists():
+        what = 'holds no config.json' if workdir.exists() else 'does not exist'
+        raise UserError(
+            f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'
+            f' --config=configs/NAME.py --workdir={workdir}'
+        )
+    config = config_lib.complete(config_lib.from_json(_read(workdir / CONFIG)))
+    config_lib.validate(config)
+    return config
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    try:
+        values = files.read_json(path)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f'{path} is no config that cfg_jax wrote; choose another --workdir')
+    return values

@@ -1,0 +1,372 @@
+"""Reference statistics: computed, killed, gone on with, and read as others publish them."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import user_error
+
+from cfg_jax.evaluation import reference as library
+from cfg_jax.metrics.features import Features
+
+COUNT, BATCH, SIDE = 23, 4, 2
+
+
+class Linear:
+    """A feature extractor: fixed linear maps of the pixels."""
+
+    name = 'linear'
+    distance = 'FD-5'
+    logits_are_labels = False
+    chunk = 8
+
+    def __init__(self, spatial=3, sha256='ab' * 32, name='linear'):
+        self.name = name
+        rng = np.random.default_rng(0)
+        self.params = {'pooled': rng.normal(size=(SIDE * SIDE * 3, 5)).astype(np.float32)}
+        if spatial:
+            self.params['spatial'] = rng.normal(size=(12, spatial)).astype(np.float32)
+        self._sha256 = sha256
+
+    def apply(self, params, images):
+        flat = images.reshape(len(images), -1).astype(jnp.float32) / 255.0
+        spatial = flat @ params['spatial'] if 'spatial' in params else None
+        return Features(flat @ params['pooled'], None, spatial)
+
+    def provenance(self):
+        return {'name': self.name, 'sha256': self._sha256}
+
+
+def pixels():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+class Killed(Exception):
+    pass
+
+
+class Images:
+    """`batches_from`, which notes what it is asked for, and fails before batch `kill_at`."""
+
+    def __init__(self, kill_at=None):
+        self.asked, self.given, self._kill_at = [], [], kill_at
+
+    def __call__(self, start):
+        self.asked.append(start)
+        for number, first in enumerate(range(start, COUNT, BATCH)):
+            if number == self._kill_at:
+                raise Killed
+            self.given.append(first)
+            yield pixels()[first : first + BATCH]
+
+
+def compute(path, images=None, extractor=None, record=None):
+    library.compute(
+        images or Images(),
+        COUNT,
+        extractor or Linear(),
+        path,
+        batch_size=BATCH,
+        record={'dataset': 'noise'} if record is None else record,
+        report=lambda line: None,
+    )
+    return library.load(path)
+
+
+def content(path):
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def assert_same_files(a, b):
+    a, b = content(a), content(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def features_by_hand(name):
+    flat = pixels().reshape(COUNT, -1).astype(np.float64) / 255.0
+    return flat @ Linear().params[name].astype(np.float64)
+
+
+def test_statistics_are_numpys(tmp_path):
+    reference = compute(tmp_path / 'deep' / 'reference.npz')
+    for gaussian, name in ((reference.pooled, 'pooled'), (reference.spatial, 'spatial')):
+        rows = features_by_hand(name)
+        np.testing.assert_allclose(gaussian.mu, rows.mean(axis=0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(gaussian.sigma, np.cov(rows, rowvar=False), rtol=1e-4, atol=1e-6)
+        assert gaussian.mu.dtype == gaussian.sigma.dtype == np.float64
+    np.testing.assert_allclose(reference.features, features_by_hand('pooled'), rtol=1e-4, atol=1e-5)
+    assert reference.features.dtype == np.float32
+    assert reference.record['num_images'] == COUNT
+    assert reference.record['dataset'] == 'noise'
+    assert reference.record['features'] == Linear().provenance()
+
+
+def test_files_are_as_published_ones(tmp_path):
+    """`mu`, `sigma`, `mu_s`, `sigma_s` under their names; the record needs no pickle."""
+    reference = compute(tmp_path / 'reference.npz')
+    arrays = content(tmp_path / 'reference.npz')
+    assert set(arrays) == {'mu', 'sigma', 'mu_s', 'sigma_s', 'features', 'record'}
+    np.testing.assert_array_equal(arrays['mu'], reference.pooled.mu)
+    np.testing.assert_array_equal(arrays['sigma_s'], reference.spatial.sigma)
+    assert json.loads(str(arrays['record']))['dataset'] == 'noise'
+    assert [file.name for file in tmp_path.iterdir()] == ['reference.npz']
+
+
+def test_without_spatial_features(tmp_path):
+    path = tmp_path / 'reference.npz'
+    assert compute(path, extractor=Linear(spatial=0)).spatial is None
+    assert set(content(path)) == {'mu', 'sigma', 'features', 'record'}
+
+
+def test_features_in_memory_make_the_same_reference(tmp_path):
+    computed = compute(tmp_path / 'reference.npz')
+    made = library.of_features(
+        Features(
+            features_by_hand('pooled').astype(np.float32),
+            None,
+            features_by_hand('spatial').astype(np.float32),
+        ),
+        {},
+    )
+    for ours, theirs in ((made.pooled, computed.pooled), (made.spatial, computed.spatial)):
+        np.testing.assert_allclose(ours.mu, theirs.mu, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours.sigma, theirs.sigma, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(made.features, computed.features, rtol=1e-4, atol=1e-5)
+    assert made.record['num_images'] == COUNT
+    without = library.of_features(Features(features_by_hand('pooled')), {})
+    assert without.spatial is None
+
+
+@pytest.fixture
+def saves_always(monkeypatch):
+    monkeypatch.setattr(library, '_SAVE_SECONDS', -1.0)
+
+
+@pytest.mark.usefixtures('saves_always')
+@pytest.mark.parametrize('spatial', [3, 0])
+@pytest.mark.parametrize('kept', [7, 10_000])
+@pytest.mark.parametrize('kill_at', [2, 3, 5])
+def test_killed_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, kill_at, kept, spatial):
+    monkeypatch.setattr(library, 'KEPT_FEATURES', kept)
+    extractor, whole, path = Linear(spatial), tmp_path / 'whole.npz', tmp_path / 'killed.npz'
+    compute(whole, extractor=extractor)
+    first = Images(kill_at)
+    with pytest.raises(Killed):
+        compute(path, first, extractor)
+    assert not path.exists()
+    # The last batch given out was still on the devices.
+    done = (kill_at - 1) * BATCH
+    second = Images()
+    compute(path, second, extractor)
+    assert second.asked == [done]
+    assert second.given == list(range(done, COUNT, BATCH))
+    assert_same_files(path, whole)
+    assert {file.name for file in tmp_path.iterdir()} == {'whole.npz', 'killed.npz'}
+
+
+@pytest.mark.usefixtures('saves_always')
+def test_killed_many_times(tmp_path):
+    compute(tmp_path / 'whole.npz')
+    for _ in range(3):
+        with pytest.raises(Killed):
+            compute(tmp_path / 'killed.npz', Images(2))
+    images = Images()
+    compute(tmp_path / 'killed.npz', images)
+    assert images.asked == [3 * BATCH]
+    assert_same_files(tmp_path / 'killed.npz', tmp_path / 'whole.npz')
+
+
+@pytest.mark.usefixtures('saves_always')
+def test_killed_before_the_result_was_written(tmp_path, monkeypatch):
+    compute(tmp_path / 'whole.npz')
+    with monkeypatch.context() as patch:
+        patch.setattr(library, 'save', lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            compute(tmp_path / 'killed.npz')
+    images = Images()
+    compute(tmp_path / 'killed.npz', images)
+    assert images.given == []
+    assert_same_files(tmp_path / 'killed.npz', tmp_path / 'whole.npz')
+
+
+@pytest.mark.usefixtures('saves_always')
+@pytest.mark.parametrize(
+    'other', [{'record': {'dataset': 'other'}}, {'extractor': Linear(sha256='cd' * 32)}]
+)
+def test_what_another_run_left_is_not_used(tmp_path, other):
+    with pytest.raises(Killed):
+        compute(tmp_path / 'reference.npz', Images(3))
+    images = Images()
+    compute(tmp_path / 'reference.npz', images, **other)
+    assert images.asked == [0]
+    compute(tmp_path / 'whole.npz', **other)
+    assert_same_files(tmp_path / 'reference.npz', tmp_path / 'whole.npz')
+
+
+def test_it_saves_only_now_and_then(tmp_path):
+    """Within the first minute there is nothing to go on with."""
+    with pytest.raises(Killed):
+        compute(tmp_path / 'reference.npz', Images(4))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('kept', [1, 7, 22, 23, 24])
+def test_kept_features_are_evenly_spread(tmp_path, monkeypatch, kept):
+    everything = compute(tmp_path / 'all.npz').features
+    assert len(everything) == COUNT
+    monkeypatch.setattr(library, 'KEPT_FEATURES', kept)
+    some = compute(tmp_path / 'some.npz').features
+    assert len(some) == min(kept, COUNT)
+    numbers = [int(np.flatnonzero((everything == row).all(axis=1))[0]) for row in some]
+    # Number i of `kept` stands for the images from i / kept to (i + 1) / kept of the set.
+    ends = [*numbers, COUNT]
+    gaps = np.diff(ends)
+    assert numbers[0] == 0
+    assert gaps.min() >= COUNT // min(kept, COUNT)
+    assert gaps.max() - gaps.min() <= 1
+    in_memory = library.of_features(Features(everything), {}).features
+    np.testing.assert_array_equal(in_memory, some)
+
+
+def test_saved_references_are_loaded(tmp_path):
+    reference = compute(tmp_path / 'reference.npz')
+    library.save(tmp_path / 'new' / 'copy.npz', reference)
+    copy = library.load(tmp_path / 'new' / 'copy.npz')
+    for a, b in ((reference.pooled, copy.pooled), (reference.spatial, copy.spatial)):
+        np.testing.assert_array_equal(a.mu, b.mu)
+        np.testing.assert_array_equal(a.sigma, b.sigma)
+    np.testing.assert_array_equal(reference.features, copy.features)
+    assert copy.record == reference.record
+
+
+def test_hash_is_of_the_statistics(tmp_path):
+    """The same in memory, in a file and in a copy with another record; not with other numbers."""
+    reference = compute(tmp_path / 'reference.npz')
+    digest = reference.record['sha256']
+    assert len(digest) == 64
+    library.save(tmp_path / 'renamed.npz', reference._replace(record={'dataset': 'renamed'}))
+    assert library.load(tmp_path / 'renamed.npz').record['sha256'] == digest
+    moved = reference.pooled._replace(mu=reference.pooled.mu + 1e-12)
+    library.save(tmp_path / 'moved.npz', reference._replace(pooled=moved))
+    assert library.load(tmp_path / 'moved.npz').record['sha256'] != digest
+
+
+def published(dim=5, seed=0, suffix=''):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(dim, dim))
+    return {f'mu{suffix}': rng.normal(size=dim), f'sigma{suffix}': root @ root.T}
+
+
+def test_pytorch_fid_statistics(tmp_path):
+    arrays = published()
+    np.savez(tmp_path / 'fid.npz', **arrays)
+    for path in (tmp_path / 'fid.npz', str(tmp_path / 'fid.npz')):
+        reference = library.load(path, Linear())  # which says nothing of its weights
+        np.testing.assert_array_equal(reference.pooled.mu, arrays['mu'])
+        np.testing.assert_array_equal(reference.pooled.sigma, arrays['sigma'])
+        assert reference.spatial is None
+        assert reference.features is None
+        assert reference.record['file'] == 'fid.npz'
+        assert len(reference.record['sha256']) == 64
+
+
+def test_adm_reference_batches(tmp_path):
+    arrays = published() | published(7, 1, '_s') | {'arr_0': pixels()}
+    np.savez_compressed(tmp_path / 'adm.npz', **arrays)
+    reference = library.load(tmp_path / 'adm.npz')
+    np.testing.assert_array_equal(reference.pooled.mu, arrays['mu'])
+    np.testing.assert_array_equal(reference.pooled.sigma, arrays['sigma'])
+    np.testing.assert_array_equal(reference.spatial.mu, arrays['mu_s'])
+    np.testing.assert_array_equal(reference.spatial.sigma, arrays['sigma_s'])
+    assert reference.features is None
+
+
+@pytest.mark.parametrize('dim', [1, 5])
+@pytest.mark.parametrize('shape', [(-1,), (1, -1)])
+def test_statistics_in_float32(tmp_path, shape, dim):
+    arrays = {name: array.astype(np.float32) for name, array in published(dim).items()}
+    np.savez(tmp_path / 'fid.npz', mu=arrays['mu'].reshape(shape), sigma=arrays['sigma'])
+    pooled = library.load(tmp_path / 'fid.npz').pooled
+    assert pooled.mu.shape == (dim,)
+    assert pooled.mu.dtype == pooled.sigma.dtype == np.float64
+    np.testing.assert_array_equal(pooled.mu, arrays['mu'])
+    np.testing.assert_array_equal(pooled.sigma, arrays['sigma'])
+
+
+def test_has_statistics(tmp_path):
+    np.savez(tmp_path / 'with.npz', arr_0=pixels(), **published())
+    np.savez(tmp_path / 'without.npz', arr_0=pixels())
+    assert library.has_statistics(tmp_path / 'with.npz')
+    assert not library.has_statistics(tmp_path / 'without.npz')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'mu': None}, "no 'mu' and 'sigma'"),
+        ({'sigma': None}, "no 'mu' and 'sigma'"),
+        ({'sigma_s': None}, "no 'mu_s' and 'sigma_s'"),
+        ({'mu': None, 'sigma': None, 'arr_0': pixels()}, "no 'mu' and 'sigma'"),
+        ({'mu': np.zeros(4)}, '(5, 5)'),
+        ({'sigma': np.eye(6)}, '(6, 6)'),
+        ({'sigma': np.ones(5)}, '(5,)'),
+        ({'sigma': np.ones((5, 4))}, '(5, 4)'),
+        ({'sigma': np.ones((1, 25))}, '(1, 25)'),
+        ({'sigma_s': np.eye(6)}, 'sigma_s'),
+        ({'mu': np.array([{}] * 5)}, 'damaged'),
+    ],
+)
+def test_files_without_sound_statistics(tmp_path, changes, told):
+    arrays = published() | published(7, 1, '_s') | changes
+    path = tmp_path / 'statistics.npz'
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    message = user_error(library.load, path)
+    assert str(path) in message
+    assert told in message
+
+
+def test_missing_and_damaged_files(tmp_path):
+    path = tmp_path / 'statistics.npz'
+    assert str(path) in user_error(library.load, path)
+    np.savez(path, **published(50))
+    sound = path.read_bytes()
+    wrong = sound[:5000] + bytes([sound[5000] ^ 0x55]) + sound[5001:]
+    for bad in (b'', b'no archive', sound[:1000], sound[:-1], wrong):
+        path.write_bytes(bad)
+        assert str(path) in user_error(library.load, path)
+
+
+def test_damaged_compressed_files(tmp_path):
+    path = tmp_path / 'statistics.npz'
+    np.savez_compressed(path, **published(50))
+    sound = path.read_bytes()
+    for place in range(300, 10_000, 500):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x55]) + sound[place + 1 :])
+        assert str(path) in user_error(library.load, path)
+
+
+def test_files_of_another_kind(tmp_path):
+    np.save(tmp_path / 'array.npy', np.zeros(5))
+    (tmp_path / 'folder').mkdir()
+    for name in ('array.npy', 'folder'):
+        assert str(tmp_path / name) in user_error(library.load, tmp_path / name)
+
+
+def test_other_weights_are_refused(tmp_path):
+    path = tmp_path / 'reference.npz'
+    compute(path)
+    library.load(path, Linear())
+    for other, word in (
+        (Linear(sha256='cd' * 32), 'cdcdcdcdcdcd'),
+        (Linear(name='other'), 'other'),
+    ):
+        message = user_error(library.load, path, other)
+        assert str(path) in message
+        assert 'reference_stats.py' in message
+        assert f'than the samples ({word})' in message

@@ -1,0 +1,133 @@
+"""Ablations: every expectation can fail, rows are grouped rightly, the command at toy size."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from support import ROOT, experiment, tiny_arguments, toy_instead_of_networks
+
+from cfg_jax.metrics.features import classifier
+
+ablation_rows = experiment('ablation_rows')
+ablation_table = experiment('ablation_table')
+Relation, Row = ablation_rows.Relation, ablation_rows.Row
+
+
+def scores(fid, agreement=0.5, se=1.0):
+    return {'fid': fid, 'fid_se': se, 'is': 5.0, 'class_agreement': agreement, 'count': 100}
+
+
+@pytest.mark.parametrize(
+    ('fid', 'sign', 'holds'),
+    [
+        (20.0, '>', True),
+        (20.0, '<', False),
+        (5.0, '<', True),
+        (5.0, '>', False),
+        (12.0, '>', None),  # the difference has an error of sqrt(2)
+        (9.0, '<', None),
+        (12.0, '~', True),
+        (20.0, '~', False),
+        (5.0, '~', False),
+    ],
+)
+def test_a_relation_holds_fails_or_is_undecided(fid, sign, holds):
+    rows = {'a': scores(fid), 'b': scores(10.0)}
+    assert ablation_table.judge(Relation('fid', sign, 'b'), rows['a'], rows) is holds
+
+
+@pytest.mark.parametrize(('share', 'holds'), [(0.1, True), (0.16, True), (0.25, False)])
+def test_agreement_with_chance(share, holds):
+    """The standard error of a share of 0.16 among 100 is 0.037."""
+    relation = Relation('class_agreement', '~', 0.1)
+    assert ablation_table.judge(relation, scores(1.0, share), {}) is holds
+
+
+def test_an_agreement_of_one_has_an_error():
+    rows = {'a': scores(1.0, 1.0), 'b': scores(1.0, 0.98)}
+    relation = Relation('class_agreement', '>', 'b')
+    assert ablation_table.judge(relation, rows['a'], rows) is None
+
+
+def test_verdicts_name_what_failed():
+    rows = {'a': scores(20.0, 0.9), 'b': scores(10.0, 0.2)}
+    more, less = Relation('fid', '>', 'b'), Relation('class_agreement', '<', 'b')
+    row = Row('a', 'words', (more,), w=1.0)
+    assert ablation_table.verdict(row, rows) == 'as expected'
+    row = Row('a', 'words', (more, less), w=1.0)
+    assert ablation_table.verdict(row, rows) == ('not as expected: no class agreement < that of b')
+    rows['a']['fid'] = 11.0
+    row = Row('a', 'words', (more,), w=1.0)
+    assert ablation_table.verdict(row, rows) == 'undecided: FID > that of b'
+
+
+def test_rows_refer_to_rows():
+    names = [row.name for row in ablation_rows.ROWS]
+    assert len(set(names)) == len(names)
+    for row in ablation_rows.ROWS:
+        assert row.relations, row.name
+        for relation in row.relations:
+            if isinstance(relation.other, str):
+                assert relation.other in names
+                assert relation.other != row.name
+
+
+def test_groups_share_a_sampler(tiny_config):
+    groups = list(ablation_rows.groups())
+    assert sorted(row.name for group in groups for row in group.rows) == sorted(
+        row.name for row in ablation_rows.ROWS
+    )
+    assert len({group.slug() for group in groups}) == len(groups)
+    plain = groups[0].config(tiny_config)
+    assert plain.sweep.w == (-1.0, -0.5, 0.0, 0.5, 1.0, 4.0, 100.0)
+    unclipped = next(group for group in groups if group.slug() == 'p0.1-clip-False')
+    config = unclipped.config(tiny_config)
+    assert (config.sampling.clip, config.sweep.w) == (False, (1.0, 100.0))
+    assert tiny_config.sampling.clip
+
+
+def test_noise_in_the_place_of_the_unconditional_prediction():
+    """eps~ - (1 + w) eps is -w times noise: standard normal, the image's own, fresh each level."""
+    rule = ablation_rows.NoiseForUnconditional(lambda params, z, logsnr, label: z * params, 10)
+    keys = jax.random.split(jax.random.key(0), 500)
+    z, label = jnp.ones((500, 4, 4, 1)), jnp.zeros(500, jnp.int32)
+    w = jnp.full(500, 3.0)
+    eps_fn = rule.guided(2.0, label, w, keys).eps_fn
+    noise = [np.asarray((4 * 2.0 - eps_fn(z, jnp.float32(level))) / 3) for level in (0.5, 0.6)]
+    for each in noise:
+        assert abs(each.mean()) < 5 / np.sqrt(each.size)
+        assert abs(each.std() - 1) < 5 / np.sqrt(2 * each.size)
+    assert abs(np.mean(noise[0] * noise[1])) < 5 / np.sqrt(noise[0].size)
+    some = rule.guided(2.0, label[7:9], w[7:9], keys[7:9]).eps_fn
+    np.testing.assert_array_equal(some(z[7:9], 0.5), eps_fn(z, jnp.float32(0.5))[7:9])
+
+
+@pytest.mark.skipif(
+    not os.environ.get('CFG_JAX_SLOW'),
+    reason='half a minute; CFG_JAX_SLOW=1 pytest tests/experiments/test_ablations.py runs it',
+)
+def test_command_writes_every_row(tmp_path, monkeypatch, capsys):
+    rows = [ablation_rows.ROWS[i] for i in (2, 4, 9)] + [ablation_rows.ROWS[-1]]
+    rows[1] = rows[1]._replace(relations=(Relation('is', '>', 'w = 0'),))
+    rows[2] = rows[2]._replace(relations=(Relation('fid', '>', 'w = 0'),))
+    rows[3] = rows[3]._replace(relations=(Relation('fid', '>', 'w = 0'),))
+    monkeypatch.setattr(ablation_rows, 'ROWS', tuple(rows))
+    monkeypatch.setattr(classifier, '_EPOCHS', 20)
+    monkeypatch.chdir(ROOT)
+    with toy_instead_of_networks():
+        experiment('ablations').main([f'--root={tmp_path}/a', *tiny_arguments()])
+    results = json.loads((tmp_path / 'a' / 'ablations' / 'results.json').read_text())
+    assert [row['name'] for row in results['rows']] == [row.name for row in rows]
+    for row in results['rows']:
+        assert row['expected']
+        assert row['verdict'].startswith(('as expected', 'not as expected', 'undecided'))
+    table = (tmp_path / 'a' / 'ablations' / 'table.md').read_text()
+    assert table in capsys.readouterr().out
+    for row in rows:
+        assert f'| {row.name} |' in table
+    assert Image.open(tmp_path / 'a' / 'ablations' / 'ablations.png').width > 800
+    assert {p.name for p in (tmp_path / 'a').glob('p_uncond_*')} == {'p_uncond_0.1', 'p_uncond_0.5'}

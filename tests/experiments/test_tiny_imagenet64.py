@@ -1,0 +1,304 @@
+"""The real-images experiment on made-up images, with toys for networks and instruments."""
+
+import io
+import json
+import os
+import re
+import time
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from support import (
+    ROOT,
+    checkpoint_arrays,
+    experiment,
+    make_tiny_config,
+    run_here,
+    toy_instead_of_networks,
+    user_error,
+)
+
+from cfg_jax.data import sources
+from cfg_jax.metrics.features import Features
+
+COMMAND = 'experiments/tiny_imagenet64.py'
+CLASSES = ('n00000001', 'n02099601', 'n00000003')
+ALL_PARTS = 'sweep,steps,p_uncond,T,rules,classifier'
+
+
+class Blobs(tfds.core.GeneratorBasedBuilder):
+    """Noise in the colour of its class: 48 images to train on, 24 to validate."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES: ClassVar = {'1.0.0': 'made up'}
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(
+            {
+                'image': tfds.features.Image(shape=(8, 8, 3)),
+                'label': tfds.features.ClassLabel(names=list(CLASSES)),
+            }
+        )
+        return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {'train': self._generate_examples(48), 'validation': self._generate_examples(24)}
+
+    def _generate_examples(self, count):
+        rng = np.random.default_rng(count)
+        for i in range(count):
+            pixels = rng.integers(0, 100, (8, 8, 3))
+            pixels[..., i % 3] += 120
+            png = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(png, 'PNG')
+            yield i, {'image': png.getvalue(), 'label': i % 3}
+
+
+class Colours:
+    """In the place of the Inception: six numbers of an image, and a small map."""
+
+    name, distance, params, logits_are_labels, chunk = 'colours', 'FD-768', (), False, 64
+
+    def apply(self, params, images):
+        x = images.astype(np.float32) / 255.0
+        pooled = jnp.concatenate([x.mean(axis=(1, 2)), x.std(axis=(1, 2))], axis=-1)
+        return Features(pooled, None, x[:, ::4, ::4].reshape(len(x), -1))
+
+    def provenance(self):
+        return {'name': self.name, 'sha256': 64 * '0', 'distance': self.distance}
+
+
+class Instruments(Colours):
+    """In the place of both: two classes more than the data set's."""
+
+    logits_are_labels = True
+    inception = Colours()
+
+    def apply(self, params, images):
+        found = super().apply(params, images)
+        colours = 20.0 * found.pooled[:, :3]
+        return found._replace(logits=jnp.concatenate([colours, 0.5 * colours[:, :2]], axis=-1))
+
+
+def arguments(data, root, *more):
+    return (
+        f'--data={data}',
+        '--inception=made_up.npz',
+        '--googlenet=made_up.npz',
+        f'--root={root}',
+        '--preset=toy',
+        '--real=20',
+        '--config.data.image_size=8',
+        '--config.sampling.num_steps=4',
+        '--config.sweep.num_samples=30',
+        '--config.sweep.w=(0.0,0.3,4.0)',
+        '--w=0.3,4',
+        *more,
+    )
+
+
+@pytest.fixture(scope='module')
+def blobs(tmp_path_factory):
+    """The directory of the prepared images."""
+    builder = Blobs(data_dir=tmp_path_factory.mktemp('blobs'))
+    tfds.disable_progress_bar()
+    sources.prepare(builder)
+    return builder.data_path
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Toys for networks and instruments."""
+    patch_instruments(monkeypatch)
+    with toy_instead_of_networks():
+        yield
+
+
+def patch_instruments(patch):
+    patch.setattr(experiment('real_extractor'), 'load', lambda *args: Instruments())
+
+
+@pytest.fixture(scope='module')
+def root(blobs, tmp_path_factory):
+    """Every part, at toy size, with one of each kind."""
+    if not os.environ.get('CFG_JAX_SLOW'):
+        pytest.skip('minutes; CFG_JAX_SLOW=1 pytest tests/test_tiny_imagenet64.py runs it')
+    root = tmp_path_factory.mktemp('real') / 'root'
+    real_parts = experiment('real_parts')
+    with pytest.MonkeyPatch.context() as patch, toy_instead_of_networks():
+        patch_instruments(patch)
+        patch.setattr(real_parts, 'INTERVALS', ((0.28, 2.9),))
+        patch.setattr(real_parts, 'RADII', (2.2,))
+        patch.setattr(real_parts, 'P_UNCOND', (0.1, 0.5))
+        patch.chdir(ROOT)
+        weights = root.parent / 'weights.npz'
+        more = (f'--parts={ALL_PARTS}', f'--weights_out={weights}')
+        experiment('tiny_imagenet64').main(arguments(blobs, root, *more))
+    return root
+
+
+def results_of(root):
+    return json.loads((root / 'results' / 'results.json').read_text())
+
+
+def test_one_command_leaves_everything(root):
+    out = root / 'results'
+    pictures = {'tradeoff', 'loss', 'one_class', 'classes', *ALL_PARTS.split(',')} - {'sweep'}
+    for name in pictures:
+        assert min(Image.open(out / f'{name}.png').size) > 200, name
+    results = results_of(root)
+    assert results['checkpoint_step'] == 24
+    assert results['training']['images'] == 24 * 16
+    assert results['training']['seconds'] > 0
+    assert results['convention'].startswith('eps = (1 + w) eps_cond')
+    assert results['names']['is'] == 'IS (GoogLeNet)'
+    assert 'versions' in results
+    command = (out / 'command.txt').read_text()
+    assert command.startswith('python experiments/tiny_imagenet64.py --data=')
+    assert '\njax ' in command
+    lines = (out / 'table.md').read_text().splitlines()
+    assert not [line for line in lines if line.startswith('|') and re.search(r'\bFID\b', line)]
+
+
+def test_curves(root):
+    results = results_of(root)
+    curves, parts = results['curves'], results['parts']
+    assert parts['sweep'] == ['T4']
+    assert parts['steps'] == ['T8', 'T2', 'ddim-T2']
+    assert parts['T'] == ['T2', 'T4', 'T8']
+    assert parts['p_uncond'] == ['T4', 'p_uncond_0.5']
+    assert len(parts['rules']) == 1 + 1 + 1 + 2
+    assert len(parts['classifier']) == 3
+    for slug, curve in curves.items():
+        for row in curve['rows']:
+            assert np.isfinite([row['fd768'], row['is'], row['class_agreement']]).all(), slug
+            assert {'fd768_validation', 'sfid_validation', 'precision', 'fd768_se'} <= row.keys()
+    assert [row['w'] for row in curves['T4']['rows']] == [0.0, 0.3, 4.0]
+    assert [row['network_passes'] for row in curves['T4']['rows']] == [4, 8, 8]
+    assert [row['w'] for row in curves['untrained']['rows']] == [0.0]
+    assert curves['p_uncond_0.5']['config']['p_uncond'] == 0.5
+    assert curves['autoguidance_small']['autoguidance']['checkpoint_step'] == 3
+    assert curves['autoguidance_earlier']['autoguidance']['checkpoint_step'] == 8
+    noise = abs(curves['seed']['rows'][0]['fd768'] - curves['T4']['rows'][0]['fd768'])
+    assert noise > 0
+
+
+def test_the_floor_is_of_real_images(root):
+    train, validation = results_of(root)['floor']
+    assert (train['images'], train['against'], train['num_images']) == ('train', 'validation', 30)
+    assert (validation['images'], validation['num_images']) == ('validation', 24)
+    worst = results_of(root)['curves']['untrained']['rows'][0]
+    for row in (train, validation):
+        assert row['class_agreement'] == 1.0
+        assert row['fd768'] < 0.1 * worst['fd768']
+
+
+def test_table(root):
+    table = (root / 'results' / 'table.md').read_text()
+    assert '| w | network passes | FD-768 | sFID | FD-768, validation |' in table
+    assert '| IS (GoogLeNet) | class agreement (GoogLeNet) |' in table
+    assert '| real, validation | 24 | train |' in table
+    assert '| untrained network, w = 0 | 30 | train |' in table
+    assert table.count('\n## ') == 7
+
+
+def test_claims_are_judged_and_name_their_scores(root):
+    verdicts = json.loads((root / 'results' / 'claims.json').read_text())
+    claims = ' '.join(verdict['claim'] for verdict in verdicts)
+    assert 'IS (GoogLeNet) rises with w (p_uncond = 0.1, T = 4)' in claims
+    assert 'more sampling steps improve the best FD-768' in claims
+    assert 'p_uncond 0.1 and 0.2 agree' in claims
+    assert ' FID ' not in claims
+
+
+def test_again_costs_nothing(root, blobs, toys, capsys):
+    before = results_of(root)
+    status, out, err = run_here(capsys, COMMAND, *arguments(blobs, root, '--minutes=0'))
+    assert (status, err) == (0, [])
+    assert not [line for line in out if 'images/s' in line]
+    assert results_of(root)['curves'] == before['curves']
+
+
+def test_weights_travel_in_half_precision(root, blobs, toys, tmp_path, capsys):
+    weights = root.parent / 'weights.npz'
+    more = ('--minutes=0', f'--weights_in={weights}', '--parts=T')
+    status, _, err = run_here(capsys, COMMAND, *arguments(blobs, tmp_path / 'other', *more))
+    assert (status, err) == (0, [])
+    before = checkpoint_arrays(root / 'model', 24)
+    after = checkpoint_arrays(tmp_path / 'other' / 'model', 24)
+    assert before.keys() == after.keys()
+    for name, values in after.items():
+        if name.startswith("['ema_params']"):
+            np.testing.assert_allclose(values, before[name], rtol=1e-3, atol=1e-6)
+            np.testing.assert_array_equal(values, after[name.replace('ema_params', 'params')])
+    assert after["['step']"] == 24
+    metrics = (root / 'model' / 'metrics.jsonl').read_text()
+    assert (tmp_path / 'other' / 'model' / 'metrics.jsonl').read_text() == metrics
+    status, _, err = run_here(
+        capsys, COMMAND, *arguments(blobs, tmp_path / 'none', f'--weights_in={tmp_path}/none.npz')
+    )
+    assert status == 2
+    assert 'no weights at' in err[0]
+
+
+def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_networks):
+    real_training = experiment('real_training')
+    config = make_tiny_config(train__steps=100_000, train__checkpoint_every=100_000)
+    lines = []
+    start = time.monotonic()
+    budget = real_training.Budget(3 / 60)
+    assert not real_training.train(config, tmp_path / 'run', budget, lines.append)
+    assert 2 < time.monotonic() - start < 60
+    assert 'the minutes are spent' in lines[-1]
+    (step,) = (int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir())
+    assert f'step {step}' in lines[-1]
+    config.train.steps = step + 3
+    assert real_training.train(config, tmp_path / 'run', real_training.Budget(5), lines.append)
+    assert any(f'resuming from step {step}' in line for line in lines)
+    assert not real_training.train(config, tmp_path / 'run', real_training.Budget(0), lines.append)
+
+
+@pytest.mark.parametrize(
+    ('argument', 'words'),
+    [
+        ('--parts=sweep,tea', 'got tea'),
+        ('--parts=,', 'got none'),
+        ('--minutes=-1', '--minutes is a number of at least 0'),
+        ('--data=/nowhere/1.0.0', 'holds no prepared TFDS data set'),
+        ('--config.sweep.num_samples=3', 'sweep.num_samples=3: precision and recall need'),
+        ('--real=2', '--real=2: precision and recall need at least 4'),
+        ('--real=30', "has no split 'validation[:30]'"),
+        ('--label=3', '--label=3 is no class; there are 0..2'),
+        ('--config=configs/none.py', "no config file 'configs/none.py'"),
+        ('--widht=3', 'unrecognized arguments'),
+    ],
+)
+def test_mistakes(argument, words, root, blobs, toys, capsys):
+    more = ('--minutes=0', argument)
+    status, _, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
+    assert status == 2
+    assert len(err) == 1
+    assert words in err[0]
+
+
+def test_missing_weights_end_in_one_line(blobs, tmp_path, capsys):
+    status, _, err = run_here(capsys, COMMAND, *arguments(blobs, tmp_path / 'root'))
+    assert status == 2
+    assert 'no GoogLeNet weights at made_up.npz' in err[0]
+    load = experiment('googlenet').load
+    assert 'no GoogLeNet weights' in user_error(load, tmp_path)
+    assert not (tmp_path / 'root').exists()
+
+
+def test_share_of_levels_inside_an_interval():
+    real_parts = experiment('real_parts')
+    config = make_tiny_config(sampling__num_steps=101)
+    assert real_parts.share_inside(config, 0.0, np.inf) == 1.0
+    assert real_parts.share_inside(config, 1.0, 1.0) == 0.0
+    # The cosine schedule is uniform in arctan(s): s in (1, tan(3 pi / 8)] is a quarter of it.
+    share = real_parts.share_inside(config, 1.0, float(np.tan(3 * np.pi / 8)))
+    assert share == pytest.approx(0.25, abs=0.011)

@@ -1,0 +1,101 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cfg_jax import files
+from cfg_jax.data import pipeline
+from cfg_jax.metrics.features import classifier
+
+
+def never(line):
+    raise AssertionError(f'should not have worked: {line}')
+
+
+@pytest.fixture
+def kept(swept_workdir, tmp_path):
+    """A copy of the classifier that the tiny sweep trained."""
+    return shutil.copytree(swept_workdir / 'classifier', tmp_path / 'classifier')
+
+
+@pytest.fixture
+def loaded(tiny_config, kept):
+    return classifier.load_or_train(tiny_config, kept, never)
+
+
+def test_every_training_gives_the_same_weights(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, '_EPOCHS', 5)
+    lines = []
+    for name in ('first', 'second'):
+        classifier.load_or_train(tiny_config, tmp_path / name, lines.append)
+    first, second = (
+        files.sha256_of_arrays(files.read_npz(tmp_path / name / 'weights.npz'))
+        for name in ('first', 'second')
+    )
+    assert first == second
+    assert len(lines) == 4
+    records = [(tmp_path / name / 'classifier.json').read_bytes() for name in ('first', 'second')]
+    assert records[0] == records[1]
+
+
+def test_provenance(kept, loaded):
+    record = loaded.provenance()
+    assert record == json.loads((kept / 'classifier.json').read_text())
+    assert record['name'] == 'classifier'
+    assert 'digits train' in record['trained_on']
+    assert '80' in record['trained_on']
+    assert record['sha256'] == files.sha256_of_arrays(files.read_npz(kept / 'weights.npz'))
+    assert 0.95 <= record['held_out_accuracy'] <= 1.0
+
+
+def test_held_out_accuracy_is_of_images_it_never_saw(tiny_config, loaded):
+    batches = list(pipeline.one_epoch(tiny_config.data, 'train[80%:]', 512))
+    x = np.concatenate([batch['image'] for batch in batches])
+    labels = np.concatenate([batch['label'] for batch in batches])
+    assert len(labels) == pytest.approx(1797 / 5, abs=1)
+    uint8 = np.rint((x + 1.0) * 127.5).astype(np.uint8)
+    logits = jax.jit(loaded.apply)(loaded.params, uint8).logits
+    accuracy = float(np.mean(np.argmax(logits, axis=-1) == labels))
+    assert accuracy == pytest.approx(loaded.provenance()['held_out_accuracy'], abs=1e-6)
+
+
+def test_features(loaded):
+    x = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    features = loaded.apply(loaded.params, x)
+    assert features.pooled.shape == (5, 48)
+    assert features.logits.shape == (5, 10)
+    assert loaded.logits_are_labels
+    alone = loaded.apply(loaded.params, x[2:3])
+    np.testing.assert_allclose(alone.pooled[0], features.pooled[2], rtol=1e-4, atol=1e-5)
+
+
+def test_is_kept_and_used_again(tiny_config, kept):
+    before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    loaded = classifier.load_or_train(tiny_config, kept, never)
+    arrays = {
+        '/'.join(key.key for key in path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(loaded.params)
+    }
+    assert files.sha256_of_arrays(arrays) == loaded.provenance()['sha256']
+    assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == before
+
+
+def test_half_written_is_trained_again(tiny_config, kept, monkeypatch):
+    """Killed between the two files: weights without the record that comes last."""
+    (kept / 'classifier.json').unlink()
+    params = classifier._unflatten(files.read_npz(kept / 'weights.npz'))
+    monkeypatch.setattr(classifier, 'train', lambda config_data: (params, 0.99))
+    lines = []
+    again = classifier.load_or_train(tiny_config, kept, lines.append)
+    assert again.provenance()['held_out_accuracy'] == 0.99
+    assert lines
+
+
+def test_a_slice_of_a_split_has_its_own_held_out_part(tiny_config, monkeypatch):
+    """data.split may be a slice, such as 'train[:200]'."""
+    monkeypatch.setattr(classifier, '_EPOCHS', 1)
+    tiny_config.data.split = 'train[:200]'
+    _, accuracy = classifier.train(tiny_config.data)
+    assert accuracy * 40 == pytest.approx(round(accuracy * 40), abs=1e-4)

@@ -1,0 +1,86 @@
+"""The choice of a kernel, what cuDNN's is given, and what is counted of it."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfg_jax.models import attention
+from cfg_jax.perf import cost
+
+
+def gpu(capability='9.0', platform_version='PJRT C API\ncuda 12090'):
+    client = types.SimpleNamespace(platform_version=platform_version)
+    return types.SimpleNamespace(platform='gpu', client=client, compute_capability=capability)
+
+
+@pytest.mark.parametrize(
+    ('device', 'dtype', 'channels', 'expected'),
+    [
+        (gpu(), jnp.bfloat16, 64, True),
+        (gpu('8.0'), jnp.bfloat16, 128, True),
+        (gpu('10.3'), jnp.bfloat16, 64, True),
+        (gpu('7.5'), jnp.bfloat16, 64, False),
+        (gpu(platform_version='rocm 60400'), jnp.bfloat16, 64, False),
+        (gpu(), jnp.float32, 64, False),
+        (gpu(), jnp.bfloat16, 256, False),
+        (gpu(), jnp.bfloat16, 20, False),
+        (types.SimpleNamespace(platform='tpu'), jnp.bfloat16, 64, False),
+    ],
+)
+def test_where_the_flash_kernel_is(monkeypatch, device, dtype, channels, expected):
+    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
+    assert attention.has_flash_kernel(jnp.zeros((), dtype).dtype, channels) == expected
+
+
+def test_xla_computes_the_formula():
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 5, 3, 4)).astype(np.float32)
+    weights = np.exp(np.einsum('bthc,bshc->bhts', q, k) / 2.0)
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.einsum('bhts,bshc->bthc', weights, v)
+    for kernel in attention.KERNELS:  # both are XLA's on this machine
+        np.testing.assert_allclose(attention.attend(q, k, v, kernel), expected, atol=1e-5)
+
+
+class TestFlash:
+    """Lowered for CUDA here, with the checks of the machine answered for it."""
+
+    q = jax.ShapeDtypeStruct((2, 16, 3, 8), jnp.bfloat16)
+
+    @pytest.fixture(autouse=True)
+    def a_gpu_with_cudnn(self, monkeypatch):
+        cudnn = 'jax._src.cudnn.fused_attention_stablehlo'
+        monkeypatch.setattr(f'{cudnn}.check_cudnn_version', lambda: 91000)
+        monkeypatch.setattr(f'{cudnn}.check_compute_capability', lambda capability: True)
+        monkeypatch.setattr(f'{cudnn}.is_cuda_compute_capability_equal', lambda capability: False)
+        monkeypatch.setattr(attention, 'has_flash_kernel', lambda dtype, channels: True)
+
+    def test_both_directions_and_labels_in_pairs_are_lowered_to_it(self):
+        def attend(q):
+            return attention.attend(q, q, q, 'auto').astype(jnp.float32)
+
+        pairs = jax.ShapeDtypeStruct((2, *self.q.shape), self.q.dtype)
+        for function, argument, backward in (
+            (attend, self.q, False),
+            (jax.grad(lambda q: attend(q).sum()), self.q, True),
+            (jax.vmap(attend), pairs, False),
+        ):
+            text = jax.jit(function).trace(argument).lower(lowering_platforms=('cuda',)).as_text()
+            assert '__cudnn$fmhaSoftmax' in text
+            assert ('__cudnn$fmhaSoftmaxBackward' in text) == backward
+
+    def test_its_operations_are_counted_as_those_of_xla(self):
+        def attend(kernel, q):
+            return attention.attend(q, q, q, kernel)
+
+        def loss(kernel, q):
+            return attend(kernel, q).astype(jnp.float32).sum()
+
+        forward = 4 * 2 * 16 * 16 * 3 * 8
+        for kernel in attention.KERNELS:
+            gradient = jax.grad(functools.partial(loss, kernel))
+            assert cost.count_flops(functools.partial(attend, kernel), self.q) == forward
+            assert cost.count_flops(gradient, self.q) == 3 * forward

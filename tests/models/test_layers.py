@@ -1,0 +1,79 @@
+"""Blocks against float64 NumPy, and those that compute something simple in a quicker way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy_blocks import (
+    assert_close,
+    attention64,
+    compiled,
+    logsnr_embedding64,
+    randomised,
+    res_block64,
+    to_float64,
+)
+
+from cfg_jax.models import layers
+from cfg_jax.perf import cost
+
+
+def test_logsnr_embedding_formula():
+    logsnr = np.float32([-20, -3, -0.1, 0, 2, 7, 20])
+    expected = logsnr_embedding64(logsnr, 10)
+    actual = layers.logsnr_embedding(jnp.asarray(logsnr), 10)
+    assert actual.shape == (7, 10)
+    assert actual.dtype == jnp.float32
+    # Angles reach t = 1000, where float32 numbers lie 6e-5 apart; at logsnr 7 and 20 t < 20.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(actual[5:], expected[5:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('direction', 'features', 'scale_shift_norm'),
+    [(None, 8, True), (None, 12, True), ('up', 8, True), ('down', 8, True), (None, 12, False)],
+)
+def test_res_block_formula(direction, features, scale_shift_norm):
+    rng = np.random.default_rng(1)
+    h = rng.normal(size=(2, 4, 6, 8)).astype(np.float32)
+    emb = rng.normal(size=(2, 5)).astype(np.float32)
+    block = layers.ResBlock(features, 0.0, 4, scale_shift_norm, direction)
+    params = randomised(block, h, emb, train=False)
+    assert ('conv_skip' in params['params']) == (features != 8)
+    expected = res_block64(*to_float64((h, emb, params['params'])), scale_shift_norm, direction)
+    assert_close(compiled(block.apply)(params, h, emb, train=False), expected)
+
+
+def test_attention_block_formula():
+    h = np.random.default_rng(1).normal(size=(2, 3, 5, 12)).astype(np.float32)
+    block = layers.AttentionBlock(num_heads=3, groups=4)
+    params = randomised(block, h)
+    expected = attention64(*to_float64((h, params['params'])), heads=3)
+    assert_close(compiled(block.apply)(params, h), expected)
+
+
+@pytest.mark.parametrize('shape', [(2, 4, 3, 5), (1, 1, 1, 2)])
+def test_convolving_what_was_doubled(shape):
+    """Value and gradient of conv(upsample(h)), with 4 / 9 of the operations."""
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=shape).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, shape[-1], 7)).astype(np.float32)
+    params = {'params': {'kernel': kernel, 'bias': rng.normal(size=7).astype(np.float32)}}
+    weights = rng.normal(size=(shape[0], 2 * shape[1], 2 * shape[2], 7)).astype(np.float32)
+    plain, quick = (
+        layers.conv(7, 3, jnp.float32),
+        layers.conv_of_upsampled(7, jnp.float32, 'conv'),
+    )
+
+    def directly(params, h):
+        return plain.apply(params, layers.upsample(h))
+
+    np.testing.assert_allclose(quick.apply(params, h), directly(params, h), rtol=0, atol=1e-5)
+    ours, theirs = (
+        jax.grad(lambda params, h, f=f: jnp.sum(weights * f(params, h)), (0, 1))(params, h)
+        for f in (quick.apply, directly)
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+    flops = [cost.count_flops(f, params, h) for f in (quick.apply, directly)]
+    assert 9 * flops[0] == 4 * flops[1]

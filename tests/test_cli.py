@@ -1,0 +1,287 @@
+"""The command lines, as a user runs them."""
+
+import concurrent.futures
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import DIGITS, ROOT, checkpoint_steps, run_here, run_script, tiny_arguments
+
+from cfg_jax import trained
+from cfg_jax.data import images
+
+# torch_peer.py belongs to bench_peers.py and needs PyTorch.
+SCRIPTS = {path.name for path in (ROOT / 'scripts').glob('*.py')} - {'torch_peer.py'}
+OPTIONS = {
+    'train.py': ['--config', '--workdir', '--profile', '--coordinator', '--num_processes'],
+    'sweep.py': ['--workdir', '--w', '--num_samples', '--sampler', '--name', '--coordinator'],
+    'sample.py': ['--workdir', '--labels', '--w', '--seed', '--out'],
+    'describe.py': ['--config', '--images_per_second', '--accelerator', '--decode_rate'],
+    'prepare_data.py': ['--name', '--data_dir', '--manual_dir', '--resize'],
+    'bench_input.py': ['--config', '--workers', '--seconds'],
+    'bench_train.py': ['--config', '--batch_sizes', '--steps', '--rounds', '--input', '--out'],
+    'bench_sample.py': ['--config', '--w', '--rounds', '--features', '--workdir', '--out'],
+    'bench_peers.py': ['--peer', '--python', '--train_batch', '--sample_batch', '--repeats'],
+    'soak.py': ['--root', '--rounds', '--processes'],
+    'evaluate.py': ['SAMPLES', 'REFERENCE', '--inception', '--metrics', '--out'],
+    'reference_stats.py': ['--config', '--inception', '--out'],
+    'convert_inception.py': ['SOURCE', 'OUT', '--accept_unknown', 'fid_weights'],
+}
+
+# id: script, arguments ({...} filled in by `outcomes`), words that the error must hold.
+MISTAKES = {
+    'no_config_option': ('train.py --workdir={new}', ['--config']),
+    'no_workdir_option': ('train.py --config={digits}', ['--workdir']),
+    'no_such_config': (
+        'train.py --config=configs/digit.py --workdir={new}',
+        ['configs/digit.py', 'digits.py'],
+    ),
+    'misspelt_option': ('sweep.py --workdir={run} --num_sample=10', ['--num_sample=10', '--help']),
+    'misspelt_field': (
+        'train.py --config={digits} --workdir={new} --config.p_uncnd=0.2',
+        ["'p_uncnd'", "did you mean 'p_uncond'?"],
+    ),
+    'field_out_of_range': (
+        'train.py --config={digits} --workdir={new} --config.p_uncond=1.5',
+        ['p_uncond', '[0, 1]', '1.5'],
+    ),
+    'field_of_another_type': (
+        'train.py --config={digits} --workdir={new} --config.train.steps=many',
+        ['train.steps'],
+    ),
+    'image_size': (
+        'train.py --config={digits} --workdir={new} --config.data.image_size=9',
+        ['data.image_size=9', 'model.channel_mult'],
+    ),
+    'batch_over_devices': (
+        'train.py --config={digits} --workdir={new} --config.train.batch_size=10',
+        ['train.batch_size=10', '4 devices'],
+    ),
+    'unknown_data_set': (
+        'train.py --config={digits} --workdir={new} --config.data.name=digit',
+        ["'digit'", "did you mean 'digits'?"],
+    ),
+    'unprepared_data_set': (
+        'train.py --config={digits} --workdir={new} --config.data.name=mnist',
+        ['mnist', 'scripts/prepare_data.py --name=mnist'],
+    ),
+    'tfrecord': (
+        'train.py --config={digits} --workdir={new} --config.data.name={tfrecord}',
+        ['{tfrecord}', 'tfrecord', 'convert_format'],
+    ),
+    'wrong_classes': (
+        'train.py --config={digits} --workdir={new} --config.data.num_classes=7',
+        ['data.num_classes=7', '10 classes'],
+    ),
+    'train_into_foreign_directory': (
+        'train.py --config={digits} --workdir={foreign}',
+        ['{foreign}', 'not empty'],
+    ),
+    'train_into_a_file': ('train.py --config={digits} --workdir={foreign}/notes', ['is a file']),
+    'contradiction': (
+        'train.py --config={digits} --workdir={run} {tiny} --config.p_uncond=0.3',
+        ['{run}', 'p_uncond: 0.1 -> 0.3'],
+    ),
+    'missing_archives': (
+        'prepare_data.py --name=imagenet2012 --data_dir={empty} --manual_dir={empty}',
+        ['ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar', '{empty}', '--manual_dir'],
+    ),
+    'prepare_unknown': ('prepare_data.py --name=imagnet2012', ["did you mean 'imagenet2012"]),
+    'sweep_of_empty_directory': ('sweep.py --workdir={empty}', ['{empty}', 'scripts/train.py']),
+    'sweep_of_foreign_directory': ('sweep.py --workdir={foreign}', ['{foreign}']),
+    'sweep_without_checkpoint': ('sweep.py --workdir={young}', ['{young}', 'checkpoint']),
+    'sweep_negative_samples': (
+        'sweep.py --workdir={run} --num_samples=-5',
+        ['num_samples', '-5'],
+    ),
+    'sweep_w': ('sweep.py --workdir={run} --w=abc', ['--w', "'abc'", '0,0.1,0.5']),
+    'sweep_w_nan': ('sweep.py --workdir={run} --w=0,nan', ['--w', '0,nan']),
+    'sweep_sampler': ('sweep.py --workdir={run} --sampler=euler', ['euler', 'ancestral', 'ddim']),
+    'sweep_metric': ('sweep.py --workdir={run} --metrics=fud', ['fud', 'fid', 'precision']),
+    'sweep_without_weights': (
+        'sweep.py --workdir={run} --features=inception',
+        ['RGB', "'classifier'"],
+    ),
+    'sample_of_empty_directory': ('sample.py --workdir={empty} --labels=1', ['{empty}']),
+    'sample_of_missing_directory': ('sample.py --workdir={new} --labels=1', ['{new}']),
+    'sample_label': (
+        'sample.py --workdir={run} --labels=3,10',
+        ['label 10', '0..9'],
+    ),
+    'sample_labels': ('sample.py --workdir={run} --labels=three', ['--labels', "'three'"]),
+    'sample_w': ('sample.py --workdir={run} --labels=1,2,3 --w=1,2', ['--w', '3']),
+    'sample_seed': ('sample.py --workdir={run} --labels=1 --seed=-1', ['--seed', '-1']),
+    'sample_out': (
+        'sample.py --workdir={run} --labels=1 --out={empty}/no/grid.png',
+        ['{empty}/no/grid.png'],
+    ),
+    'accelerator': ('describe.py --config={digits} --accelerator=b900', ['a100', 'tpu-v4']),
+    'two_throughputs': (
+        'describe.py --config={digits} --accelerator=a100 --images_per_second=5',
+        ['--accelerator', '--images_per_second'],
+    ),
+    'images_per_second': (
+        'describe.py --config={digits} --images_per_second=-1',
+        ['--images_per_second', '-1'],
+    ),
+}
+
+
+# These run as a user runs them; 'batch_over_devices' needs four devices.
+IN_PROCESSES = (
+    'no_config_option',
+    'misspelt_field',
+    'batch_over_devices',
+    'tfrecord',
+    'sweep_without_checkpoint',
+    'sample_label',
+)
+
+
+def run_together(calls):
+    """Runs {id: (script, *arguments)} on two cores; returns {id: (status, stdout, stderr)}."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        jobs = {name: pool.submit(run_script, *call) for name, call in calls.items()}
+        return {name: job.result() for name, job in jobs.items()}
+
+
+@pytest.fixture(scope='module')
+def places(trained_workdir, digits_dir, tmp_path_factory):
+    """What the {...} of MISTAKES stand for."""
+    root = tmp_path_factory.mktemp('places')
+    (root / 'empty').mkdir()
+    (root / 'foreign').mkdir()
+    (root / 'foreign' / 'notes').write_text('mine')
+    young = shutil.copytree(trained_workdir, root / 'young')
+    for step in checkpoint_steps(young):
+        shutil.rmtree(young / 'checkpoints' / str(step))
+    tfrecord = shutil.copytree(digits_dir, root / 'tfrecord' / '1.0.0')
+    info = json.loads((tfrecord / 'dataset_info.json').read_text())
+    (tfrecord / 'dataset_info.json').write_text(json.dumps(info | {'fileFormat': 'tfrecord'}))
+    return {
+        'digits': DIGITS,
+        'tiny': ' '.join(tiny_arguments()).replace(', ', ','),
+        'new': root / 'new',
+        'empty': root / 'empty',
+        'foreign': root / 'foreign',
+        'young': young,
+        'run': trained_workdir,
+        'tfrecord': tfrecord,
+    }
+
+
+@pytest.fixture(scope='module')
+def outcomes(places):
+    """Mistakes made in processes of their own, as a user makes them; two at a time."""
+    flags = '--xla_force_host_platform_device_count=4'
+    return run_together(
+        {name: (flags, *MISTAKES[name][0].format(**places).split()) for name in IN_PROCESSES}
+    )
+
+
+@pytest.mark.parametrize('name', MISTAKES)
+def test_mistake_ends_in_one_line(outcomes, places, capfd, name):
+    if name in IN_PROCESSES:
+        status, stdout, stderr = outcomes[name]
+        stdout, lines = stdout.splitlines(), stderr.splitlines()
+    else:  # in this process: importing everything anew takes 5 s each time
+        script, *arguments = MISTAKES[name][0].format(**places).split()
+        status, stdout, lines = run_here(capfd, f'scripts/{script}', *arguments)
+    assert status == 2, lines
+    assert len(lines) == 1, lines
+    assert lines[0].startswith('error: ')
+    assert not any('Traceback' in line for line in stdout)
+    for word in MISTAKES[name][1]:
+        assert word.format(**places) in lines[0]
+
+
+def test_mistakes_leave_nothing_behind(outcomes, places):
+    """Runs after all of them."""
+    assert not places['new'].exists()
+    assert list(places['empty'].iterdir()) == []
+    assert [path.name for path in places['foreign'].iterdir()] == ['notes']
+    assert (places['foreign'] / 'notes').read_text() == 'mine'
+    assert not (places['run'] / 'sweep').exists()
+    config = json.loads((places['run'] / 'config.json').read_text())
+    assert config['p_uncond'] == 0.1
+
+
+def test_every_script_is_listed():
+    assert OPTIONS.keys() == SCRIPTS
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_help_of_every_script(capfd, name):
+    status, lines, errors = run_here(capfd, f'scripts/{name}', '--help')
+    stdout = '\n'.join(lines)
+    assert (status, errors) == (0, [])
+    assert f'usage: {name}' in stdout
+    assert f'python scripts/{name}' in stdout  # an example to copy
+    for option in OPTIONS[name]:
+        assert option in stdout
+
+
+@pytest.mark.parametrize(
+    ('name', 'parameters'), [('imagenet64', 295_900_035), ('imagenet128', 421_523_715)]
+)
+def test_describe(capfd, name, parameters):
+    status, lines, errors = run_here(
+        capfd,
+        'scripts/describe.py',
+        f'--config={ROOT}/configs/{name}.py',
+        '--images_per_second=100',
+    )
+    assert (status, errors) == (0, [])
+    described = json.loads('\n'.join(lines))
+    assert described['parameters'] == parameters
+    state = 4 * 4 * parameters  # parameters, EMA and two moments, float32
+    assert state <= described['state_bytes_per_device'] <= state + 64
+    days = described['training_images'] / 100 / 86400
+    assert described['device_days'] == pytest.approx(days)
+    forward = described['forward_gflop_per_image']
+    assert described['training_gflop_per_image'] == pytest.approx(3 * forward)
+
+
+def test_prepare_data(tmp_path):
+    arguments = ('', 'prepare_data.py', '--name=digits', f'--data_dir={tmp_path}')
+    status, stdout, stderr = run_script(*arguments)
+    assert status == 0, stderr
+    assert f'digits is prepared in {tmp_path}/digits/1.0.0' in stdout
+    status, stdout, _ = run_script(*arguments)
+    assert status == 0
+    assert 'already prepared' in stdout
+
+
+def test_sample_draws_the_images_of_the_library(trained_workdir, tmp_path):
+    out = tmp_path / 'grid.png'
+    status, stdout, stderr = run_script(
+        '',
+        'sample.py',
+        f'--workdir={trained_workdir}',
+        '--labels=3,3,7',
+        '--w=0,1,2',
+        '--seed=5',
+        f'--out={out}',
+    )
+    assert status == 0, stderr
+    assert str(out) in stdout
+    drawn = np.asarray(Image.open(out))
+    x = trained.TrainedModel(trained_workdir).generate(5, [0, 1, 2], [3, 3, 7], [0.0, 1.0, 2.0])
+    picture = images.grid(np.asarray(images.to_uint8(x)), 2)[..., 0]
+    factor = drawn.shape[0] // picture.shape[0]
+    assert factor > 1
+    assert np.abs(drawn[::factor, ::factor].astype(int) - picture).max() <= 1
+
+
+def test_quickstart_goes_on_from_a_trained_run(swept_workdir, tmp_path):
+    workdir = shutil.copytree(swept_workdir, tmp_path / 'run')
+    command = ['../experiments/quickstart.py', f'--workdir={workdir}', *tiny_arguments()]
+    status, stdout, stderr = run_script('', *command)
+    assert status == 0, stderr
+    assert 'already trained to step 6' in stdout
+    (directory,) = [path for path in (workdir / 'sweep').iterdir() if path.name != 'tiny']
+    assert (directory / 'table.md').read_text() in stdout
+    tiny = json.loads((workdir / 'sweep' / 'tiny' / 'results.json').read_text())
+    assert json.loads((directory / 'results.json').read_text())['rows'] == tiny['rows']

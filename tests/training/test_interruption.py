@@ -1,0 +1,88 @@
+"""Killed without warning, anywhere, and started again: the same end, bit for bit."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+from support import (
+    checkpoint_hash,
+    checkpoint_steps,
+    make_tiny_config,
+    run_script,
+    start_script,
+    tiny_arguments,
+)
+
+from cfg_jax.training import (
+    loop,
+    writers,
+)
+
+LAST = 12
+# Saving at every second step, so that a kill often strikes in the middle of it.
+CHANGES = {
+    'train__steps': LAST,
+    'train__log_every': 1,
+    'train__checkpoint_every': 2,
+    'train__sample_every': LAST,
+}
+
+
+def kill_after(seconds, awaited, *command):
+    """Starts a script, kills it so long after a line that begins with `awaited`.
+
+    Returns the exit status: -9, or 0 where a fast machine was done before.
+    """
+    process = start_script('', *command)
+    if any(line.startswith(awaited) for line in process.stdout):
+        time.sleep(seconds)
+        process.kill()
+    _, stderr = process.communicate()
+    assert process.returncode in (0, -9), stderr
+    return process.returncode
+
+
+def test_training(tmp_path):
+    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
+    loop.train(make_tiny_config(**CHANGES), straight, report=lambda line: None)
+    command = ['train.py', '--config=configs/digits.py', f'--workdir={killed}']
+    command += tiny_arguments(**CHANGES)
+    rng = np.random.default_rng()
+    ends, reached = [], []
+    for _ in range(3):
+        ends.append(kill_after(rng.uniform(0.0, 0.3), 'step', *command))
+        reached.append(max(checkpoint_steps(killed), default=0))
+    assert ends[0] == -9
+    assert reached[0] < LAST
+    assert reached == sorted(reached)
+    status, stdout, stderr = run_script('', *command)
+    assert status == 0, stderr
+    if 0 < reached[-1] < LAST:
+        assert f'resuming from step {reached[-1]}' in stdout
+    assert checkpoint_hash(killed, LAST) == checkpoint_hash(straight, LAST)
+    rows, expected = writers.read_metrics(killed), writers.read_metrics(straight)
+    assert [row['step'] for row in rows] == list(range(1, LAST + 1))
+    assert [row['loss'] for row in rows] == [row['loss'] for row in expected]
+    pictures = [folder / 'samples' / f'step_{LAST:08d}.png' for folder in (straight, killed)]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_sweep(swept_workdir, tmp_path):
+    workdir = shutil.copytree(swept_workdir, tmp_path / 'run')
+    shutil.rmtree(workdir / 'sweep')
+    shutil.rmtree(workdir / 'reference')
+    command = ['sweep.py', f'--workdir={workdir}', '--name=tiny']
+    rng = np.random.default_rng()
+    awaited = ('reference', 'w=0', 'w=1')
+    ends = [kill_after(rng.uniform(0.0, 0.2), line, *command) for line in awaited]
+    assert ends[:2] == [-9, -9]
+    status, _, stderr = run_script('', *command)
+    assert status == 0, stderr
+    ours, straight = workdir / 'sweep' / 'tiny', swept_workdir / 'sweep' / 'tiny'
+    assert (ours / 'table.md').read_bytes() == (straight / 'table.md').read_bytes()
+    results, expected = (json.loads((d / 'results.json').read_text()) for d in (ours, straight))
+    assert results == expected
+    assert sorted(path.name for path in (ours / 'shards').iterdir()) == sorted(
+        path.name for path in (straight / 'shards').iterdir()
+    )

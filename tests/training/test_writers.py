@@ -1,0 +1,123 @@
+import json
+import math
+
+import pytest
+
+from cfg_jax.training import writers
+
+
+def write(workdir, steps, resume_step=0):
+    writer = writers.MetricWriter(workdir, resume_step)
+    for step in steps:
+        writer.write(step, {'loss': 1.0 / step})
+    writer.close()
+
+
+def steps_of(workdir):
+    return [row['step'] for row in writers.read_metrics(workdir)]
+
+
+def test_one_json_object_per_row_at_once(tmp_path):
+    writer = writers.MetricWriter(tmp_path)
+    writer.write(2, {'loss': 0.5, 'rate': 3})
+    lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()  # before close
+    assert [json.loads(line) for line in lines] == [{'step': 2, 'loss': 0.5, 'rate': 3}]
+    writer.close()
+
+
+def test_a_new_run_drops_old_rows(tmp_path):
+    write(tmp_path, [1, 2])
+    write(tmp_path, [1])
+    assert steps_of(tmp_path) == [1]
+
+
+def test_resuming_drops_the_rows_after_the_checkpoint(tmp_path):
+    write(tmp_path, [2, 4, 6])
+    writers.MetricWriter(tmp_path, 4).close()
+    assert steps_of(tmp_path) == [2, 4]
+    write(tmp_path, [6, 8], resume_step=4)
+    assert steps_of(tmp_path) == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize('cut', [1, 5, 20])
+def test_a_torn_last_line_is_left_out(tmp_path, cut):
+    write(tmp_path, [2, 4, 6])
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(path.read_text()[:-1][:-cut])
+    assert steps_of(tmp_path) == [2, 4]
+    write(tmp_path, [8], resume_step=6)
+    assert steps_of(tmp_path) == [2, 4, 8]
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_last_line_without_its_newline_is_whole(tmp_path):
+    write(tmp_path, [2, 4])
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(path.read_text()[:-1])
+    write(tmp_path, [6], resume_step=4)
+    assert steps_of(tmp_path) == [2, 4, 6]
+
+
+def test_no_metrics_yet(tmp_path):
+    assert writers.read_metrics(tmp_path) == []
+
+
+def test_not_a_number_can_be_read_back(tmp_path):
+    writer = writers.MetricWriter(tmp_path)
+    writer.write(1, {'loss': float('nan')})
+    writer.close()
+    assert math.isnan(writers.read_metrics(tmp_path)[0]['loss'])
+
+
+def test_progress(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(writers.time, 'monotonic', lambda: clock[0])
+    progress = writers.Progress(total=100, done=40)  # resumed: 40 cost this process nothing
+    clock[0] += 2.0
+    assert progress.update(50) == pytest.approx(5.0)
+    assert progress.seconds_left() == pytest.approx(10.0)
+    clock[0] += 1.0
+    assert progress.update(60) == pytest.approx(10.0)  # the latest rate, compilation forgotten
+    assert progress.seconds_left() == pytest.approx(4.0)
+    clock[0] += 4.0
+    progress.update(100)
+    assert progress.seconds_left() == 0.0
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [
+        (0, '0s'),
+        (41.4, '41s'),
+        (59.6, '1m 00s'),
+        (185, '3m 05s'),
+        (2 * 3600 + 7 * 60 + 29, '2h 07m'),
+        (86399, '23h 59m'),
+        (86400, '1d 00h'),
+        (4 * 86400 + 3 * 3600 + 5, '4d 03h'),
+    ],
+)
+def test_format_duration(seconds, text):
+    assert writers.format_duration(seconds) == text
+
+
+def test_image_report_speaks_every_ten_seconds_and_at_the_end(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(writers.time, 'monotonic', lambda: now[0])
+    lines = []
+    progress = writers.ImageReport(1000, lines.append, done=200)
+    for seconds, done in ((5, 300), (10, 400), (12, 450), (20, 900), (21, 1000)):
+        now[0] = 100.0 + seconds
+        progress.tell(done)
+    assert lines == [
+        '400/1,000 images  20.0 images/s  30s left',
+        '900/1,000 images  50.0 images/s  2s left',
+        '1,000/1,000 images  100.0 images/s  0s left',
+    ]
+
+
+def test_image_report_is_silent_over_short_work(monkeypatch):
+    monkeypatch.setattr(writers.time, 'monotonic', lambda: 100.0)
+    lines = []
+    writers.ImageReport(10, lines.append).tell(10)
+    assert lines == []
