@@ -3,7 +3,7 @@
     python experiments/cost.py                                  # writes experiments/cost.md
     python experiments/cost.py --measured=results/bench/h200/imagenet64.json
 
-Operations are counted (cfg_jax/perf/cost.py). A throughput is estimated as a share of an accelerator's
+Operations are counted (cfg_jax/perf/cost.py). A throughput is estimated as a share of a chip's
 peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. A pass of the
 sweep takes a third of a training image. kWh are device-days times the makers' board power, without
 hosts and cooling. All-reduce: 4 bytes a parameter, (n - 1) / n of them twice over --allreduce GB/s,

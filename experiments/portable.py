@@ -18,6 +18,7 @@ from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.training import (
     checkpoints,
+    step as train_step,
     workdirs as workdir_lib,
     writers,
 )

@@ -22,6 +22,7 @@ from cfg_jax import (
     trained,
 )
 from cfg_jax.training import (
+    step as train_step,
     workdirs as workdir_lib,
 )
 

@@ -44,7 +44,7 @@ def fid_by_definition(a, b):
             0.1,
             marks=pytest.mark.skipif(
                 not os.environ.get('CFG_JAX_SLOW'),
-                reason='minutes; CFG_JAX_SLOW=1 python -m pytest tests/metrics/test_scores.py runs it',
+                reason='minutes; CFG_JAX_SLOW=1 pytest tests/metrics/test_scores.py runs it',
             ),
         ),
     ],

@@ -28,6 +28,7 @@ from cfg_jax.errors import Preempted
 from cfg_jax.training import (
     checkpoints,
     loop,
+    step as train_step,
     writers,
 )
 

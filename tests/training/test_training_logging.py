@@ -7,6 +7,7 @@ from support import make_tiny_config, user_error
 from cfg_jax.distributed import devices
 from cfg_jax.training import (
     logging,
+    step as train_step,
     writers,
 )
 
