@@ -24,6 +24,7 @@ setup(
         'protobuf>=5',
         'scikit-learn>=1.5',  # the digits
         'tensorflow-datasets>=4.9.9',
+        'tqdm>=4.66',
     ],
     extras_require={
         'test': [

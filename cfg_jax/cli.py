@@ -6,18 +6,22 @@ both use it and neither imports the other.
 
 import argparse
 import errno
-import logging
 import math
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from absl import flags, logging as absl_logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cfg_jax import config as config_lib
+from cfg_jax import (
+    config as config_lib,
+    console,
+)
 from cfg_jax.errors import (
     Disconnected,
     Preempted,
@@ -38,38 +42,54 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,  # a misspelt option must not pass for another
             **kwargs,
         )
+        self.add_argument('--debug', action=_Debug, help='show the traceback of every error')
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f'{message}; see {self.prog} --help')
 
 
+class _Debug(argparse.Action):
+    """Sets the environment variable that `console.debugging` reads, here and for subprocesses."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        os.environ['CFG_JAX_DEBUG'] = '1'
+
+
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Runs `main(argv)`; exit status 0, or 2 after one line on standard error.
+    """Runs `main(argv)` with the log shown; exit status 0, or 2 after one line on standard error.
 
     75 after a preemption with everything saved, 1 where other processes of the run are gone:
     launchers start the same command again.
 
     Anything that is not a user's mistake keeps its traceback.
     """
-    # Libraries that talk on standard error would bury the one line that matters.
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger('jax._src.xla_bridge').setLevel(logging.ERROR)
+    with console.log_shown():
+        sys.exit(_status(main))
+
+
+def _status(main: Callable[[Sequence[str]], None]) -> int:
     warnings.filterwarnings('ignore', module='orbax|etils|google')
     try:
         main(sys.argv[1:])
     except (UserError, OSError) as error:
-        print(f'error: {_sentence(error)}', file=sys.stderr)
-        sys.exit(2)
+        return _ended(error, f'error: {_sentence(error)}', 2)
     except Disconnected as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(1)
-    except Preempted as end:
-        print(f'{end}; the same command goes on from here', file=sys.stderr)
-        sys.exit(PREEMPTED)
-    except KeyboardInterrupt:
-        print('stopped; the same command goes on from here', file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        return _ended(error, f'error: {error}', 1)
+    except Preempted as error:
+        return _ended(error, f'{error}; the same command continues from here', PREEMPTED)
+    except KeyboardInterrupt as error:
+        return _ended(error, 'stopped; the same command continues from here', 130)
+    return 0
+
+
+def _ended(error: BaseException, line: str, status: int) -> int:
+    if console.debugging():
+        traceback.print_exception(error)
+    print(line, file=sys.stderr)
+    return status
 
 
 def parse_with_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:

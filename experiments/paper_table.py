@@ -46,7 +46,7 @@ def run(
 ) -> None:
     """Fills what --only and --w choose, then writes and prints the table of all there is."""
     fill(select(columns, options.only), root, job_name(options.w))
-    if multihost.is_first():
+    if multihost.is_process_zero():
         print('\n' + write(root, title, table, columns, toy=options.preset != 'paper'))
         print(f'written to {root}')
 
@@ -62,7 +62,7 @@ def fill(
     report = multihost.only_first(report)
     for column in columns:
         report(f'\n{column.sweep_name} in {column.workdir}')
-        loop.train(column.config, column.workdir, report=report)
+        loop.train(column.config, column.workdir)
         extractor = extractors.load_extractor(column.config, root, report)
         name = column.sweep_name + job
         sweep.run(column.config, column.workdir, name, report, extractor)

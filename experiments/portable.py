@@ -77,7 +77,7 @@ def load(
     copies = jax.tree.map(np.copy, params)
     step = record['step']
     state = state.replace(step=np.int32(step), params=params, ema_params=copies)
-    workdir = workdir_lib.claim(config, workdir)
+    workdir = workdir_lib.create_or_validate_workdir(config, workdir)
     with checkpoints.Checkpoints(workdir) as saved:
         problem = (
             saved.save(step, jax.device_put(state, devices.replicated()), {'next_batch': step})

@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: epath.Path, budget: Budget, report: Repor
         return False
     with _Alarm(seconds) as alarm:
         try:
-            loop.train(config, workdir, report=report)
+            loop.train(config, workdir)
         except Preempted as stop:
             if not alarm.rang:
                 raise

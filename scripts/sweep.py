@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         if value is not None and field not in of_the_run:
             config[group][field] = value
     directory = sweep.run(config, options.workdir, name=options.name)
-    if multihost.is_first():
+    if multihost.is_process_zero():
         print((directory / 'table.md').read_text())
         print(f'written to {directory}')
 

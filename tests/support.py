@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from absl import logging as absl_logging
 
 from cfg_jax import (
     cli,
     config as config_lib,
+    console,
     files,
 )
 from cfg_jax.errors import UserError
@@ -118,6 +121,27 @@ def user_error(fn, *args, **kwargs):
     assert message == message.strip()
     assert '\n' not in message
     return message
+
+
+@contextlib.contextmanager
+def logged():
+    """The list of what our code logs inside a `with` block; warnings begin with 'warning: '."""
+    lines = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            if console.is_ours(record):
+                prefix = 'warning: ' if record.levelno >= logging.WARNING else ''
+                lines.append(prefix + record.getMessage())
+
+    handler, verbosity = Collector(), absl_logging.get_verbosity()
+    absl_logging.get_absl_logger().addHandler(handler)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    try:
+        yield lines
+    finally:
+        absl_logging.get_absl_logger().removeHandler(handler)
+        absl_logging.set_verbosity(verbosity)
 
 
 def script_environment(**changes):

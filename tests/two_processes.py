@@ -9,6 +9,7 @@ import sys
 
 from support import make_tiny_config, toy_instead_of_networks
 
+from cfg_jax import console
 from cfg_jax.distributed import multihost
 from cfg_jax.evaluation import sweep
 from cfg_jax.metrics.features import classifier
@@ -36,4 +37,5 @@ def main(coordinator, num_processes, process_id, workdir):
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    with console.log_shown():
+        main(*sys.argv[1:])

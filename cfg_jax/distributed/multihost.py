@@ -1,4 +1,4 @@
-"""Many processes of one run: starting them, meeting, and speaking with one voice.
+"""Many processes of one run: starting them, barriers, and work that process 0 does for all.
 
 Processes find each other through JAX's distributed runtime; its key-value store carries what is
 said here, so that nothing of it waits for a device.
@@ -11,24 +11,25 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
-from jax._src import distributed  # the client has no public name
+from absl import logging
 
 from cfg_jax.errors import (
     Disconnected,
     UserError,
 )
 
-MEETING_SECONDS = 600.0
+BARRIER_SECONDS = 600.0
 LONGEST = 7 * 24 * 3600.0  # for work of process 0 that the others wait out; a dead one is noticed
 _START_SECONDS = 300
 _END_SECONDS = 120  # that a process waits at its end for the others before it ends them too
+_NO_CLUSTER = 'coordinator_address should be defined'  # JAX's words where it finds no cluster
 
 # What `srun` gives its processes; a batch script outside of it has only some of them.
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 
 Report = Callable[[str], None]
 _T = TypeVar('_T')
-_meetings: dict[str, int] = {}
+_barriers: dict[str, int] = {}
 
 
 def start(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> None:
@@ -47,7 +48,7 @@ def start(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -
       Disconnected: processes that do not come.
     """
     if coordinator or num_processes or process_id >= 0:
-        if not (':' in coordinator and 0 <= process_id < num_processes):
+        if not (_is_address(coordinator) and 0 <= process_id < num_processes):
             raise UserError(
                 'give all of --coordinator=HOST:PORT, --num_processes=N and --process_id=I with'
                 f' I in 0..N-1; got {coordinator!r}, {num_processes} and {process_id}'
@@ -62,6 +63,12 @@ def start(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -
         _initialize()
 
 
+def _is_address(text: str) -> bool:
+    """Whether `text` is HOST:PORT; JAX crashes the process over another port than a number."""
+    host, _, port = text.rpartition(':')
+    return bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
+
+
 def _initialize(**how: str | int) -> None:
     try:
         jax.distributed.initialize(
@@ -69,43 +76,58 @@ def _initialize(**how: str | int) -> None:
             shutdown_timeout_seconds=_END_SECONDS,
             **how,
         )
-    except (RuntimeError, ValueError) as error:
+    except (ValueError, TypeError, IndexError) as error:
+        if not how and _NO_CLUSTER in str(error):
+            return
+        raise UserError(
+            f'the processes of this run cannot be started: {str(error).splitlines()[0]}'
+        ) from error
+    except RuntimeError as error:
         raise Disconnected(
             f'the processes of this run did not come together in {_START_SECONDS} s:'
             f' {str(error).splitlines()[0]}; look at the output of the others'
         ) from error
+    if jax.process_index():
+        logging.set_verbosity(logging.WARNING)  # process 0 reports progress for all
 
 
 def _in_cluster() -> bool:
-    """Whether a launcher that JAX knows has started several processes."""
+    """Whether a launcher that JAX knows may have started several processes."""
     environment = os.environ
     if all(name in environment for name in _SLURM):
-        return int(environment['SLURM_NTASKS']) > 1
+        return _count_from('SLURM_NTASKS') > 1
     if 'OMPI_MCA_orte_hnp_uri' in environment:
-        return int(environment.get('OMPI_COMM_WORLD_SIZE', 1)) > 1
+        return _count_from('OMPI_COMM_WORLD_SIZE') > 1
+    # On a machine with TPUs JAX itself looks for the other hosts.
     on_cpu = environment.get('JAX_PLATFORMS', '') == 'cpu'
-    if importlib.util.find_spec('libtpu') is None or on_cpu:
-        return False
-    from jax._src import clusters
-
-    return any(env.is_env_present() for env in (clusters.GceTpuCluster, clusters.GkeTpuCluster))
+    return importlib.util.find_spec('libtpu') is not None and not on_cpu
 
 
-def is_first() -> bool:
-    """Whether this process writes files and talks: process 0."""
-    return jax.process_index() == 0
+def _count_from(variable: str) -> int:
+    """A number of processes from the environment; 1 where it is not set."""
+    text = os.environ.get(variable, '1')
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(
+            f'the environment variable {variable} must be a number of processes; got {text!r}'
+        )
+    return int(text)
+
+
+def is_process_zero() -> bool:
+    """Whether this process writes files and logs: process 0. Starts no device."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def only_first(report: Report) -> Report:
     """`report` on process 0, silence on the others."""
-    return report if is_first() else _silent
+    return report if is_process_zero() else _silent
 
 
 def _silent(line: str) -> None:
     del line
 
 
-def meet(name: str, seconds: float = MEETING_SECONDS) -> None:
+def barrier(name: str, seconds: float = BARRIER_SECONDS) -> None:
     """Returns when every process has called this as often as this one.
 
     Raises:
@@ -113,26 +135,28 @@ def meet(name: str, seconds: float = MEETING_SECONDS) -> None:
     """
     if jax.process_count() == 1:
         return
-    _say(_meeting(name), '')
-    _hear(name, seconds)
+    key = _next_key(name)
+    _say(key, '')
+    _hear(name, key, seconds)
 
 
 def all_agree(name: str, agreed: bool) -> bool:
     """Whether every process calls this with True.
 
     Raises:
-      Disconnected: as `meet`.
+      Disconnected: as `barrier`.
     """
     if jax.process_count() == 1:
         return agreed
-    _say(_meeting(name), str(int(agreed)))
-    return all(answer == '1' for answer in _hear(name, MEETING_SECONDS))
+    key = _next_key(name)
+    _say(key, str(int(agreed)))
+    return all(answer == '1' for answer in _hear(name, key, BARRIER_SECONDS))
 
 
-def first_does(name: str, work: Callable[[], _T]) -> _T | None:
+def run_on_process_zero(name: str, work: Callable[[], _T]) -> _T | None:
     """Process 0 does `work`, however long it takes, while the others wait.
 
-    Returns what `work` does, on process 0; None on the others.
+    Returns what `work` returns, on process 0; None on the others.
 
     Raises:
       UserError: what `work` raised on process 0, on every process.
@@ -140,8 +164,8 @@ def first_does(name: str, work: Callable[[], _T]) -> _T | None:
     """
     if jax.process_count() == 1:
         return work()
-    key = f'{_meeting(name)}/0'
-    if not is_first():
+    key = f'{_next_key(name)}/0'
+    if jax.process_index():
         outcome = _get(key, LONGEST)
         if outcome is None:
             raise Disconnected(f'process 0 was not done with {name!r} in a week')
@@ -157,30 +181,30 @@ def first_does(name: str, work: Callable[[], _T]) -> _T | None:
     return result
 
 
-def _meeting(name: str) -> str:
-    """The next meeting of this name: a key is written once and stays."""
-    _meetings[name] = _meetings.get(name, 0) + 1
-    return f'cfg_jax/{name}/{_meetings[name]}'
+def _next_key(name: str) -> str:
+    """The key of the next barrier of this name: a key is written once and stays."""
+    _barriers[name] = _barriers.get(name, 0) + 1
+    return f'cfg_jax/{name}/{_barriers[name]}'
 
 
-def _say(meeting: str, words: str) -> None:
-    _client().key_value_set(f'{meeting}/{jax.process_index()}', words)
+def _say(key: str, answer: str) -> None:
+    _client().key_value_set(f'{key}/{jax.process_index()}', answer)
 
 
-def _hear(name: str, seconds: float) -> list[str]:
-    """What every process said at the latest meeting of this name."""
-    meeting, deadline = f'cfg_jax/{name}/{_meetings[name]}', time.monotonic() + seconds
-    said = [
-        _get(f'{meeting}/{process}', max(deadline - time.monotonic(), 0.01))
+def _hear(name: str, key: str, seconds: float) -> list[str]:
+    """The answer of every process at the barrier of this key."""
+    deadline = time.monotonic() + seconds
+    answers = [
+        _get(f'{key}/{process}', max(deadline - time.monotonic(), 0.01))
         for process in range(jax.process_count())
     ]
-    missing = [str(process) for process, words in enumerate(said) if words is None]
+    missing = [str(process) for process, answer in enumerate(answers) if answer is None]
     if missing:
         raise Disconnected(
             f'waited {seconds:g} s at {name!r} for process {", ".join(missing)} of'
             f' {jax.process_count()}; look at its output, then start all of them again'
         )
-    return [words for words in said if words is not None]
+    return [answer for answer in answers if answer is not None]
 
 
 def _get(key: str, seconds: float) -> str | None:
@@ -196,4 +220,10 @@ def _get(key: str, seconds: float) -> str | None:
 
 
 def _client():
+    """The key-value store of JAX's distributed runtime, which has no public name up to JAX 0.12.
+
+    The public collectives of `jax.experimental.multihost_utils` would wait for the devices.
+    """
+    from jax._src import distributed
+
     return distributed.global_state.client

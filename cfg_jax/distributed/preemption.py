@@ -4,7 +4,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-from jax._src import distributed
+import jax
 from jax.experimental import multihost_utils
 
 
@@ -21,7 +21,7 @@ class Preemption:
 
     def __init__(self, together: bool = False):
         # Signals reach the main thread alone; elsewhere (tests, notebooks) nothing is watched.
-        self._synced = together and distributed.global_state.client is not None
+        self._synced = together and jax.distributed.is_initialized()
         self._watches = threading.current_thread() is threading.main_thread()
         self._asked = False
         self._before = None

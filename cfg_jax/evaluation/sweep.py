@@ -82,7 +82,7 @@ def run(
     results = measure(model, workdir, name, extractor, report)
     if results is not None:
         _write(directory, results, model)
-    multihost.meet('swept', multihost.LONGEST)
+    multihost.barrier('swept', multihost.LONGEST)
     return directory
 
 
@@ -123,17 +123,17 @@ def measure(
     config, workdir = model.config, epath.Path(workdir).expanduser()
     report = multihost.only_first(report)
     settings, directory = settings_of(model, extractor), workdir / 'sweep' / name
-    multihost.first_does('claim', lambda: claim(directory, settings))
+    multihost.run_on_process_zero('claim', lambda: claim(directory, settings))
 
     def prepare() -> _Table:
         reference = dataset_reference.reference(config, workdir, extractor, report)
         return _Table(config, extractor, reference, report)
 
     # Before the samples: what is wrong with a reference is told before hours of work.
-    table = multihost.first_does('reference', prepare)
+    table = multihost.run_on_process_zero('reference', prepare)
     shards = Shards(model, directory / 'shards', extractor, report)
     shards.compute()
-    multihost.meet('shards', multihost.LONGEST)
+    multihost.barrier('shards', multihost.LONGEST)
 
     def score() -> dict[str, Any]:
         rows = [table.row(w, shards, directory) for w in weights(config)]
@@ -149,7 +149,7 @@ def measure(
             **describe_environment(),
         }
 
-    return multihost.first_does('scores', score)
+    return multihost.run_on_process_zero('scores', score)
 
 
 def default_name(config: ConfigDict, step: int) -> str:

@@ -5,15 +5,16 @@ import errno
 import functools
 import gc
 import json
-import logging
+import logging as python_logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
@@ -22,8 +23,6 @@ from cfg_jax.distributed import (
     multihost,
 )
 from cfg_jax.errors import UserError
-
-Report = Callable[[str], None]
 
 # The storage is away, not the checkpoint damaged: nothing may be judged by these.
 _STORAGE = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
@@ -96,7 +95,7 @@ class Checkpoints:
 
     def _remove_remains(self) -> None:
         """Half a checkpoint would keep a full disk full."""
-        if not multihost.is_first():
+        if not multihost.is_process_zero():
             return
         for path in self.directory.glob('*.orbax-checkpoint-tmp'):
             # Other threads may still be writing into it, which ends by itself.
@@ -115,10 +114,10 @@ class Checkpoints:
         restored = self._manager.restore(step, args=items)
         return devices.to_local(restored['state']), restored['data']
 
-    def restore_newest(self, like: Any, report: Report) -> tuple[int, Any, dict[str, int]] | None:
+    def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, int]] | None:
         """Step, state and input-iterator state of the newest checkpoint that can be read, or None.
 
-        One that cannot be read is set aside, told of, and the one before is tried.
+        One that cannot be read is set aside with a warning, and the one before is tried.
 
         Raises:
           UserError: there were checkpoints, and none can be read.
@@ -129,8 +128,8 @@ class Checkpoints:
             restored, reason = self._try(step, like)
             if multihost.all_agree('restored', restored is not None):
                 return step, *restored
-            set_aside = functools.partial(self._set_aside, step, reason, report)
-            multihost.first_does('setting aside', set_aside)
+            set_aside = functools.partial(self._set_aside, step, reason)
+            multihost.run_on_process_zero('setting aside', set_aside)
             self._manager.reload()
         if steps:
             raise UserError(
@@ -148,7 +147,7 @@ class Checkpoints:
                 raise
             return None, _clause(error)
 
-    def _set_aside(self, step: int, reason: str, report: Report) -> None:
+    def _set_aside(self, step: int, reason: str) -> None:
         aside = self.directory.parent / 'damaged_checkpoints'
         aside.mkdir(parents=True, exist_ok=True)
         name = next(
@@ -157,8 +156,8 @@ class Checkpoints:
             if not (aside / name).exists()
         )
         (self.directory / str(step)).rename(aside / name)
-        report(
-            f'warning: the checkpoint of step {step} cannot be read ({reason}); it is set aside as'
+        logging.warning(
+            f'the checkpoint of step {step} cannot be read ({reason}); it is set aside as'
             f' {aside / name}'
         )
 
@@ -168,12 +167,12 @@ def _without_orbax_story() -> Iterator[None]:
     """Orbax tells of a failure at length, and of every coroutine that it leaves behind; ours is
     one line."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-    logging.disable(logging.ERROR)
+    python_logging.disable(python_logging.ERROR)
     try:
         yield
     finally:
         gc.collect()
-        logging.disable(logging.NOTSET)
+        python_logging.disable(python_logging.NOTSET)
         sys.unraisablehook = hook
 
 

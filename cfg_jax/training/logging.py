@@ -1,15 +1,18 @@
-"""What training tells: means of many steps to metrics.jsonl and the terminal, and when to stop."""
+"""What training reports: means of steps to metrics.jsonl and the terminal; when to stop."""
 
 import collections
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
+from cfg_jax import progress
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.training import writers
@@ -19,7 +22,6 @@ _NORMS = ('grad_norm', 'param_norm', 'update_norm', 'learning_rate')
 _SPIKE = 5.0  # times the median of the recent gradient norms
 _RECENT = 200  # steps
 
-Report = Callable[[str], None]
 Row = dict[str, np.ndarray]
 
 
@@ -29,8 +31,7 @@ class TrainLog:
     Args:
       config: of the run.
       writer: takes the rows; None where another process writes.
-      first: the step that the run goes on from.
-      report: receives the lines.
+      first: the step that the run continues from.
       examples_of: step -> names of the examples of its batch, for a report of what went wrong.
     """
 
@@ -39,14 +40,14 @@ class TrainLog:
         config: ConfigDict,
         writer: writers.MetricWriter | None,
         first: int,
-        report: Report,
         examples_of: Callable[[int], str],
     ):
         self._config = config
         self._writer = writer
-        self._report = report
         self._examples_of = examples_of
-        self._progress = writers.Progress(config.train.steps, first)
+        # The lines of `flush` take the place of the bar where there is no terminal.
+        self._bar = progress.bar(config.train.steps, 'steps', done=first, lines=False)
+        self._last_step, self._last_time = first, time.monotonic()
         self._pending: list[Any] = []
         self._norms: collections.deque[float] = collections.deque(maxlen=_RECENT)
         self._skipped = 0
@@ -55,6 +56,11 @@ class TrainLog:
         """Takes a step's metrics; blocks until all but the last few steps are done."""
         self._pending.append(metrics)
         devices.wait_for_all_but_a_few(self._pending)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        self._bar.close()
 
     def flush(self, step: int, extra: dict[str, float], kept: Callable[[], str]) -> None:
         """Writes the means since the last call.
@@ -74,17 +80,25 @@ class TrainLog:
         self._stop_if_diverged(step - len(rows) + 1, rows, kept)
         values = {} if not good else self._means(good)
         values |= {'updates_skipped': self._skipped, 'grad_norm_spikes': self._spikes(good)}
-        rate = self._progress.update(step) * self._config.train.batch_size
+        steps_per_second = self._rate(step)
+        rate = steps_per_second * self._config.train.batch_size
         values |= {'images_per_second': rate, 'images_seen': step * self._config.train.batch_size}
         if self._writer is not None:
             self._writer.write(step, values | extra)
-        scores = [name for name in ('loss', 'accuracy') if name in values]
-        self._report(
+        means = [name for name in ('loss', 'accuracy') if name in values]
+        left = (self._config.train.steps - step) / steps_per_second
+        logging.info(
             f'step {step}/{self._config.train.steps}'
-            + ''.join(f'  {name} {values[name]:.4f}' for name in scores)
-            + f'  {rate:,.0f} images/s'
-            f'  {writers.format_duration(self._progress.seconds_left())} left'
+            + ''.join(f'  {name} {values[name]:.4f}' for name in means)
+            + f'  {rate:,.0f} images/s  {progress.format_seconds(left)} left',
         )
+
+    def _rate(self, step: int) -> float:
+        """Steps per second since the last call: what was compiled before it is forgotten."""
+        now = time.monotonic()
+        rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        return rate
 
     def _means(self, rows: list[Row]) -> dict[str, float]:
         scores = ['loss', *(name for name in ('accuracy',) if name in rows[0])]
@@ -128,11 +142,12 @@ class TrainLog:
                 self._bin(i) for i, loss in enumerate(row['bin_loss']) if not math.isfinite(loss)
             ]
             where = f'log-SNR bins {", ".join(bins)}' if bins else 'in the gradient alone'
-            story = f'{what}; {where}; examples {self._examples_of(step)}'
+            reason = f'{what}; {where}; examples {self._examples_of(step)}'
             if self._skipped > self._config.train.max_skipped:
                 raise UserError(
-                    f'training stopped at step {step}: {story}; {kept()}; try a lower'
+                    f'training stopped at step {step}: {reason}; {kept()}; try a lower'
                     ' train.learning_rate or model.dtype=float32 in a new --workdir, or allow more'
                     f' skipped updates than train.max_skipped={self._config.train.max_skipped}'
                 )
-            self._report(f'step {step} skipped, nothing is changed by it: {story}')
+            if self._writer is not None:
+                logging.warning('step %d is skipped and changes nothing: %s', step, reason)

@@ -1,12 +1,12 @@
-"""The training loop: train(config, workdir), from scratch or on from the newest checkpoint."""
+"""The training loop: train(config, workdir), from scratch or from the newest checkpoint."""
 
 import contextlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from clu import parameter_overview
 from etils import epath
 from ml_collections import ConfigDict
@@ -31,7 +31,7 @@ from cfg_jax.errors import (
 )
 from cfg_jax.training import (
     checkpoints,
-    workdirs as workdir_lib,
+    workdirs,
     writers,
 )
 from cfg_jax.training.logging import TrainLog
@@ -40,30 +40,26 @@ from cfg_jax.training.step import (
     create_state,
     make_train_step,
 )
-from cfg_jax.training.watchdog import Heartbeat
+from cfg_jax.training.watchdog import StallWatchdog
 
 _SAMPLE_W = (0.0, 1.0, 3.0)
 _SAMPLE_CLASSES = 10
-
-Report = Callable[[str], None]
 
 
 def train(
     config: ConfigDict,
     workdir: epath.PathLike,
-    report: Report = print,
     profile: range = range(0),
 ) -> TrainState:
     """Trains to `config.train.steps`, resuming from the newest checkpoint of `workdir`.
 
     Writes WORKDIR/config.json, parameters.txt, checkpoints/, metrics.jsonl and samples/. A run that
     is killed anywhere and started again ends with the same parameters, bit for bit. With many
-    processes each calls this; process 0 writes and reports.
+    processes each calls this; process 0 writes and logs.
 
     Args:
       config: see `configs/`; validated here.
       workdir: a local path or gs://.
-      report: receives one line of progress at a time.
       profile: steps of which JAX's profiler writes a trace to WORKDIR/profile.
 
     Returns:
@@ -76,64 +72,64 @@ def train(
     """
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
-    report = multihost.only_first(report)
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
-        multihost.first_does('claim', lambda: workdir_lib.claim(config, workdir))
+        multihost.run_on_process_zero(
+            'claim', lambda: workdirs.create_or_validate_workdir(config, workdir)
+        )
         workdir = epath.Path(workdir).expanduser()
         saved = stack.enter_context(_open_checkpoints(config, workdir))
         # Where the mapped step leaves it: another sharding would compile the step twice.
         state = jax.device_put(create_state(config), devices.replicated())
-        found = saved.restore_newest(state, report)
+        found = saved.restore_newest(state)
         first = 0
         if found is not None:
             first, state, data_state = found
             batches.set_state(data_state)
-            _report_topology(data_state, report)
+            _report_topology(data_state)
         if first >= config.train.steps:
-            report(f'{workdir} is already trained to step {first}')
+            logging.info(f'{workdir} is already trained to step {first}')
             return state
-        report(_headline(config, state, workdir, first))
+        logging.info(_headline(config, state, workdir, first))
         writer = None
-        if multihost.is_first():
+        if multihost.is_process_zero():
             overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
             files.write_bytes(workdir / 'parameters.txt', f'{overview}\n'.encode())
             writer = stack.enter_context(contextlib.closing(writers.MetricWriter(workdir, first)))
-        heartbeat = stack.enter_context(contextlib.closing(Heartbeat(report)))
-        log = TrainLog(config, writer, first, report, batches.examples_of)
-        loop = _Loop(config, workdir, batches, saved, log, report, preemption, heartbeat, profile)
+        watchdog = stack.enter_context(contextlib.closing(StallWatchdog()))
+        log = stack.enter_context(
+            contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
+        )
+        loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, profile)
         state = loop.run(state, first)
-        multihost.meet('trained', multihost.LONGEST)
+        multihost.barrier('trained', multihost.LONGEST)
         return state
 
 
-def _report_topology(data_state: dict[str, int], report: Report) -> None:
+def _report_topology(data_state: dict[str, int]) -> None:
     """Says so if the checkpoint comes from another number of devices or processes."""
     now = _topology()
     before = {key: data_state.get(key, now[key]) for key in now}
     if before != now:
-        report(
+        logging.info(
             f'the checkpoint comes from {before["devices"]} devices in {before["processes"]}'
             f' processes, this run has {now["devices"]} in {now["processes"]}: the same global'
-            ' batches in the same order go on; sums round differently'
+            ' batches continue in the same order; sums round differently'
         )
 
 
 class _Loop:
     """Steps, and what happens between them: logging, sampling, saving."""
 
-    def __init__(
-        self, config, workdir, batches, saved, log, report, preemption, heartbeat, profile
-    ):
+    def __init__(self, config, workdir, batches, saved, log, preemption, watchdog, profile):
         self._config = config
         self._workdir = workdir
         self._batches = batches
         self._saved = saved
         self._log = log
-        self._report = report
         self._preemption = preemption
-        self._heartbeat = heartbeat
+        self._watchdog = watchdog
         self._profile = profile
         self._input_seconds = 0.0
 
@@ -163,15 +159,15 @@ class _Loop:
 
     def _step(self, step_fn, state: TrainState, step: int, compiles: bool) -> tuple[Any, Any]:
         start = time.monotonic()
-        with self._heartbeat.waiting(f'the input pipeline to give the batch of step {step}'):
+        with self._watchdog.waiting(f'the input pipeline to give the batch of step {step}'):
             batch = devices.split_batch(next(self._batches))
         self._input_seconds += time.monotonic() - start
         if not compiles:
             return step_fn(state, batch)
         start = time.monotonic()
-        with self._heartbeat.waiting('the first step to compile'):
+        with self._watchdog.waiting('the first step to compile'):
             state, metrics = jax.block_until_ready(step_fn(state, batch))
-        self._report(f'the first step took {time.monotonic() - start:.0f} s, compiling included')
+        logging.info(f'the first step took {time.monotonic() - start:.0f} s, compiling included')
         return state, metrics
 
     def _moment(self) -> dict[str, float]:
@@ -186,7 +182,7 @@ class _Loop:
     def _save(self, step: int, state: TrainState) -> str | None:
         problem = self._saved.save(step, state, self._batches.get_state() | _topology())
         if problem:
-            self._report(f'warning: {problem}; {self._kept()}; training goes on')
+            logging.warning(f'{problem}; {self._kept()}; training continues')
         return problem
 
     def _kept(self) -> str:
@@ -194,16 +190,16 @@ class _Loop:
         return f'the checkpoint of step {step} is kept' if step else 'there was no checkpoint yet'
 
     def _trace(self, step: int) -> None:
-        if self._profile and multihost.is_first():
+        if self._profile and multihost.is_process_zero():
             if step == self._profile.start:
                 jax.profiler.start_trace(str(self._workdir / 'profile'))
             elif step == self._profile.stop:
                 jax.profiler.stop_trace()
-                self._report(f'a trace of {len(self._profile)} steps is in {self._workdir}/profile')
+                logging.info(f'a trace of {len(self._profile)} steps is in {self._workdir}/profile')
 
     def _make_generator(self) -> generation.Generator | None:
         """What draws the pictures of training; a classifier has nothing to draw."""
-        if self._config.model.kind != 'unet' or not multihost.is_first():
+        if self._config.model.kind != 'unet' or not multihost.is_process_zero():
             return None
         return generation.make_generator(self._config)
 

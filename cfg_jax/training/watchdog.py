@@ -3,26 +3,27 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+
+from absl import logging
 
 PATIENCE = 60.0
 
 
-class Heartbeat:
-    """Reports waits that last longer than they should, again and again while they last.
+class StallWatchdog:
+    """Warns of waits that last longer than they should, again and again while they last.
 
     Args:
-      report: receives the lines, from another thread.
-      patience: seconds before the first line and between lines.
+      patience: seconds before the first warning, which another thread logs, and between warnings.
     """
 
-    def __init__(self, report: Callable[[str], None], patience: float = PATIENCE):
-        self._report, self._patience = report, patience
+    def __init__(self, patience: float = PATIENCE):
+        self._patience = patience
         self._lock = threading.Lock()
         self._what: str | None = None
         self._since = self._last = 0.0
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name='heartbeat', daemon=True)
+        self._thread = threading.Thread(target=self._watch, name='watchdog', daemon=True)
         self._thread.start()
 
     @contextlib.contextmanager
@@ -50,4 +51,4 @@ class Heartbeat:
                 if late:
                     self._last = now
             if late:
-                self._report(f'still waiting for {what}, {now - since:.0f} s by now')
+                logging.warning(f'still waiting for {what}, {now - since:.0f} s by now')

@@ -14,8 +14,8 @@ from cfg_jax.errors import UserError
 CONFIG = 'config.json'
 
 
-def claim(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
-    """Prepares `workdir` for training with `config`, anew or on from a checkpoint.
+def create_or_validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
+    """Prepares `workdir` for training with `config`, from scratch or from a checkpoint.
 
     Raises:
       UserError: the directory belongs to something else, or to a run with another config.

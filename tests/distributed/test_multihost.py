@@ -118,15 +118,25 @@ def test_one_process_needs_no_start(monkeypatch):
     for name in (*multihost._SLURM, 'OMPI_MCA_orte_hnp_uri'):
         monkeypatch.delenv(name, raising=False)
     multihost.start()
-    assert multihost.is_first()
-    multihost.meet('anything')
+    assert multihost.is_process_zero()
+    multihost.barrier('anything')
     assert multihost.all_agree('anything', True)
     assert not multihost.all_agree('anything', False)
-    assert multihost.first_does('anything', lambda: 7) == 7
+    assert multihost.run_on_process_zero('anything', lambda: 7) == 7
 
 
 @pytest.mark.parametrize(
-    'arguments', [('host:1', 2, 2), ('host', 2, 0), ('', 2, 0), ('host:1', 0, 0), ('host:1', 2, -1)]
+    'arguments',
+    [
+        ('host:1', 2, 2),
+        ('host', 2, 0),
+        ('host:abc', 2, 0),
+        ('host:99999', 2, 0),
+        (':1', 2, 0),
+        ('', 2, 0),
+        ('host:1', 0, 0),
+        ('host:1', 2, -1),
+    ],
 )
 def test_half_an_explicit_start(arguments):
     message = user_error(multihost.start, *arguments)
@@ -158,16 +168,16 @@ def three(monkeypatch):
     monkeypatch.setattr(multihost, '_client', lambda: store)
     monkeypatch.setattr(multihost.jax, 'process_count', lambda: 3)
     monkeypatch.setattr(multihost.jax, 'process_index', lambda: 1)
-    monkeypatch.setattr(multihost, '_meetings', {})
+    monkeypatch.setattr(multihost, '_barriers', {})
     return store
 
 
-def test_a_meeting_names_who_is_missing(three):
+def test_a_barrier_names_who_is_missing(three):
     three.values['cfg_jax/here/1/0'] = ''
     with pytest.raises(Disconnected, match="at 'here' for process 2 of 3"):
-        multihost.meet('here', 0.01)
+        multihost.barrier('here', 0.01)
     three.values |= {'cfg_jax/here/2/0': '', 'cfg_jax/here/2/2': ''}
-    multihost.meet('here')  # the second meeting of that name
+    multihost.barrier('here')  # the second barrier of that name
 
 
 def test_agreement_takes_all(three):
@@ -179,8 +189,8 @@ def test_agreement_takes_all(three):
 
 def test_a_mistake_that_the_first_finds_is_everyones(three):
     three.values |= {'cfg_jax/work/1/0': 'no such directory', 'cfg_jax/work/2/0': ''}
-    assert user_error(multihost.first_does, 'work', None) == 'no such directory'
-    assert multihost.first_does('work', None) is None
+    assert user_error(multihost.run_on_process_zero, 'work', None) == 'no such directory'
+    assert multihost.run_on_process_zero('work', None) is None
 
 
 def test_recognises_clusters(monkeypatch):

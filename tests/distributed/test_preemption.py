@@ -37,7 +37,7 @@ def test_other_threads_do_not_listen():
 
 def test_the_second_signal_kills():
     program = (
-        'import time; from cfg_jax.preemption import Preemption\n'
+        'import time; from cfg_jax.distributed.preemption import Preemption\n'
         'with Preemption() as p:\n'
         '    print("ready", flush=True)\n'
         '    while not p.asked(): time.sleep(0.01)\n'

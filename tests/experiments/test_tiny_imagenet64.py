@@ -16,6 +16,7 @@ from support import (
     ROOT,
     checkpoint_arrays,
     experiment,
+    logged,
     make_tiny_config,
     run_here,
     toy_instead_of_networks,
@@ -257,7 +258,9 @@ def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_net
     (step,) = (int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir())
     assert f'step {step}' in lines[-1]
     config.train.steps = step + 3
-    assert real_training.train(config, tmp_path / 'run', real_training.Budget(5), lines.append)
+    with logged() as resumed:
+        assert real_training.train(config, tmp_path / 'run', real_training.Budget(5), lines.append)
+    lines += resumed
     assert any(f'resuming from step {step}' in line for line in lines)
     assert not real_training.train(config, tmp_path / 'run', real_training.Budget(0), lines.append)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_trees_equal, checkpoint_steps, user_error
+from support import assert_trees_equal, checkpoint_steps, logged, user_error
 
 from cfg_jax.training import checkpoints
 
@@ -169,9 +169,8 @@ def test_damage_is_set_aside(tmp_path, damage):
     save(tmp_path, states)
     damage(tmp_path)
     found = [path.name for path in (tmp_path / 'checkpoints' / '6').rglob('*')]
-    lines = []
-    with checkpoints.Checkpoints(tmp_path) as saved:
-        step, state, data_state = saved.restore_newest(make_state(), lines.append)
+    with logged() as lines, checkpoints.Checkpoints(tmp_path) as saved:
+        step, state, data_state = saved.restore_newest(make_state())
         assert (step, data_state) == (3, {'next_batch': 30})
         assert_trees_equal(state, states[3])
         assert saved.latest_step() == 3
@@ -186,7 +185,7 @@ def test_damage_is_set_aside(tmp_path, damage):
         assert saved.wait() is None
     truncate(tmp_path)
     with checkpoints.Checkpoints(tmp_path) as saved:
-        assert saved.restore_newest(make_state(), lines.append)[0] == 3
+        assert saved.restore_newest(make_state())[0] == 3
     assert (tmp_path / 'damaged_checkpoints' / '6_1').is_dir()
 
 
@@ -194,17 +193,17 @@ def test_other_names_are_left_alone(tmp_path):
     save(tmp_path, {3: make_state(3)})
     (tmp_path / 'checkpoints' / 'notes').mkdir()
     with checkpoints.Checkpoints(tmp_path) as saved:
-        assert saved.restore_newest(make_state(), print)[0] == 3
+        assert saved.restore_newest(make_state())[0] == 3
     assert (tmp_path / 'checkpoints' / 'notes').is_dir()
 
 
 def test_nothing_left_to_restore(tmp_path):
     with checkpoints.Checkpoints(tmp_path) as saved:
-        assert saved.restore_newest(make_state(), print) is None
+        assert saved.restore_newest(make_state()) is None
     save(tmp_path, {6: make_state(6)})
     truncate(tmp_path)
     with checkpoints.Checkpoints(tmp_path) as saved:
-        message = user_error(saved.restore_newest, make_state(), lambda line: None)
+        message = user_error(saved.restore_newest, make_state())
     assert 'run again to begin anew' in message
 
 
@@ -217,7 +216,7 @@ def test_lost_storage_is_no_damage(tmp_path, monkeypatch):
 
         monkeypatch.setattr(saved, 'restore', lost)
         with pytest.raises(OSError, match='Input/output'):
-            saved.restore_newest(make_state(), print)
+            saved.restore_newest(make_state())
     assert checkpoint_steps(tmp_path) == [6]
 
 

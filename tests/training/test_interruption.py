@@ -45,7 +45,7 @@ def kill_after(seconds, awaited, *command):
 
 def test_training(tmp_path):
     straight, killed = tmp_path / 'straight', tmp_path / 'killed'
-    loop.train(make_tiny_config(**CHANGES), straight, report=lambda line: None)
+    loop.train(make_tiny_config(**CHANGES), straight)
     command = ['train.py', '--config=configs/digits.py', f'--workdir={killed}']
     command += tiny_arguments(**CHANGES)
     rng = np.random.default_rng()

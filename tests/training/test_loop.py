@@ -17,6 +17,7 @@ from support import (
     checkpoint_arrays,
     checkpoint_hash,
     checkpoint_steps,
+    logged,
     make_tiny_config,
     toy_instead_of_networks,
     user_error,
@@ -33,10 +34,6 @@ from cfg_jax.training import (
 )
 
 
-def silent(line):
-    del line
-
-
 def metric_rows(workdir):
     return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
@@ -46,7 +43,7 @@ def toy_run(tmp_path_factory):
     """The tiny config trained with the toy network, in one go."""
     workdir = tmp_path_factory.mktemp('toy') / 'run'
     with toy_instead_of_networks():
-        loop.train(make_tiny_config(), workdir, silent)
+        loop.train(make_tiny_config(), workdir)
     return workdir
 
 
@@ -137,11 +134,11 @@ def test_checkpoint_holds_the_whole_state(trained_workdir):
 
 def test_two_halves_are_the_whole_bit_for_bit(toy_run, toy_networks, tmp_path):
     workdir = tmp_path / 'run'
-    half = loop.train(make_tiny_config(train__steps=3), workdir, silent)
+    half = loop.train(make_tiny_config(train__steps=3), workdir)
     assert checkpoint_steps(workdir) == [3]
     assert int(half.step) == 3
-    reports = []
-    whole = loop.train(make_tiny_config(), workdir, reports.append)
+    with logged() as reports:
+        whole = loop.train(make_tiny_config(), workdir)
     assert reports[0].startswith('resuming from step 3')
     assert checkpoint_hash(workdir, 3) == checkpoint_hash(toy_run, 3)
     ours, theirs = checkpoint_arrays(workdir, 6), checkpoint_arrays(toy_run, 6)
@@ -162,8 +159,8 @@ def test_two_halves_are_the_whole_bit_for_bit(toy_run, toy_networks, tmp_path):
 def test_a_finished_run_is_left_alone(toy_run, toy_networks, tmp_path):
     workdir = shutil.copytree(toy_run, tmp_path / 'run')
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
-    reports = []
-    state = loop.train(make_tiny_config(), workdir, reports.append)
+    with logged() as reports:
+        state = loop.train(make_tiny_config(), workdir)
     assert int(state.step) == 6
     assert reports == [f'{workdir} is already trained to step 6']
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
@@ -177,7 +174,7 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
     workdir = copy_at_step_3(toy_run, tmp_path / 'run')
     with monkeypatch.context() as patch:
         nan_at(patch, 5)
-        message = user_error(loop.train, make_tiny_config(), workdir, silent)
+        message = user_error(loop.train, make_tiny_config(), workdir)
     assert 'stopped at step 5' in message
     assert 'checkpoint of step 3 is kept' in message
     assert 'log-SNR bins' in message
@@ -188,7 +185,7 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
     rows = writers.read_metrics(workdir)
     assert [row['step'] for row in rows] == [2, 3, 4]
     # With the cause gone, the same command goes on as if nothing had happened.
-    loop.train(make_tiny_config(), workdir, silent)
+    loop.train(make_tiny_config(), workdir)
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
 
 
@@ -197,11 +194,10 @@ def test_a_bad_batch_is_skipped_and_changes_nothing(toy_networks, tmp_path, monk
     config = make_tiny_config(
         train__max_skipped=1, train__checkpoint_every=1, train__keep_checkpoints=6
     )
-    lines = []
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, logged() as lines:
         nan_at(patch, 5)
-        loop.train(config, tmp_path / 'run', lines.append)
-    assert [line for line in lines if line.startswith('step 5 skipped')]
+        loop.train(config, tmp_path / 'run')
+    assert [line for line in lines if line.startswith('warning: step 5 is skipped')]
     before, after = (checkpoint_arrays(tmp_path / 'run', step) for step in (4, 5))
     for name, array in before.items():
         if name == "['step']":
@@ -218,7 +214,7 @@ def test_a_bad_batch_is_skipped_and_changes_nothing(toy_networks, tmp_path, monk
 
 def test_divergence_before_the_first_checkpoint(toy_networks, tmp_path):
     config = make_tiny_config(train__learning_rate=1e30, train__checkpoint_every=100)
-    message = user_error(loop.train, config, tmp_path / 'run', silent)
+    message = user_error(loop.train, config, tmp_path / 'run')
     assert 'stopped at step 2' in message
     assert 'there was no checkpoint yet' in message
     assert 'train.learning_rate' in message
@@ -227,13 +223,13 @@ def test_divergence_before_the_first_checkpoint(toy_networks, tmp_path):
 
 def test_mistakes_leave_no_work_directory(tmp_path):
     workdir = tmp_path / 'run'
-    user_error(loop.train, make_tiny_config(data__name='no_such_set'), workdir, silent)
-    user_error(loop.train, make_tiny_config(train__grad_accum=3), workdir, silent)
+    user_error(loop.train, make_tiny_config(data__name='no_such_set'), workdir)
+    user_error(loop.train, make_tiny_config(train__grad_accum=3), workdir)
     assert not workdir.exists()
 
 
 def test_other_seed_is_another_run(toy_run, toy_networks, tmp_path):
-    loop.train(make_tiny_config(seed=1, train__steps=3), tmp_path / 'run', silent)
+    loop.train(make_tiny_config(seed=1, train__steps=3), tmp_path / 'run')
     ours, theirs = checkpoint_arrays(tmp_path / 'run', 3), checkpoint_arrays(toy_run, 3)
     same = [name for name in ours if np.array_equal(ours[name], theirs[name])]
     assert all('step' in name or 'count' in name for name in same)
@@ -243,7 +239,6 @@ def test_other_seed_is_another_run(toy_run, toy_networks, tmp_path):
 def classifier_run(tmp_path_factory):
     """The noisy classifier of digits, small, in the same loop."""
     workdir = tmp_path_factory.mktemp('classifier') / 'run'
-    lines = []
     config = make_tiny_config(
         CLASSIFIER,
         model__channel_mult=(1, 2),
@@ -251,7 +246,8 @@ def classifier_run(tmp_path_factory):
         train__steps=60,
         train__checkpoint_every=60,
     )
-    loop.train(config, workdir, lines.append)
+    with logged() as lines:
+        loop.train(config, workdir)
     return workdir, lines
 
 
@@ -300,10 +296,10 @@ def test_sigterm_finishes_the_step_saves_and_says_so(toy_run, toy_networks, tmp_
     with monkeypatch.context() as patch:
         sigterm_after(patch, 4)
         with pytest.raises(Preempted, match='stopped after step 4 on request; it is saved'):
-            loop.train(make_tiny_config(), workdir, silent)
+            loop.train(make_tiny_config(), workdir)
     assert signal.getsignal(signal.SIGTERM) == before
     assert checkpoint_steps(workdir) == [3, 4]
-    loop.train(make_tiny_config(), workdir, silent)
+    loop.train(make_tiny_config(), workdir)
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
 
 
@@ -313,8 +309,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(toy_run, toy_
     arrays = (workdir / 'checkpoints' / '6' / 'state' / 'd').iterdir()
     largest = max(arrays, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:100])
-    lines = []
-    loop.train(make_tiny_config(), workdir, lines.append)
+    with logged() as lines:
+        loop.train(make_tiny_config(), workdir)
     assert f'set aside as {workdir}/damaged_checkpoints/6' in lines[0]
     assert 'resuming from step 3' in lines[1]
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
@@ -332,8 +328,8 @@ def test_a_full_disk_does_not_end_training_that_can_still_be_saved(
         return save(self, step, state, data_state)
 
     monkeypatch.setattr(checkpoints.Checkpoints, 'save', fail_once)
-    lines = []
-    loop.train(make_tiny_config(), tmp_path / 'run', lines.append)
+    with logged() as lines:
+        loop.train(make_tiny_config(), tmp_path / 'run')
     assert [line for line in lines if line.startswith('warning: the checkpoint of step 3')]
     assert checkpoint_hash(tmp_path / 'run', 6) == checkpoint_hash(toy_run, 6)
 
@@ -344,14 +340,14 @@ def test_other_topologies_are_told(toy_run, toy_networks, tmp_path):
     state = json.loads(path.read_text())
     assert (state['devices'], state['processes']) == (1, 1)
     path.write_text(json.dumps(state | {'devices': 8, 'processes': 2}))
-    lines = []
-    loop.train(make_tiny_config(), workdir, lines.append)
+    with logged() as lines:
+        loop.train(make_tiny_config(), workdir)
     assert 'comes from 8 devices in 2 processes, this run has 1 in 1' in lines[0]
 
 
 def test_profile_and_parameters(toy_networks, tmp_path):
     workdir = tmp_path / 'run'
-    loop.train(make_tiny_config(), workdir, silent, profile=range(3, 5))
+    loop.train(make_tiny_config(), workdir, profile=range(3, 5))
     assert list((workdir / 'profile').rglob('*.xplane.pb'))
     overview = (workdir / 'parameters.txt').read_text()
     assert 'params/label/embedding' in overview

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import make_tiny_config, user_error
+from support import logged, make_tiny_config, user_error
 
 from cfg_jax.distributed import devices
 from cfg_jax.training import (
@@ -35,10 +35,10 @@ def row(grad_norm=1.0, loss=0.5, bad_bin=None, applied=True):
     }
 
 
-def make_log(tmp_path, lines, **changes):
+def make_log(tmp_path, **changes):
     writer = writers.MetricWriter(tmp_path)
     config = make_tiny_config(**changes)
-    return logging.TrainLog(config, writer, 0, lines.append, lambda step: f'of batch {step}')
+    return logging.TrainLog(config, writer, 0, lambda step: f'of batch {step}')
 
 
 def flush(log, step):
@@ -46,11 +46,11 @@ def flush(log, step):
 
 
 def test_means_over_the_steps_since_the_last_time(tmp_path):
-    lines = []
-    log = make_log(tmp_path, lines)
+    log = make_log(tmp_path)
     for loss in (1.0, 2.0, 6.0):
         log.add(row(loss=loss))
-    flush(log, 3)
+    with logged() as lines:
+        flush(log, 3)
     log.add(row(loss=7.0))
     flush(log, 4)
     first, second = writers.read_metrics(tmp_path)
@@ -62,7 +62,7 @@ def test_means_over_the_steps_since_the_last_time(tmp_path):
 
 
 def test_spikes_are_counted_against_the_recent_median(tmp_path):
-    log = make_log(tmp_path, [])
+    log = make_log(tmp_path)
     norms = [1.0] * 30 + [4.9, 5.1, 40.0, 1.0]
     for norm in norms:
         log.add(row(grad_norm=norm))
@@ -74,7 +74,7 @@ def test_spikes_are_counted_against_the_recent_median(tmp_path):
 
 def test_few_steps_have_no_spikes(tmp_path):
     """The first steps of a training differ by orders of magnitude."""
-    log = make_log(tmp_path, [])
+    log = make_log(tmp_path)
     for norm in (1.0, 50.0):
         log.add(row(grad_norm=norm))
     flush(log, 2)
@@ -82,20 +82,20 @@ def test_few_steps_have_no_spikes(tmp_path):
 
 
 def test_skipped_updates_are_told_and_left_out_of_the_means(tmp_path):
-    lines = []
-    log = make_log(tmp_path, lines, train__max_skipped=1)
+    log = make_log(tmp_path, train__max_skipped=1)
     log.add(row(loss=1.0))
     log.add(row(loss=np.nan, bad_bin=2, applied=False))
-    flush(log, 2)
+    with logged() as lines:
+        flush(log, 2)
     (found,) = writers.read_metrics(tmp_path)
     assert (found['loss'], found['updates_skipped']) == (1.0, 1)
     low, high = train_step.logsnr_bin_edges(make_tiny_config())[2:4]
-    assert lines[0].startswith('step 2 skipped')
+    assert lines[0].startswith('warning: step 2 is skipped')
     assert f'log-SNR bins {low:+.1f}_{high:+.1f}; examples of batch 2' in lines[0]
 
 
 def test_too_many_skipped_updates_stop_the_run(tmp_path):
-    log = make_log(tmp_path, [], train__max_skipped=1)
+    log = make_log(tmp_path, train__max_skipped=1)
     for applied in (False, True, False):
         log.add(row(grad_norm=np.inf, applied=applied))
     message = user_error(flush, log, 3)

@@ -4,54 +4,54 @@ import pytest
 from support import user_error
 
 from cfg_jax import config as config_lib
-from cfg_jax.training import workdirs as workdir_lib
+from cfg_jax.training import workdirs
 
 
 def test_claims_a_new_directory(tiny_config, tmp_path):
-    workdir = workdir_lib.claim(tiny_config, tmp_path / 'deep' / 'run')
+    workdir = workdirs.create_or_validate_workdir(tiny_config, tmp_path / 'deep' / 'run')
     written = json.loads((tmp_path / 'deep' / 'run' / 'config.json').read_text())
     assert written == json.loads(json.dumps(config_lib.to_json(tiny_config)))
-    assert workdir_lib.read_config(workdir).to_dict() == tiny_config.to_dict()
+    assert workdirs.read_config(workdir).to_dict() == tiny_config.to_dict()
 
 
 def test_claims_an_empty_directory(tiny_config, tmp_path):
     (tmp_path / '.hidden').touch()
-    workdir_lib.claim(tiny_config, tmp_path)
+    workdirs.create_or_validate_workdir(tiny_config, tmp_path)
     assert (tmp_path / 'config.json').exists()
 
 
 def test_claims_its_own_again_with_fields_that_may_change(tiny_config, tmp_path):
-    workdir_lib.claim(tiny_config, tmp_path)
+    workdirs.create_or_validate_workdir(tiny_config, tmp_path)
     tiny_config.train.steps = 99
     tiny_config.sampling.sampler = 'ddim'
-    workdir_lib.claim(tiny_config, tmp_path)
-    config = workdir_lib.read_config(tmp_path)
+    workdirs.create_or_validate_workdir(tiny_config, tmp_path)
+    config = workdirs.read_config(tmp_path)
     assert config.train.steps == 99
     assert config.sampling.sampler == 'ddim'
 
 
 def test_an_older_work_directory_goes_on(tiny_config, tmp_path):
     """Fields that came later mean there what was done then."""
-    workdir_lib.claim(tiny_config, tmp_path)
+    workdirs.create_or_validate_workdir(tiny_config, tmp_path)
     older = config_lib.to_json(tiny_config)
     for name in config_lib.ADDED:
         group, _, field = name.partition('.')
         del older[group][field]
     (tmp_path / 'config.json').write_text(json.dumps(older))
-    assert workdir_lib.read_config(tmp_path).model.kind == 'unet'
+    assert workdirs.read_config(tmp_path).model.kind == 'unet'
     tiny_config.train.weight_decay = 0.1
-    message = user_error(workdir_lib.claim, tiny_config, tmp_path)
+    message = user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)
     assert 'train.weight_decay: 0.0 -> 0.1' in message
     tiny_config.train.weight_decay = 0.0
-    workdir_lib.claim(tiny_config, tmp_path)
+    workdirs.create_or_validate_workdir(tiny_config, tmp_path)
 
 
 def test_refuses_another_config(tiny_config, tmp_path):
-    workdir_lib.claim(tiny_config, tmp_path)
+    workdirs.create_or_validate_workdir(tiny_config, tmp_path)
     before = (tmp_path / 'config.json').read_bytes()
     tiny_config.p_uncond = 0.2
     tiny_config.model.channel_mult = (2,)
-    message = user_error(workdir_lib.claim, tiny_config, tmp_path)
+    message = user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)
     assert str(tmp_path) in message
     assert 'p_uncond: 0.1 -> 0.2' in message
     assert 'model.channel_mult' in message
@@ -61,14 +61,14 @@ def test_refuses_another_config(tiny_config, tmp_path):
 
 def test_refuses_a_foreign_directory(tiny_config, tmp_path):
     (tmp_path / 'thesis.tex').touch()
-    message = user_error(workdir_lib.claim, tiny_config, tmp_path)
+    message = user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)
     assert f'{tmp_path} is not empty' in message
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
 
 
 def test_refuses_a_file(tiny_config, tmp_path):
     (tmp_path / 'file').write_text('mine')
-    message = user_error(workdir_lib.claim, tiny_config, tmp_path / 'file')
+    message = user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path / 'file')
     assert 'is a file' in message
     assert (tmp_path / 'file').read_text() == 'mine'
 
@@ -76,18 +76,18 @@ def test_refuses_a_file(tiny_config, tmp_path):
 @pytest.mark.parametrize('name', ['empty', 'missing'])
 def test_read_config_of_no_work_directory(tmp_path, name):
     (tmp_path / 'empty').mkdir()
-    message = user_error(workdir_lib.read_config, tmp_path / name)
+    message = user_error(workdirs.read_config, tmp_path / name)
     assert str(tmp_path / name) in message
     assert 'scripts/train.py' in message
 
 
 def test_read_config_written_by_another_program(tmp_path):
     (tmp_path / 'config.json').write_text('{"learning_rate": 0.1}')
-    assert 'learning_rate' in user_error(workdir_lib.read_config, tmp_path)
+    assert 'learning_rate' in user_error(workdirs.read_config, tmp_path)
 
 
 @pytest.mark.parametrize('content', ['', '[1, 2]', '{"p_uncond": 0.'])
 def test_config_that_is_no_json_object(tiny_config, tmp_path, content):
     (tmp_path / 'config.json').write_text(content)
-    assert str(tmp_path) in user_error(workdir_lib.read_config, tmp_path)
-    assert str(tmp_path) in user_error(workdir_lib.claim, tiny_config, tmp_path)
+    assert str(tmp_path) in user_error(workdirs.read_config, tmp_path)
+    assert str(tmp_path) in user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)

@@ -29,7 +29,7 @@ def load_extractor(
     if sweep.features == 'classifier':
         directory = workdir / 'classifier'
         load = functools.partial(classifier.load_or_train, config, directory, report)
-        return multihost.first_does('classifier', load) or load()
+        return multihost.run_on_process_zero('classifier', load) or load()
     if sweep.features in inception_extractor.NAMES:
         if config.data.channels != 3:
             raise UserError(

@@ -1,0 +1,78 @@
+"""What commands show of the log: our notices on standard output, warnings on standard error."""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging as absl_logging
+
+_PACKAGE = Path(__file__).resolve().parent
+# Whose lines of the shared 'absl' logger are ours; Orbax and others log through it too.
+_OURS = tuple(f'{_PACKAGE.parent / name}{os.sep}' for name in ('cfg_jax', 'scripts', 'experiments'))
+_DEVICES = 'jax._src.xla_bridge'  # this logger warns of a GPU or TPU that is present but not used
+
+
+def debugging() -> bool:
+    """Whether the user asked for tracebacks: environment variable CFG_JAX_DEBUG, or --debug."""
+    return os.environ.get('CFG_JAX_DEBUG', '') not in ('', '0')
+
+
+@contextlib.contextmanager
+def log_shown() -> Iterator[None]:
+    """Shows the log while the block runs; afterwards logging is as it was.
+
+    Ours (cfg_jax, scripts, experiments): INFO as bare lines on standard output, from WARNING on as
+    'warning: ...' on standard error. Of other libraries: errors, and JAX's warnings about devices,
+    one line each. While `debugging`, their warnings and all tracebacks too.
+    """
+    handler, verbosity = _Lines(), absl_logging.get_verbosity()
+    logging.root.addHandler(handler)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        absl_logging.set_verbosity(verbosity)
+
+
+class _Lines(logging.Handler):
+    """Writes to the streams of the moment: tests and notebooks replace them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _wanted(record):
+            return
+        message = record.getMessage()
+        if record.levelno < logging.WARNING:
+            _write(message, sys.stdout)
+            return
+        level = 'error' if record.levelno >= logging.ERROR else 'warning'
+        _write(f'{level}: {" ".join(message.split())}', sys.stderr)
+        if record.exc_info and debugging():
+            traceback.print_exception(*record.exc_info)
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Whether our code logged it, through absl."""
+    return record.name == 'absl' and record.pathname.startswith(_OURS)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    if is_ours(record):
+        return True
+    warnings_too = record.name == _DEVICES or debugging()
+    return record.levelno >= (logging.WARNING if warnings_too else logging.ERROR)
+
+
+def _write(line: str, stream) -> None:
+    """Prints at once; a progress bar on the terminal is drawn again below the line."""
+    if 'tqdm' in sys.modules:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=stream):
+            print(line, file=stream, flush=True)
+    else:
+        print(line, file=stream, flush=True)
