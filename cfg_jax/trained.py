@@ -25,6 +25,7 @@ from cfg_jax.rules import (
 )
 from cfg_jax.training import (
     checkpoints,
+    step as train_step,
     workdirs,
 )
 
@@ -218,7 +219,7 @@ def _restore(path: epath.PathLike, config: ConfigDict, kind: str) -> tuple[Any, 
             f'{path} holds {words[config.model.kind]}; this needs the work directory of'
             f' {words[kind]}'
         )
-    state = jax.eval_shape(lambda: step.create_state(config))
+    state = jax.eval_shape(lambda: train_step.create_state(config))
     params, step = checkpoints.restore_ema(path, state.ema_params)
     return jax.device_put(params, devices.replicated()), step
 
