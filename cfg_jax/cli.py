@@ -15,13 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from cfg_jax import (
-    config as config_lib,
-    console,
-)
+from cfg_jax import config_files, console
 from cfg_jax.errors import (
     Disconnected,
     Preempted,
@@ -105,7 +101,7 @@ def parse_with_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Nam
         help='such as configs/digits.py',
     )
     options, overrides = split_config(parser, argv)
-    return options, load_config(options.config, overrides)
+    return options, config_files.load_config(options.config, overrides)
 
 
 def split_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -115,33 +111,6 @@ def split_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespac
     )
     overrides = [a for a in argv if a.startswith(('--config.', '-config.'))]
     return parser.parse_args([a for a in argv if a not in overrides]), overrides
-
-
-def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a file with overrides '--config.FIELD=VALUE' applied, validated.
-
-    Raises:
-      UserError: as `parse_with_config`.
-    """
-    if not Path(path).is_file():
-        raise UserError(f'no config file {path!r}{_other_configs(path)}')
-    for override in overrides:
-        if '=' not in override:
-            raise UserError(f'{override} lacks a value; write {override}=VALUE')
-    argv = ['config', f'--config={path}', *overrides]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-        config = values['config'].value
-    except (AttributeError, KeyError) as error:
-        raise UserError(_unknown_field(path, overrides, error)) from error
-    except (flags.Error, TypeError, ValueError, SyntaxError, ImportError) as error:
-        raise UserError(f'{path}: {str(error).splitlines()[0]}') from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f'{path}: get_config() must return an ml_collections.ConfigDict')
-    config_lib.validate(config)
-    return config
 
 
 def add_process_options(parser: Parser) -> None:
@@ -203,23 +172,6 @@ def integer_list(text: str) -> tuple[int, ...]:
 def name_list(text: str) -> tuple[str, ...]:
     """'fid,is' -> ('fid', 'is'), for argparse's `type`."""
     return tuple(name.strip() for name in text.split(',') if name.strip())
-
-
-def _other_configs(path: str) -> str:
-    folder = Path(path).parent
-    names = sorted(file.name for file in folder.glob('*.py'))
-    return f'; {folder} has: {", ".join(names)}' if names else ''
-
-
-def _unknown_field(path: str, overrides: Sequence[str], error: Exception) -> str:
-    for override in overrides:
-        field = override.lstrip('-').removeprefix('config.').partition('=')[0]
-        if field not in config_lib.FIELDS:
-            hint = config_lib.suggestion(field, config_lib.FIELDS)
-            return f'the config has no field {field!r}{hint}'
-        if str(error).strip('"\'') in field.split('.'):
-            return f'{path} has no field {field!r}'
-    return f'{path}: {type(error).__name__}: {error}'
 
 
 def _sentence(error: Exception) -> str:

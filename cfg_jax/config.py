@@ -1,150 +1,29 @@
-"""What a config may hold: every field, its type and its range; and what may change on resume."""
+"""Configs: base plus differences, their check, and what may change on resume."""
 
-import difflib
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from cfg_jax.config_fields import FIELDS, MAY_CHANGE, Field, fields
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation.scoring import METRICS
-from cfg_jax.models.attention import KERNELS
-from cfg_jax.sampling import SAMPLERS
+from cfg_jax.registry import suggestion
 
-DTYPES = ('float32', 'bfloat16')
-LABEL_RULES = ('uniform', 'balanced')
-KINDS = ('unet', 'classifier')
+# What the first edition called groups and fields; its commands and work directories keep working.
+_RENAMED = {'sampling.sampler': 'sampler.name', 'sampling.': 'sampler.'}
 
 
-class Field(NamedTuple):
-    """One field: type, range and the words that say the range."""
+def base_config(kind: str = 'unet') -> ConfigDict:
+    """Every field with its default; a config file states what differs and why.
 
-    type: type
-    accepts: Callable[[Any], bool]
-    words: str
-
-
-_positive = Field(int, lambda n: n >= 1, 'a whole number of at least 1')
-_count = Field(int, lambda n: n >= 0, 'a whole number of at least 0')
-_probability = Field(float, lambda p: 0.0 <= p <= 1.0, 'a number in [0, 1]')
-_rate = Field(float, lambda p: 0.0 <= p < 1.0, 'a number in [0, 1)')
-_above_zero = Field(float, lambda a: a > 0.0, 'a number above 0')
-_real = Field(float, lambda a: abs(a) < float('inf'), 'a finite number')
-_flag = Field(bool, lambda _: True, 'True or False')
-_text = Field(str, lambda _: True, 'a text')
-_name = Field(str, lambda text: bool(text), 'a text that is not empty')
-
-
-def _tuple_of(accepts: Callable[[Any], bool], words: str) -> Field:
-    return Field(tuple, lambda items: all(accepts(item) for item in items), words)
-
-
-def _one_of(choices: tuple[str, ...]) -> Field:
-    return Field(str, lambda text: text in choices, 'one of ' + ', '.join(choices))
-
-
-FIELDS: dict[str, Field] = {
-    'seed': _count,
-    'p_uncond': _probability,
-    'data.name': _name,
-    'data.data_dir': _text,
-    'data.split': _name,
-    'data.image_size': _positive,
-    'data.channels': Field(int, lambda n: n in (1, 3), '1 (grey) or 3 (RGB)'),
-    'data.num_classes': _positive,
-    'data.flip': _flag,
-    'data.random_crop': _probability,
-    'data.num_workers': _count,
-    'model.kind': _one_of(KINDS),
-    'model.width': Field(int, lambda n: n >= 4 and n % 2 == 0, 'an even number of at least 4'),
-    'model.channel_mult': _tuple_of(
-        lambda n: isinstance(n, int) and n >= 1, 'a tuple of whole numbers of at least 1'
-    ),
-    'model.num_res_blocks': _positive,
-    'model.attention_resolutions': _tuple_of(
-        lambda n: isinstance(n, int) and n >= 1, 'a tuple of feature map sides'
-    ),
-    'model.head_channels': _count,
-    'model.num_heads': _count,
-    'model.dropout': _rate,
-    'model.resblock_updown': _flag,
-    'model.scale_shift_norm': _flag,
-    'model.norm_groups': _positive,
-    'model.remat': _flag,
-    'model.attention': _one_of(KERNELS),
-    'model.dtype': _one_of(DTYPES),
-    'diffusion.logsnr_min': _real,
-    'diffusion.logsnr_max': _real,
-    'train.steps': _positive,
-    'train.batch_size': _positive,
-    'train.grad_accum': _positive,
-    'train.learning_rate': _above_zero,
-    'train.warmup_steps': _count,
-    'train.anneal_steps': _count,
-    'train.weight_decay': _rate,
-    'train.beta1': _rate,
-    'train.beta2': _rate,
-    'train.adam_eps': _above_zero,
-    'train.grad_clip': _above_zero,
-    'train.ema_decay': _rate,
-    'train.max_skipped': _count,
-    'train.log_every': _positive,
-    'train.checkpoint_every': _positive,
-    'train.keep_checkpoints': _positive,
-    'train.keep_period': _count,
-    'train.sample_every': _positive,
-    'sampling.sampler': _one_of(SAMPLERS),
-    'sampling.num_steps': Field(int, lambda n: n >= 2, 'a whole number of at least 2'),
-    'sampling.v': _probability,
-    'sampling.clip': _flag,
-    'sweep.w': _tuple_of(
-        lambda w: isinstance(w, int | float) and abs(w) < float('inf'), 'a tuple of finite numbers'
-    ),
-    'sweep.num_samples': Field(int, lambda n: n >= 2, 'a whole number of at least 2'),
-    'sweep.batch_size': _positive,
-    'sweep.shard_size': _positive,
-    'sweep.seed': _count,
-    'sweep.labels': _one_of(LABEL_RULES),
-    'sweep.repeats': _positive,
-    'sweep.features': _name,
-    'sweep.inception': _text,
-    'sweep.dtype': _one_of(DTYPES),
-    'sweep.reference': _text,
-    'sweep.metrics': _tuple_of(
-        lambda name: name in METRICS, 'a tuple out of ' + ', '.join(METRICS)
-    ),
-    'sweep.is_splits': _positive,
-    'sweep.bootstrap': _count,
-    'sweep.save_samples': _flag,
-}
-
-# Fields that older work directories lack, with the values that mean what was done then.
-ADDED: dict[str, Any] = {
-    'data.random_crop': 0.0,
-    'model.kind': 'unet',
-    'model.remat': False,
-    'model.attention': 'auto',
-    'train.anneal_steps': 0,
-    'train.max_skipped': 0,
-    'train.weight_decay': 0.0,
-    'sweep.repeats': 1,
-    'sweep.inception': '',
-    'sweep.dtype': 'float32',
-    'sweep.reference': '',
-    'sweep.metrics': ('fid', 'is'),
-    'sweep.bootstrap': 0,
-    'sweep.save_samples': False,
-}
-
-# What a noisy classifier's config lacks: it learns every label and generates nothing.
-_OF_UNETS = re.compile(r'p_uncond$|sampling\.|sweep\.|train\.sample_every$')
-
-# What a resumed run may set anew: none of it changes the network or the steps already taken.
-MAY_CHANGE = re.compile(
-    r'data\.(data_dir|num_workers)$|model\.(remat|attention)$|sampling\.|sweep\.'
-    r'|train\.(steps|grad_accum|max_skipped|log_every|checkpoint_every|keep_checkpoints|keep_period|sample_every)$'
-)
+    Args:
+      kind: `model.kind`: 'unet', or 'classifier' for a noisy classifier, which has fewer fields.
+    """
+    config = ConfigDict()
+    for name, field in fields(kind).items():
+        _set(config, name, field.default)
+    config.model.kind = kind
+    return config
 
 
 def validate(config: ConfigDict) -> None:
@@ -154,24 +33,17 @@ def validate(config: ConfigDict) -> None:
       UserError: naming the field, its value and what would be accepted.
     """
     values = dict(flatten(config))
-    expected = fields(values.get('model.kind', KINDS[0]))
+    expected = fields(values.get('model.kind', 'unet'))
     for name in values:
         if name not in expected:
             whose = f"a {values['model.kind']}'s" if name in FIELDS else 'the'
             raise UserError(f'{whose} config has no field {name!r}{suggestion(name, expected)}')
     for name, field in expected.items():
         if name not in values:
-            raise UserError(f'the config lacks the field {name!r} ({field.words})')
+            raise UserError(f'the config lacks the field {name!r} ({field.range.words})')
         if not _fits(values[name], field):
-            raise UserError(f'{name} must be {field.words}; got {values[name]!r}')
+            raise UserError(f'{name} must be {field.range.words}; got {values[name]!r}')
     _check_together(config)
-
-
-def fields(kind: str) -> dict[str, Field]:
-    """The fields of a config of this `model.kind`."""
-    if kind != 'classifier':
-        return FIELDS
-    return {name: field for name, field in FIELDS.items() if not _OF_UNETS.match(name)}
 
 
 def check_devices(config: ConfigDict, num_devices: int) -> None:
@@ -204,22 +76,16 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, 
 
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:
-    """The config that `to_json` wrote: JSON's lists are tuples again."""
+    """The config that `to_json` wrote, now or in an earlier edition.
+
+    JSON's lists are tuples again; fields that came later have their defaults, which mean what was
+    done before they came.
+    """
+    flat = {current_name(name): _plain(value) for name, value in flatten(values)}
+    known = fields(flat.get('model.kind', 'unet'))
     config = ConfigDict()
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            config[name] = from_json(value)
-        else:
-            config[name] = _plain(value)
-    return config
-
-
-def complete(config: ConfigDict) -> ConfigDict:
-    """Gives the config of an older work directory the fields that have come since."""
-    for name, value in ADDED.items():
-        group, _, field = name.partition('.')
-        if group in config and field not in config[group]:
-            config[group][field] = value
+    for name, value in ({name: field.default for name, field in known.items()} | flat).items():
+        _set(config, name, value)
     return config
 
 
@@ -228,13 +94,21 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return config.to_dict()
 
 
-def suggestion(word: str, known: Any) -> str:
-    """'; did you mean ...?' where something known is close to `word`, else ''."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    if not close:
-        tails = {name.rpartition('.')[2]: name for name in known}
-        close = [tails[t] for t in difflib.get_close_matches(word.rpartition('.')[2], tails, n=1)]
-    return f'; did you mean {close[0]!r}?' if close else ''
+def current_name(name: str) -> str:
+    """The name today of a field of the first edition: 'sampling.v' -> 'sampler.v'."""
+    for old, new in _RENAMED.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+    *groups, field = name.split('.')
+    for group in groups:
+        if group not in config:
+            config[group] = ConfigDict()
+        config = config[group]
+    config[field] = value
 
 
 def _plain(value: Any) -> Any:
@@ -242,12 +116,11 @@ def _plain(value: Any) -> Any:
 
 
 def _fits(value: Any, field: Field) -> bool:
-    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+    expected = field.range.type
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    right_type = isinstance(value, field.type) and (
-        field.type is bool or not isinstance(value, bool)
-    )
-    return right_type and field.accepts(value)
+    right_type = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    return right_type and field.range.accepts(value)
 
 
 def _check_together(config: ConfigDict) -> None:
@@ -285,11 +158,11 @@ def _check_sweep(sweep: ConfigDict) -> None:
         )
 
 
-def _check_channels(config: ConfigDict, channels: int, side: int) -> None:
+def _check_channels(config: ConfigDict, channels: float, side: int) -> None:
     model = config.model
-    if channels % model.norm_groups:
+    if channels != int(channels) or channels % model.norm_groups:
         raise UserError(
-            f'model.norm_groups={model.norm_groups} does not divide the {channels} channels of a'
+            f'model.norm_groups={model.norm_groups} does not divide the {channels:g} channels of a'
             ' level'
         )
     deepest = config.data.image_size // 2 ** (len(model.channel_mult) - 1)
@@ -297,6 +170,6 @@ def _check_channels(config: ConfigDict, channels: int, side: int) -> None:
     if has_attention and channels % (model.head_channels or model.num_heads):
         which = 'head_channels' if model.head_channels else 'num_heads'
         raise UserError(
-            f'model.{which}={model[which]} does not divide the {channels} channels of the'
+            f'model.{which}={model[which]} does not divide the {channels:g} channels of the'
             f' attention at {side}x{side}'
         )

@@ -2,16 +2,22 @@
 
 `logsnr` (the paper's lambda) is the only time-like argument. The process is variance preserving:
 alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr), and noising runs toward smaller logsnr.
+Schedules draw log-SNRs, scalings relate other processes to this one, and targets are what a network
+may predict of it.
 
 Everything is float32 and finite on [-20, 20]: ratios are formed from `log_sigmoid` and `expm1`,
 never by dividing by an alpha or a sigma that is close to zero. `logsnr` is a scalar or one value
 per example, shape [B]; images are [B, ...].
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import log_sigmoid
 from jax.typing import ArrayLike
 
@@ -20,9 +26,25 @@ LOGSNR_MAX = 20.0
 
 
 def broadcast_to_images(value: ArrayLike, z: jax.Array) -> jax.Array:
-    """Appends axes to `value` ([] or [B]) until it broadcasts against `z` [B, ...]."""
+    """Appends axes to `value` ([] or [B]) until it broadcasts against `z` [B, ...].
+
+    Raises:
+      ValueError: `value` is neither a scalar nor one value per image.
+    """
     value = jnp.asarray(value)
+    if value.shape not in ((), z.shape[:1]):
+        raise ValueError(
+            f'expected a scalar or one value for each of {z.shape[0]} images; got the shape'
+            f' {value.shape}'
+        )
     return value.reshape(value.shape + (1,) * (z.ndim - value.ndim))
+
+
+def check_same_shape(**arrays: jax.Array) -> None:
+    """Raises ValueError unless all arrays have the same shape: broadcasting would hide a mistake."""
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError('; '.join(f'{name} has the shape {s}' for name, s in shapes.items()))
 
 
 def logsnr_cosine(
@@ -56,6 +78,72 @@ def _cosine_constants(logsnr_min: float, logsnr_max: float) -> tuple[float, floa
     b = math.atan(math.exp(-0.5 * logsnr_max))
     b_mirror = math.atan(math.exp(0.5 * logsnr_min))
     return math.pi / 2 - b_mirror - b, b, b_mirror
+
+
+class Schedule(Protocol):
+    """log-SNR as a decreasing function of u in [0, 1]; u ~ U[0, 1] draws p(logsnr)."""
+
+    def __call__(self, u: ArrayLike) -> jax.Array:
+        """logsnr of `u`, float32, in the shape of `u`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineSchedule:
+    """The paper's: logsnr = -2 log tan(a u + b) from logsnr_max (u = 0) to logsnr_min (u = 1)."""
+
+    logsnr_min: float = LOGSNR_MIN
+    logsnr_max: float = LOGSNR_MAX
+
+    def __call__(self, u: ArrayLike) -> jax.Array:
+        """See `logsnr_cosine`."""
+        return logsnr_cosine(u, self.logsnr_min, self.logsnr_max)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftedCosineSchedule:
+    """logsnr = -2 log tan(a u + b) + shift, clipped to the ends (Hoogeboom et al. 2023, eq. 4).
+
+    shift = 2 ln(64 / d) for images of d pixels keeps the noise at 64 x 64 what it is for 64 pixels.
+    """
+
+    logsnr_min: float = LOGSNR_MIN
+    logsnr_max: float = LOGSNR_MAX
+    shift: float = 0.0
+
+    def __call__(self, u: ArrayLike) -> jax.Array:
+        """logsnr of `u`."""
+        # The ends of the unshifted schedule move, so that the shifted one keeps them.
+        return logsnr_cosine(u, self.logsnr_min - self.shift, self.logsnr_max - self.shift) + (
+            self.shift
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBetaSchedule:
+    """DDPM's (Ho et al. 2020): alpha^2_i = prod_{j <= i} (1 - beta_j), beta linear in i.
+
+    u in [0, 1] is the step i / (num_steps - 1), between two steps log-SNR is interpolated. The ends
+    follow from beta; logsnr_min and logsnr_max are not used.
+    """
+
+    logsnr_min: float = LOGSNR_MIN
+    logsnr_max: float = LOGSNR_MAX
+    num_steps: int = 1000
+    first_beta: float = 1e-4
+    last_beta: float = 0.02
+
+    def table(self) -> np.ndarray:
+        """logsnr of steps 0 (cleanest) to num_steps - 1, float64 [num_steps]."""
+        betas = np.linspace(self.first_beta, self.last_beta, self.num_steps)
+        log_alpha_squared = np.cumsum(np.log1p(-betas))
+        return log_alpha_squared - np.log(-np.expm1(log_alpha_squared))
+
+    def __call__(self, u: ArrayLike) -> jax.Array:
+        """logsnr of `u`."""
+        step = jnp.asarray(u, jnp.float32) * (self.num_steps - 1)
+        table = jnp.asarray(self.table(), jnp.float32)
+        return jnp.interp(step, jnp.arange(self.num_steps, dtype=jnp.float32), table)
 
 
 def alpha(logsnr: ArrayLike) -> jax.Array:
@@ -126,19 +214,65 @@ def eps_from_x(z: jax.Array, x: jax.Array, logsnr: ArrayLike) -> jax.Array:
     return jnp.exp(-0.5 * log_sigmoid(-logsnr)) * z - jnp.exp(0.5 * logsnr) * x
 
 
-def v_from_x_eps(x: jax.Array, eps: jax.Array, logsnr: ArrayLike) -> jax.Array:
-    """v = alpha eps - sigma x (Salimans & Ho 2022, appendix D); not the variance exponent `v`."""
-    logsnr = broadcast_to_images(logsnr, x)
-    return alpha(logsnr) * eps - sigma(logsnr) * x
+class Scaling(NamedTuple):
+    """A process of the same log-SNR with another alpha; sigma = alpha exp(-logsnr / 2).
+
+    Its z is `factor` times the variance-preserving one. It belongs to a network, which was trained
+    to see such z; samplers and guidance rules see the variance-preserving z only.
+    """
+
+    log_alpha: Callable[[jax.Array], jax.Array]
+
+    def factor(self, logsnr: ArrayLike) -> jax.Array:
+        """alpha of this process over the variance-preserving alpha."""
+        logsnr = jnp.asarray(logsnr, jnp.float32)
+        return jnp.exp(self.log_alpha(logsnr) - 0.5 * log_sigmoid(logsnr))
 
 
-def x_from_v(z: jax.Array, v_prediction: jax.Array, logsnr: ArrayLike) -> jax.Array:
-    """x = alpha z - sigma v."""
-    logsnr = broadcast_to_images(logsnr, z)
-    return alpha(logsnr) * z - sigma(logsnr) * v_prediction
+VARIANCE_PRESERVING = Scaling(lambda logsnr: 0.5 * log_sigmoid(logsnr))
+# z = (1 - t) x + t eps with t = sigma = sigmoid(-logsnr / 2) (Liu et al. 2023).
+FLOW = Scaling(lambda logsnr: log_sigmoid(0.5 * logsnr))
+# z = x + s eps with the noise level s = exp(-logsnr / 2) (Karras et al. 2022).
+EDM = Scaling(jnp.zeros_like)
 
 
-def eps_from_v(z: jax.Array, v_prediction: jax.Array, logsnr: ArrayLike) -> jax.Array:
-    """eps = sigma z + alpha v."""
-    logsnr = broadcast_to_images(logsnr, z)
-    return sigma(logsnr) * z + alpha(logsnr) * v_prediction
+class Target(NamedTuple):
+    """What a network predicts: p = x_weight x + eps_weight eps, both functions of logsnr.
+
+    With z = alpha x + sigma eps it follows that
+
+        eps = (alpha p - x_weight z) / (alpha eps_weight - sigma x_weight).
+    """
+
+    x_weight: Callable[[jax.Array], jax.Array]
+    eps_weight: Callable[[jax.Array], jax.Array]
+
+    def of(self, x: jax.Array, eps: jax.Array, logsnr: ArrayLike) -> jax.Array:
+        """The target p of x and eps [B, ...]."""
+        if self is EPS:
+            return eps
+        logsnr = broadcast_to_images(jnp.asarray(logsnr, jnp.float32), x)
+        return self.x_weight(logsnr) * x + self.eps_weight(logsnr) * eps
+
+    def to_eps(self, z: jax.Array, prediction: jax.Array, logsnr: ArrayLike) -> jax.Array:
+        """eps that the prediction of this target at z [B, ...] means."""
+        check_same_shape(z=z, prediction=prediction)
+        if self is EPS:
+            return prediction
+        logsnr = broadcast_to_images(jnp.asarray(logsnr, jnp.float32), z)
+        scaled = alpha(logsnr) * prediction - self.x_weight(logsnr) * z
+        return scaled / self._determinant(logsnr)
+
+    def eps_per_prediction(self, logsnr: ArrayLike) -> jax.Array:
+        """d eps / d p at fixed z = alpha / (alpha eps_weight - sigma x_weight)."""
+        logsnr = jnp.asarray(logsnr, jnp.float32)
+        return alpha(logsnr) / self._determinant(logsnr)
+
+    def _determinant(self, logsnr: jax.Array) -> jax.Array:
+        return alpha(logsnr) * self.eps_weight(logsnr) - sigma(logsnr) * self.x_weight(logsnr)
+
+
+EPS = Target(jnp.zeros_like, jnp.ones_like)
+X = Target(jnp.ones_like, jnp.zeros_like)
+V = Target(lambda logsnr: -sigma(logsnr), lambda logsnr: alpha(logsnr))
+VELOCITY = Target(lambda logsnr: -jnp.ones_like(logsnr), jnp.ones_like)

@@ -1,9 +1,9 @@
 """Algorithm 1 of the paper: joint training of the conditional and the unconditional model.
 
-And the loss of a classifier of noisy images, on the same draws.
+And the loss of a classifier of noisy images, and what weighs the loss at each log-SNR.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,81 +11,116 @@ import optax
 from jax.typing import ArrayLike
 
 from cfg_jax import diffusion
-from cfg_jax.classifier_guidance import ClassifierFn
-from cfg_jax.guidance import EpsTheta
-from cfg_jax.sampling import per_image_noise
+from cfg_jax.conditioning import Condition, Conditioning
+from cfg_jax.conditioning.dropping import drop
+from cfg_jax.diffusion import EPS, CosineSchedule, Schedule, Target
+from cfg_jax.keys import per_image_noise, stream
+
+# network(z [B, H, W, C], logsnr [B], condition) -> prediction of a target [B, H, W, C]
+Network = Callable[[jax.Array, jax.Array, Condition], jax.Array]
+# classifier(z [B, H, W, C], logsnr [B]) -> logits [B, num_classes]
+Classifier = Callable[[jax.Array, jax.Array], jax.Array]
+# weight(logsnr [B]) -> float32 [B]
+Weight = Callable[[jax.Array], jax.Array]
+
+_CONDITION, _LOGSNR, _EPS = range(3)  # the random streams of one example
 
 
-class Draws(NamedTuple):
-    """The random choices of Algorithm 1 for a batch."""
-
-    label: jax.Array  # int32 [B], some of them replaced by the null label
-    logsnr: jax.Array  # float32 [B]
-    eps: jax.Array  # float32 [B, H, W, C]
-
-
-def drop_label(
-    keys: jax.Array, label: jax.Array, null_label: int, p_uncond: ArrayLike
-) -> jax.Array:
-    """Replaces each label by `null_label` with probability `p_uncond` (Algorithm 1, line 3).
-
-    One independent Bernoulli per example from its own key; keys [B], label int32 [B].
-    """
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, p_uncond))(keys)
-    return jnp.where(dropped, null_label, label)
-
-
-def draw(
-    keys: jax.Array,
+def algorithm_1(
+    network: Network,
     x: jax.Array,
-    label: jax.Array,
+    c: Condition,
+    keys: jax.Array,
     *,
-    null_label: int,
+    conditioning: Conditioning,
     p_uncond: ArrayLike,
-    logsnr_min: float = diffusion.LOGSNR_MIN,
-    logsnr_max: float = diffusion.LOGSNR_MAX,
-) -> Draws:
-    """Lines 3-5 of Algorithm 1: c <- null with probability p_uncond, logsnr ~ p(logsnr), eps ~ N.
-
-    Args:
-      keys: one key per example, [B]; an example's draws depend on its own key alone.
-      x: images in [-1, 1], [B, H, W, C].
-      label: class ids, int32 [B].
-      null_label: the id of the null token (`num_classes`).
-      p_uncond: probability of unconditional training.
-      logsnr_min, logsnr_max: ends of the cosine schedule that p(logsnr) follows.
-    """
-    label_keys, logsnr_keys, eps_keys = (
-        jax.vmap(lambda key, stream=stream: jax.random.fold_in(key, stream))(keys)
-        for stream in range(3)
-    )
-    u = jax.vmap(jax.random.uniform)(logsnr_keys)
-    return Draws(
-        label=drop_label(label_keys, label, null_label, p_uncond),
-        logsnr=diffusion.logsnr_cosine(u, logsnr_min, logsnr_max),
-        eps=per_image_noise(eps_keys, x.shape[1:]),
-    )
-
-
-def eps_mse(eps_theta: EpsTheta, x: jax.Array, draws: Draws) -> jax.Array:
-    """Line 6 of Algorithm 1, eq. (5): ||eps_theta(z, c) - eps||^2, per example.
+    schedule: Schedule = CosineSchedule(),
+    target: Target = EPS,
+    weight: Weight | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Algorithm 1, the loss of each example: |eps_theta(z, c) - eps|^2, eq. (5).
 
     The mean over pixels and channels stands for the squared norm, which only rescales the learning
-    rate. Returns float32 [B].
+    rate. With another target the network's prediction p is compared with its target, and
+
+        loss = weight(logsnr) (d eps / d p)^2 |p_theta(z, c) - p|^2,
+
+    which is weight(logsnr) |eps_theta - eps|^2 whatever the target.
+
+    Args:
+      network: predicts `target`.
+      x: images in [-1, 1], float32 [B, H, W, C].
+      c: condition, a pytree of arrays [B, ...].
+      keys: one key per example, [B]; an example's draws depend on its own key alone.
+      conditioning: the kind of condition.
+      p_uncond: probability of unconditional training.
+      schedule: p(logsnr), as a function of u ~ U[0, 1].
+      target: what the network predicts; the paper's is eps.
+      weight: of the squared error of eps as a function of logsnr; None is the paper's, 1.
+
+    Returns:
+      loss and logsnr, float32 [B] each.
+
+    Raises:
+      ValueError: the prediction is not of the shape of x.
     """
-    z = diffusion.q_sample(x, draws.logsnr, draws.eps)
-    error = eps_theta(z, draws.logsnr, draws.label) - draws.eps
-    return jnp.mean(jnp.square(error), axis=tuple(range(1, x.ndim)))
+    c = drop(conditioning, stream(keys, _CONDITION), c, p_uncond)  # c <- null with p_uncond
+    logsnr = schedule(jax.vmap(jax.random.uniform)(stream(keys, _LOGSNR)))  # logsnr ~ p(logsnr)
+    eps = per_image_noise(stream(keys, _EPS), x.shape[1:])  # eps ~ N(0, I)
+    z = diffusion.q_sample(x, logsnr, eps)  # z = alpha x + sigma eps
+    prediction = network(z, logsnr, c)
+    diffusion.check_same_shape(x=x, prediction=prediction)
+    error = prediction - target.of(x, eps, logsnr)
+    loss = jnp.mean(jnp.square(error), axis=tuple(range(1, x.ndim)))
+    if target is not EPS:
+        loss = jnp.square(target.eps_per_prediction(logsnr)) * loss
+    return (loss if weight is None else weight(logsnr) * loss), logsnr
 
 
-def cross_entropy(
-    classifier_fn: ClassifierFn, x: jax.Array, draws: Draws
-) -> tuple[jax.Array, jax.Array]:
-    """-log p(c | z, logsnr) of each example, and 1.0 where c is the likeliest class.
+def noisy_cross_entropy(
+    classifier: Classifier,
+    x: jax.Array,
+    label: jax.Array,
+    keys: jax.Array,
+    schedule: Schedule = CosineSchedule(),
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """-log p(c | z, logsnr) of each example, for a classifier of noisy images.
 
     Section 4 of Dhariwal & Nichol 2021: the classifier sees what the sampler will show it, images
-    of every noise level. No label may be null. Both float32 [B].
+    of every noise level. No label may be null.
+
+    Args:
+      classifier: logits of p(c | z, logsnr).
+      x: images in [-1, 1], [B, H, W, C].
+      label: class ids, int32 [B].
+      keys, schedule: as in `algorithm_1`, with the same draws.
+
+    Returns:
+      loss, 1.0 where the label is the likeliest class, and logsnr; float32 [B] each.
     """
-    logits = classifier_fn(diffusion.q_sample(x, draws.logsnr, draws.eps), draws.logsnr)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, draws.label)
-    return loss, (jnp.argmax(logits, axis=-1) == draws.label).astype(jnp.float32)
+    logsnr = schedule(jax.vmap(jax.random.uniform)(stream(keys, _LOGSNR)))
+    eps = per_image_noise(stream(keys, _EPS), x.shape[1:])
+    logits = classifier(diffusion.q_sample(x, logsnr, eps), logsnr)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return loss, (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32), logsnr
+
+
+def weight_eps(logsnr: jax.Array) -> jax.Array:
+    """1: the paper's mean squared error of eps."""
+    return jnp.ones_like(logsnr)
+
+
+def weight_x(logsnr: jax.Array) -> jax.Array:
+    """exp(-logsnr) = (sigma / alpha)^2: mean squared error of x, since |x - x'| = sigma / alpha
+    |eps - eps'| at the same z."""
+    return jnp.exp(-logsnr)
+
+
+def weight_v(logsnr: jax.Array) -> jax.Array:
+    """1 + exp(-logsnr) = 1 / alpha^2: mean squared error of v."""
+    return 1.0 + jnp.exp(-logsnr)
+
+
+def weight_velocity(logsnr: jax.Array) -> jax.Array:
+    """(1 + exp(-logsnr / 2))^2 = (1 + sigma / alpha)^2: mean squared error of eps - x."""
+    return jnp.square(1.0 + jnp.exp(-0.5 * logsnr))

@@ -1,9 +1,10 @@
-"""The U-Net of ADM (Dhariwal & Nichol 2021, appendix), conditioned on log-SNR and class."""
+"""The U-Net of ADM (Dhariwal & Nichol 2021, appendix), conditioned on log-SNR and a condition."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.models.group_norm import GroupNorm
 from cfg_jax.models.layers import (
     Encoder,
@@ -12,34 +13,34 @@ from cfg_jax.models.layers import (
 
 
 class UNet(Encoder, kw_only=True):
-    """ADM's U-Net: eps_theta(z, logsnr, label).
+    """ADM's U-Net: network(z, logsnr, condition).
 
     Attributes, besides those of `Encoder`:
-      num_classes: real classes; the label `num_classes` is the null token, an embedding row of its
-        own.
+      conditioning: the kind of condition, whose embedding is added to that of log-SNR.
       out_channels: image channels.
     The way up has one residual block per level more than the way down.
     """
 
-    num_classes: int
+    conditioning: Conditioning
     out_channels: int
 
     @nn.compact
     def __call__(
-        self, z: jax.Array, logsnr: jax.Array, label: jax.Array, train: bool = False
+        self, z: jax.Array, logsnr: jax.Array, condition: Condition, train: bool = False
     ) -> jax.Array:
-        """Predicts eps.
+        """Predicts eps, or another target it was trained for.
 
         Args:
           z: noisy images [B, H, W, C], H and W divisible by 2^(levels - 1).
           logsnr: float32 [B].
-          label: int32 [B] in [0, num_classes]; `num_classes` is the null token.
+          condition: a pytree of arrays [B, ...].
           train: turns dropout on (needs a 'dropout' key).
 
         Returns:
           float32 [B, H, W, out_channels].
         """
-        emb = self.embed_logsnr(logsnr) + self._embed_label(label)
+        emb = self.embed_logsnr(logsnr)
+        emb = emb + self.conditioning.encode(condition, emb.shape[-1], self.dtype)
         h, skips = self.encode(z, emb, train)
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for block in range(self.num_res_blocks + 1):
@@ -50,14 +51,3 @@ class UNet(Encoder, kw_only=True):
 
         h = GroupNorm(self.norm_groups, silu=True, dtype=self.dtype, name='norm_out')(h)
         return conv(self.out_channels, 3, jnp.float32, zero=True, name='conv_out')(h)
-
-    def _embed_label(self, label: jax.Array) -> jax.Array:
-        """Embedding of the label: [B] -> [B, 4 * width]."""
-        table = nn.Embed(
-            self.num_classes + 1,
-            4 * self.width,
-            embedding_init=nn.initializers.normal(1.0),
-            dtype=self.dtype,
-            name='label',
-        )
-        return table(label)

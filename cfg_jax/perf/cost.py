@@ -1,17 +1,15 @@
 """What a computation costs, counted from its jaxpr: nothing is run or allocated."""
 
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from cfg_jax import (
-    models,
-    rules,
-)
 from cfg_jax.errors import UserError
+from cfg_jax.inference import make_rule
+from cfg_jax.models import networks
+from cfg_jax.perf.operations import count_flops
 from cfg_jax.training import step as train_step
 
 # Peak TFLOP/s of dense bfloat16 products (float16 on V100), as the makers state them, per chip.
@@ -47,8 +45,8 @@ def describe(
     Returns:
       Parameters, forward and training GFLOP per image (2 per multiply-add; a training image costs
       three forward passes), bytes of training state per device (parameters, EMA and both Adam
-      moments in float32), images to train, exaFLOP of the training; network passes and exaFLOP of
-      the sweep (w x samples x T levels x passes, 1 for w = 0 and else 2); and, given a throughput
+      moments in float32), images to train, exaFLOP of the training; evaluations of networks (nfe) and exaFLOP of
+      the sweep (w x samples x T levels x 1 for w = 0 and else what the rule takes); and, given a throughput
       or an accelerator, device-days of the training and device-hours of the sweep, where a pass
       takes a third of a training image, and the cores that decode fast enough for one device. A
       noisy classifier has no sweep.
@@ -65,7 +63,7 @@ def describe(
     forward, params = _forward(config)
     state = jax.eval_shape(lambda: train_step.create_state(config))
     num_images = config.train.steps * config.train.batch_size
-    passes = sweep_passes(config) if 'sweep' in config else None
+    passes = sweep_nfe(config) if 'sweep' in config else None
     description = {
         'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
         'forward_gflop_per_image': forward / 1e9,
@@ -78,7 +76,7 @@ def describe(
     }
     if passes is not None:
         description |= {
-            'sweep_network_passes': passes,
+            'sweep_nfe': passes,
             'sweep_exaflop': forward * passes / 1e18,
         }
     if accelerator is not None:
@@ -99,11 +97,11 @@ def describe(
     return description
 
 
-def sweep_passes(config: ConfigDict) -> int:
-    """Network passes of the whole sweep; each of T levels takes 1 for w = 0 and 2 otherwise."""
+def sweep_nfe(config: ConfigDict) -> int:
+    """Evaluations of networks in the whole sweep: those of the rule at each of T levels."""
     sweep = config.sweep
-    passes = sum(rules.network_passes(w) for w in sweep.w)
-    return sweep.num_samples * sweep.repeats * config.sampling.num_steps * passes
+    evaluations = sum(make_rule(config).nfe_per_level(w) for w in sweep.w)
+    return sweep.num_samples * sweep.repeats * config.sampler.num_steps * evaluations
 
 
 def forward_flops(config: ConfigDict) -> int:
@@ -113,65 +111,6 @@ def forward_flops(config: ConfigDict) -> int:
 
 def _forward(config: ConfigDict) -> tuple[int, Any]:
     """Operations of a forward pass for one image, and the shapes of the parameters."""
-    model, inputs = models.make_network(config), models.inputs(config)
+    model, inputs = networks.make_network(config), networks.inputs(config)
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     return count_flops(model.apply, params, *inputs), params
-
-
-def count_flops(fn: Callable, *args: Any) -> int:
-    """Floating-point operations of `fn(*args)`, 2 per multiply-add.
-
-    Counts convolutions and matrix products (dense layers and attention), the operations that
-    decide the time of a network; element-wise work is left out. Of the branches of a condition the
-    most expensive counts. `args` may be `jax.ShapeDtypeStruct`s.
-    """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
-
-
-def _count(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == 'conv_general_dilated':
-            total += _conv_flops(equation)
-        elif equation.primitive.name == 'dot_general':
-            total += _dot_flops(equation)
-        elif equation.primitive.name.startswith('dot_product_attention_'):  # cuDNN's
-            total += _attention_flops(equation)
-        counts = [_count(sub) for sub in _inner_jaxprs(tuple(equation.params.values()))]
-        inner = max(counts) if equation.primitive.name == 'cond' else sum(counts)
-        # A scan runs its body `length` times, a map over devices on each of them.
-        times = equation.params.get('length', 1)
-        if equation.primitive.name == 'shard_map':
-            times = equation.params['mesh'].size
-        total += inner * times
-    return total
-
-
-def _inner_jaxprs(value: Any) -> Iterator[Any]:
-    if hasattr(value, 'jaxpr'):
-        yield value.jaxpr
-    elif hasattr(value, 'eqns'):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _inner_jaxprs(item)
-
-
-def _conv_flops(equation: Any) -> int:
-    kernel = equation.invars[1].aval.shape
-    out_features_axis = equation.params['dimension_numbers'].rhs_spec[0]
-    per_output = math.prod(kernel) // kernel[out_features_axis]
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
-
-
-def _dot_flops(equation: Any) -> int:
-    (contracted, _), _ = equation.params['dimension_numbers']
-    depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    return 2 * math.prod(equation.outvars[0].aval.shape) * depth
-
-
-def _attention_flops(equation: Any) -> int:
-    """q k^T and its product with v; twice that backward, where q k^T computed again is no work."""
-    batch, length, heads, channels = equation.invars[0].aval.shape
-    forward = 4 * batch * length * equation.invars[1].aval.shape[1] * heads * channels
-    return forward if '_fwd' in equation.primitive.name else 2 * forward

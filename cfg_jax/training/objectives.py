@@ -1,61 +1,63 @@
 """What a config trains its network to do, as a loss per example."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from cfg_jax import (
-    losses,
-    models,
-)
-from cfg_jax.losses import Draws
+from cfg_jax import losses
+from cfg_jax.conditioning import Condition
+from cfg_jax.models import networks
+from cfg_jax.registry import TARGETS, WEIGHTINGS
 
-# Scores of each example, float32 [B] each: 'loss', and what else is worth logging.
-Scores = dict[str, jax.Array]
-
-
-class Objective(NamedTuple):
-    """A loss of a config's network.
-
-    Attributes:
-      p_uncond: probability of the null label among the draws.
-      score: score(params, dropout_key, x [B, H, W, C], draws) -> Scores; the step minimises the
-        mean of its 'loss'.
-    """
-
-    p_uncond: float
-    score: Callable[[Any, jax.Array, jax.Array, Draws], Scores]
+# Of each example, float32 [B] each: 'loss', 'logsnr', and what else is worth logging.
+PerExample = dict[str, jax.Array]
+# objective(params, dropout_key, x [B, H, W, C], condition, keys [B]) -> PerExample
+Objective = Callable[[Any, jax.Array, jax.Array, Condition, jax.Array], PerExample]
 
 
 def make_objective(config: ConfigDict) -> Objective:
-    """The objective of `config.model.kind`: to predict eps, or to classify noisy images."""
-    return {'unet': _predict_eps, 'classifier': _classify}[config.model.kind](config)
+    """The objective of `config.model.kind`: to denoise, or to classify noisy images.
+
+    The training step minimises the mean of its 'loss'.
+    """
+    return _classify(config) if config.model.kind == 'classifier' else _denoise(config)
 
 
-def _predict_eps(config: ConfigDict) -> Objective:
+def _denoise(config: ConfigDict) -> Objective:
     """Algorithm 1."""
-    model = models.make_network(config)
+    denoiser = networks.make_denoiser(config)
+    settings = {
+        'conditioning': networks.make_conditioning(config),
+        'p_uncond': config.p_uncond,
+        'schedule': networks.make_schedule(config),
+        'target': TARGETS.load(config.target),
+        # The paper's weight is 1, and costs no operation.
+        'weight': None if config.loss_weighting == 'eps' else WEIGHTINGS.load(config.loss_weighting),
+    }
 
-    def score(params, dropout_key, x, draws):
-        def eps_theta(z, logsnr, label):
-            return model.apply(params, z, logsnr, label, train=True, rngs={'dropout': dropout_key})
+    def objective(params, dropout_key, x, condition, keys):
+        def network(z, logsnr, condition):
+            return denoiser.prediction(
+                params, z, logsnr, condition, train=True, rngs={'dropout': dropout_key}
+            )
 
-        return {'loss': losses.eps_mse(eps_theta, x, draws)}
+        loss, logsnr = losses.algorithm_1(network, x, condition, keys, **settings)
+        return {'loss': loss, 'logsnr': logsnr}
 
-    return Objective(config.p_uncond, score)
+    return objective
 
 
 def _classify(config: ConfigDict) -> Objective:
     """Dhariwal & Nichol 2021, section 4: p(c | z, logsnr) for classifier guidance."""
-    model = models.make_network(config)
+    model, schedule = networks.make_network(config), networks.make_schedule(config)
 
-    def score(params, dropout_key, x, draws):
-        def classifier_fn(z, logsnr):
+    def objective(params, dropout_key, x, label, keys):
+        def classifier(z, logsnr):
             return model.apply(params, z, logsnr, train=True, rngs={'dropout': dropout_key})
 
-        loss, correct = losses.cross_entropy(classifier_fn, x, draws)
-        return {'loss': loss, 'accuracy': correct}
+        loss, correct, logsnr = losses.noisy_cross_entropy(classifier, x, label, keys, schedule)
+        return {'loss': loss, 'accuracy': correct, 'logsnr': logsnr}
 
-    return Objective(0.0, score)
+    return objective

@@ -12,13 +12,10 @@ import optax
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import (
-    diffusion,
-    losses,
-    models,
-)
 from cfg_jax.distributed import devices
-from cfg_jax.training import objectives
+from cfg_jax.models import networks
+from cfg_jax.training.ema import update_ema
+from cfg_jax.training.objectives import PerExample, make_objective
 
 LOGSNR_BINS = 10
 _INIT_STREAM = 2**32 - 1  # no step has this number
@@ -42,7 +39,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     train = config.train
     adam = optax.adam
     if train.weight_decay:
-        # The two keep other states; a run without decay goes on from checkpoints that never had it.
+        # Their states differ, and a run without decay has checkpoints without one.
         adam = functools.partial(optax.adamw, weight_decay=train.weight_decay)
     return optax.chain(
         optax.clip_by_global_norm(train.grad_clip),
@@ -69,12 +66,13 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
 
 def create_state(config: ConfigDict) -> TrainState:
     """The state before the first step, from the config's seed."""
-    model = models.make_network(config)
+    model = networks.make_network(config)
     key = jax.random.fold_in(jax.random.key(config.seed), _INIT_STREAM)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), networks.inputs(config))
 
     @jax.jit
     def init() -> TrainState:
-        params = model.init(key, *(jnp.zeros(a.shape, a.dtype) for a in models.inputs(config)))
+        params = model.init(key, *zeros)
         # The EMA must be a copy: a buffer that appears twice in a donated state cannot be donated.
         ema_params = jax.tree.map(jnp.copy, params)
         return TrainState(
@@ -84,32 +82,27 @@ def create_state(config: ConfigDict) -> TrainState:
     return init()
 
 
-def ema_decay(step: jax.Array, decay: float) -> jax.Array:
-    """min(decay, (1 + n) / (10 + n)) at step n: a young average forgets its random start."""
-    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-
-
-def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, objectives.Scores]]:
-    """gradient(params, dropout_key, x [B, ...], draws) -> (mean gradient, scores [B] each).
+def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, PerExample]]:
+    """gradient(params, dropout_key, x [B, ...], condition, keys [B]) -> (mean gradient, PerExample).
 
     Works on `train.grad_accum` equal parts of the batch, one after the other.
     """
-    objective = objectives.make_objective(config)
+    objective = make_objective(config)
     parts = config.train.grad_accum
 
-    def loss_fn(params, dropout_key, x, draws):
-        per_example = objective.score(params, dropout_key, x, draws)
+    def mean_loss(params, dropout_key, x, condition, keys):
+        per_example = objective(params, dropout_key, x, condition, keys)
         return jnp.mean(per_example['loss']), per_example
 
-    def gradient(params, dropout_key, x, draws):
+    def gradient(params, dropout_key, x, condition, keys):
         def add_part(total, inputs):
-            part, part_x, part_draws = inputs
+            part, *part_of_batch = inputs
             key = jax.random.fold_in(dropout_key, part)
-            grads, per_example = jax.grad(loss_fn, has_aux=True)(params, key, part_x, part_draws)
+            grads, per_example = jax.grad(mean_loss, has_aux=True)(params, key, *part_of_batch)
             return jax.tree.map(lambda t, g: t + g / parts, total, grads), per_example
 
         split = jax.tree.map(
-            lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), (x, draws)
+            lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), (x, condition, keys)
         )
         zeros = jax.tree.map(jnp.zeros_like, params)
         grads, per_example = _scan(add_part, zeros, (jnp.arange(parts), *split), parts)
@@ -130,37 +123,28 @@ def _scan(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[Any, An
 
 
 def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
-    """The per-device step(state, batch) -> (state, metrics), for `parallel.map_step`.
+    """The per-device step(state, batch) -> (state, metrics), for `devices.map_step`.
 
     The config's objective (Algorithm 1) on this device's share of the batch, the gradient's mean
     over devices, clip, Adam, EMA. Draws are made per row of the global batch, so they do not depend
     on the devices; only dropout masks do. Metrics are equal on all devices.
     """
-    gradient = make_gradient(config)
-    p_uncond = objectives.make_objective(config).p_uncond
-    optimizer = make_optimizer(config)
+    gradient, optimizer = make_gradient(config), make_optimizer(config)
     bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        rows = devices.global_rows(batch['label'].shape[0])
-        draws = losses.draw(
-            jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows),
-            batch['image'],
-            batch['label'],
-            null_label=config.data.num_classes,
-            p_uncond=p_uncond,
-            logsnr_min=config.diffusion.logsnr_min,
-            logsnr_max=config.diffusion.logsnr_max,
-        )
+        rows = devices.global_rows(batch['image'].shape[0])
+        keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
         dropout_key = jax.random.fold_in(step_key, jax.lax.axis_index(devices.AXIS))
-        grads, per_example = gradient(state.params, dropout_key, batch['image'], draws)
+        grads, per_example = gradient(
+            state.params, dropout_key, batch['image'], batch['condition'], keys
+        )
         grads = devices.mean(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, config.train.ema_decay)
-        ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
-        loss, grad_norm = devices.mean(jnp.mean(per_example['loss'])), optax.global_norm(grads)
+        ema_params = update_ema(state.ema_params, params, state.step, config.train.ema_decay)
+        loss, grad_norm = devices.mean(jnp.mean(per_example['loss'])), optax.tree.norm(grads)
         # One bad batch must not spoil weeks: such an update is left out, the step counts.
         applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         kept = jax.tree.map(
@@ -168,21 +152,11 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
             (params, ema_params, opt_state),
             (state.params, state.ema_params, state.opt_state),
         )
-
-        bins = jnp.searchsorted(bin_edges, draws.logsnr)
-        in_bin = jax.nn.one_hot(bins, LOGSNR_BINS, dtype=bool)  # [B, bins]
-        metrics = {name: devices.mean(jnp.mean(score)) for name, score in per_example.items()}
-        metrics |= {
-            # Chosen, not multiplied by 0: what is not finite stays in its own bin.
-            f'bin_{name}': devices.total(jnp.sum(jnp.where(in_bin, score[:, None], 0.0), axis=0))
-            for name, score in per_example.items()
-        }
-        metrics |= {
-            'bin_count': devices.total(jnp.sum(in_bin, axis=0)),
+        metrics = _means(per_example, bin_edges) | {
             'applied': applied,
             'grad_norm': grad_norm,
-            'param_norm': optax.global_norm(params),
-            'update_norm': optax.global_norm(updates),
+            'param_norm': optax.tree.norm(params),
+            'update_norm': optax.tree.norm(updates),
             'learning_rate': learning_rate(config)(state.step),
         }
         return TrainState(state.step + 1, *kept), metrics
@@ -190,8 +164,21 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
     return train_step
 
 
+def _means(per_example: PerExample, bin_edges: jax.Array) -> dict[str, jax.Array]:
+    """Means over all devices, and sums over the examples of each bin of log-SNR."""
+    per_example = dict(per_example)
+    bins = jnp.searchsorted(bin_edges, per_example.pop('logsnr'))
+    in_bin = jax.nn.one_hot(bins, LOGSNR_BINS, dtype=bool)  # [B, bins]
+    metrics = {name: devices.mean(jnp.mean(value)) for name, value in per_example.items()}
+    metrics |= {
+        # Chosen, not multiplied by 0: what is not finite stays in its own bin.
+        f'bin_{name}': devices.total(jnp.sum(jnp.where(in_bin, value[:, None], 0.0), axis=0))
+        for name, value in per_example.items()
+    }
+    return metrics | {'bin_count': devices.total(jnp.sum(in_bin, axis=0))}
+
+
 def logsnr_bin_edges(config: ConfigDict) -> np.ndarray:
     """Ascending edges of the bins of the logged loss; each bin gets an equal share of training."""
-    limits = config.diffusion.logsnr_min, config.diffusion.logsnr_max
     u = np.linspace(1.0, 0.0, LOGSNR_BINS + 1, dtype=np.float32)
-    return np.asarray(diffusion.logsnr_cosine(u, *limits))
+    return np.asarray(networks.make_schedule(config)(u))

@@ -169,7 +169,7 @@ def test_cost_of_a_sweep(tiny_config, toy_networks):
     tiny_config.sweep.repeats = 2
     passes = 2 * 40 * 4 * 3
     described = cost.describe(tiny_config, images_per_second=10.0)
-    assert described['sweep_network_passes'] == passes
+    assert described['sweep_nfe'] == passes
     forward = described['forward_gflop_per_image'] * 1e9
     assert described['sweep_exaflop'] == pytest.approx(forward * passes / 1e18)
     assert described['sweep_device_hours'] == pytest.approx(passes / 30.0 / 3600)

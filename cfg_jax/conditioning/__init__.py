@@ -1,0 +1,51 @@
+"""Conditions: what a model is conditioned on, as a pytree of arrays with a leading batch axis.
+
+A new kind of condition is one file with a frozen dataclass of this interface, and one line in
+`CONDITIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cfg_jax.registry import Registry
+
+if TYPE_CHECKING:
+    import jax
+    from jax.typing import ArrayLike
+
+Condition = Any  # a pytree of arrays [B, ...]
+
+CONDITIONS = Registry(
+    'condition',
+    {'label': ('cfg_jax.conditioning.label:Label', 'a class id per image')},
+)
+
+
+class Conditioning(Protocol):
+    """One kind of condition; a frozen dataclass, so that networks can hold it."""
+
+    def example(self) -> Condition:
+        """`jax.ShapeDtypeStruct`s of the condition of one image, each [1, ...]."""
+        ...
+
+    def null(self, condition: Condition) -> Condition:
+        """The null condition for as many images as `condition` has, same shapes and dtypes."""
+        ...
+
+    def encode(self, condition: Condition, features: int, dtype: Any) -> jax.Array:
+        """Embedding [B, features] of a condition; called inside a Flax module's compact method."""
+        ...
+
+    def draw(self, keys: jax.Array, indices: ArrayLike, rule: str) -> Condition:
+        """Conditions of images by number, for a sweep: `keys` [B] are the images' own."""
+        ...
+
+    def from_user(self, values: Sequence[Any]) -> Condition:
+        """What a user names, one value per image, as a condition.
+
+        Raises:
+          UserError: a value out of range.
+        """
+        ...

@@ -1,0 +1,26 @@
+"""Dropping a condition: its replacement by the null condition in training."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cfg_jax.conditioning import Condition, Conditioning
+
+
+def drop(
+    conditioning: Conditioning, keys: jax.Array, condition: Condition, p_uncond: ArrayLike
+) -> Condition:
+    """c <- null with probability `p_uncond` (Algorithm 1), an independent draw per example.
+
+    Args:
+      conditioning: the kind of condition.
+      keys: one key per example, [B].
+      condition: a pytree of arrays [B, ...]; all leaves of an example are dropped together.
+      p_uncond: probability of unconditional training, in [0, 1].
+    """
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, p_uncond))(keys)  # [B]
+
+    def replace(leaf: jax.Array, null: jax.Array) -> jax.Array:
+        return jnp.where(dropped.reshape(-1, *(1,) * (leaf.ndim - 1)), null, leaf)
+
+    return jax.tree.map(replace, condition, conditioning.null(condition))

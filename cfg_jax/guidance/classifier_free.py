@@ -1,0 +1,41 @@
+"""Classifier-free guidance, the paper's rule."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.typing import ArrayLike
+
+from cfg_jax.diffusion import broadcast_to_images, check_same_shape
+from cfg_jax.guidance import Rule
+
+
+def guide(eps_cond: jax.Array, eps_uncond: jax.Array, w: ArrayLike) -> jax.Array:
+    """eps~ = (1 + w) eps_cond - w eps_uncond, eq. (6), [B, ...].
+
+    Args:
+      eps_cond, eps_uncond: eps_theta(z, c) and eps_theta(z), [B, ...].
+      w: the paper's guidance weight, a scalar or one value per image [B]; may be traced.
+
+    Raises:
+      ValueError: shapes that do not agree.
+    """
+    check_same_shape(eps_cond=eps_cond, eps_uncond=eps_uncond)
+    w = broadcast_to_images(w, eps_cond)
+    return (1.0 + w) * eps_cond - w * eps_uncond
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierFree(Rule):
+    """(1 + w) eps_theta(z, c) - w eps_theta(z)."""
+
+    def combine(
+        self,
+        z: jax.Array,
+        logsnr: jax.Array,
+        w: jax.Array,
+        predictions: tuple[jax.Array, ...],
+        state: Any,
+    ) -> tuple[jax.Array, Any]:
+        """See `guide`."""
+        return guide(*predictions, w), state

@@ -1,0 +1,279 @@
+"""A trained model in Python: load, sample, eps.
+
+Image i under seed s is the same picture whatever surrounds it: every random number of image i comes
+from its own key fold_in(key(s), i), so neither the batch size, nor the number of devices, nor the
+guidance weight changes its noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from cfg_jax.conditioning import Condition
+from cfg_jax.data.images import to_uint8
+from cfg_jax.distributed import devices
+from cfg_jax.errors import UserError
+from cfg_jax.guidance import RULES, Rule
+from cfg_jax.guidance.guided import GuidedDenoiser
+from cfg_jax.keys import image_keys, per_image_noise, stream
+from cfg_jax.models import networks as networks_lib
+from cfg_jax.perf.operations import count_flops
+from cfg_jax.registry import Registry
+from cfg_jax.samplers import SAMPLERS, Sampler
+from cfg_jax.samplers.grids import Grid
+from cfg_jax.samplers.loop import sample_loop
+
+_CONDITION, _START, _STEPS = range(3)  # the random streams of one image
+
+
+class Generated(NamedTuple):
+    """Images, still on the devices.
+
+    Attributes:
+      x: in [-1, 1] where the sampler clips, float32 [B, H, W, C].
+      nfe: evaluations of networks that each image took, int32 [B].
+    """
+
+    x: jax.Array
+    nfe: jax.Array
+
+
+class Model:
+    """A network, a guidance rule and a sampler put together.
+
+    Args:
+      config: what was trained, and how to sample: groups `guidance` and `sampler`.
+      params: of the networks by name, 'main' and what the rule needs; None if every call of
+        `generate` brings them.
+      networks: by name, those that the config does not describe: 'guide', 'classifier'.
+      rule: instead of the config's.
+      sampler: instead of the config's.
+      provenance: what identifies the parameters.
+
+    Raises:
+      UserError: a rule without the network it needs, or one that the sampler cannot follow.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        params: Mapping[str, Any] | None = None,
+        *,
+        networks: Mapping[str, Any] | None = None,
+        rule: Rule | None = None,
+        sampler: Sampler | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ):
+        self.config = config
+        self.rule = rule or make_rule(config)
+        self.sampler = sampler or make_sampler(config)
+        self.conditioning = networks_lib.make_conditioning(config)
+        self.networks = {'main': networks_lib.make_denoiser(config)} | dict(networks or {})
+        self.params = None if params is None else jax.device_put(dict(params), devices.replicated())
+        self._provenance = dict(provenance or {})
+        _check(self.rule, self.sampler, self.networks)
+        self._unguided = devices.map_rows(functools.partial(self._sample, None), whole=2, split=2)
+        self._guided = devices.map_rows(self._sample_at, whole=2, split=3)
+
+    def sample(
+        self,
+        condition: Sequence[Any],
+        w: ArrayLike = 0.0,
+        seed: int = 0,
+        *,
+        indices: Sequence[int] | None = None,
+        guidance: str | Rule | None = None,
+        sampler: str | Sampler | None = None,
+        num_steps: int | None = None,
+    ) -> np.ndarray:
+        """Images as uint8 [B, H, W, C].
+
+        Args:
+          condition: one value per image, such as class ids.
+          w: guidance weight, a number or one per image; w = 0 is unguided.
+          seed: of the whole set of images.
+          indices: numbers of the images; by default 0, 1, 2, ...
+          guidance: another rule: its name, 'name:option=value,...', or the rule itself.
+          sampler: another sampler, alike.
+          num_steps: another number of levels.
+
+        Raises:
+          UserError: lengths that disagree, a value out of range, an unknown rule or sampler.
+        """
+        model = self.with_settings(guidance, sampler, num_steps)
+        indices = range(len(condition)) if indices is None else indices
+        given = self.conditioning.from_user(condition)
+        return np.asarray(to_uint8(model.generate(seed, indices, given, w).x))
+
+    def with_settings(
+        self,
+        guidance: str | Rule | None = None,
+        sampler: str | Sampler | None = None,
+        num_steps: int | None = None,
+    ) -> Model:
+        """The same networks with another rule or sampler; itself if nothing changes."""
+        rule = _made(RULES, guidance) or self.rule
+        other = _made(SAMPLERS, sampler, **_sampler_settings(self.config, sampler)) or self.sampler
+        if num_steps is not None:
+            other = dataclasses.replace(other, num_steps=num_steps)
+        if (rule, other) == (self.rule, self.sampler):
+            return self
+        return self._variant(rule, other)
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - models live as long as the program
+    def _variant(self, rule: Rule, sampler: Sampler) -> Model:
+        return Model(
+            self.config,
+            self.params,
+            networks=self.networks,
+            rule=rule,
+            sampler=sampler,
+            provenance=self._provenance,
+        )
+
+    def generate(
+        self,
+        seed: int,
+        indices: Sequence[int] | np.ndarray,
+        condition: Condition,
+        w: ArrayLike,
+        params: Mapping[str, Any] | None = None,
+    ) -> Generated:
+        """Images by number.
+
+        Args:
+          seed: of the whole set of images.
+          indices: numbers of the images, [B].
+          condition: a pytree of arrays [B, ...].
+          w: guidance weight, a number or one per image [B]. The number 0 costs one evaluation a
+            level; everything else costs what the rule takes and shares one compilation.
+          params: instead of the model's own.
+
+        Raises:
+          UserError: lengths that disagree, or a weight that is not finite in float32.
+        """
+        count = len(indices)
+        padded = -(-count // jax.local_device_count()) * jax.local_device_count()
+        _check_lengths(count, condition, w)
+
+        def on_devices(values: ArrayLike) -> jax.Array:
+            # One part a device: with many processes JAX asks for that, rather than doing it.
+            values = np.asarray(values)
+            filled = np.concatenate([values, np.repeat(values[-1:], padded - count, axis=0)])
+            return jax.device_put(filled, devices.batch_sharding())
+
+        arguments = [
+            self.params if params is None else params,
+            jax.device_put(np.uint32(seed), devices.replicated()),
+            on_devices(np.asarray(indices, np.uint32)),
+            jax.tree.map(on_devices, condition),
+        ]
+        if np.ndim(w) == 0 and float(w) == 0.0:
+            x, nfe = self._unguided(*arguments)
+        else:
+            weights = np.broadcast_to(np.asarray(w, np.float32), (count,))
+            x, nfe = self._guided(*arguments, on_devices(weights))
+        return Generated(x[:count], nfe[:count])
+
+    def draw_conditions(self, seed: int, indices: ArrayLike, rule: str) -> Condition:
+        """Conditions of images by number as a sweep draws them, on the host, [B, ...]."""
+        keys = stream(image_keys(seed, indices), _CONDITION)
+        return jax.tree.map(np.asarray, self.conditioning.draw(keys, indices, rule))
+
+    def eps(self, z: jax.Array, logsnr: ArrayLike, condition: Condition) -> jax.Array:
+        """eps_theta(z, c) of the main network, [B, H, W, C]; see `Denoiser.eps`."""
+        return self.networks['main'].eps(self.params['main'], z, logsnr, condition)
+
+    def flops_per_image(self, w: float) -> float:
+        """Floating-point operations that one image takes at guidance weight `w`."""
+        count = jax.local_device_count()
+        numbers = np.zeros(count, int)
+        condition = self.draw_conditions(0, numbers, 'balanced')
+        return (
+            count_flops(lambda p: self.generate(0, numbers, condition, w, p).x, self.params) / count
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """What decides the images, apart from the config: checkpoint, hashes, rule."""
+        return self._provenance
+
+    def _sample_at(self, params, seed, indices, condition, w) -> tuple[jax.Array, jax.Array]:
+        return self._sample(w, params, seed, indices, condition)
+
+    def _sample(self, w, params, seed, indices, condition) -> tuple[jax.Array, jax.Array]:
+        """x [B, H, W, C] and nfe [B] of this device's images."""
+        keys = image_keys(seed, indices)
+        data = self.config.data
+        shape = (data.image_size, data.image_size, data.channels)
+        predict = GuidedDenoiser(
+            self.rule, self.networks, params, self.conditioning, condition, w
+        )
+        z = per_image_noise(stream(keys, _START), shape)  # z_1 ~ N(0, I)
+        x, state = sample_loop(self.sampler, predict, z, stream(keys, _STEPS))
+        return x, jnp.broadcast_to(state.nfe, keys.shape)
+
+
+def make_rule(config: ConfigDict) -> Rule:
+    """The guidance rule of a config."""
+    return RULES.make(config.guidance.rule, config.guidance.options)
+
+
+def make_sampler(config: ConfigDict) -> Sampler:
+    """The sampler of a config, on the levels of its schedule."""
+    name = config.sampler.name
+    return SAMPLERS.make(name, config.sampler.options, **_sampler_settings(config, name))
+
+
+def _sampler_settings(config: ConfigDict, sampler: str | Sampler | None) -> dict[str, Any]:
+    """The config's settings that the sampler has."""
+    if not isinstance(sampler, str):
+        return {}
+    settings = config.sampler.to_dict() | {'grid': Grid(networks_lib.make_schedule(config))}
+    known = {field.name for field in dataclasses.fields(SAMPLERS.load(sampler.partition(':')[0]))}
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def _made(registry: Registry, spec: Any, **settings: Any) -> Any:
+    """'name' or 'name:option=value,...' as an instance; instances and None stay."""
+    if not isinstance(spec, str):
+        return spec
+    name, _, options = spec.partition(':')
+    return registry.make(name, options, **settings)
+
+
+def _check(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> None:
+    missing = {evaluation.network for evaluation in rule.evaluations} - networks.keys()
+    if missing:
+        raise UserError(
+            f'{type(rule).__name__} needs a {missing.pop()} network: give its work directory as'
+            ' guidance.network (--guidance_network)'
+        )
+    if rule.ancestral_only and not sampler.stochastic:
+        raise UserError(
+            f'{type(rule).__name__} shifts the mean of transitions, which {type(sampler).__name__}'
+            ' does not have; use the ancestral sampler, or a rule that shifts eps'
+        )
+
+
+def _check_lengths(count: int, condition: Condition, w: ArrayLike) -> None:
+    lengths = {len(leaf) for leaf in jax.tree.leaves(condition)}
+    if lengths != {count}:
+        raise UserError(
+            f'{count} images need as many conditions; got {", ".join(map(str, sorted(lengths)))}'
+        )
+    if np.ndim(w) > 0 and np.shape(w) != (count,):
+        raise UserError(
+            f'{count} images need one guidance weight, or as many; got {np.shape(w)[0]}'
+        )
+    with np.errstate(over='ignore'):
+        if not np.isfinite(np.asarray(w, np.float32)).all():
+            raise UserError(f'a guidance weight is a finite number of float32; got {w}')

@@ -1,0 +1,120 @@
+"""The one interface to networks: whatever a network predicts, as eps of the paper's process."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from cfg_jax.conditioning import Condition
+from cfg_jax.diffusion import (
+    EPS,
+    VARIANCE_PRESERVING,
+    Scaling,
+    Target,
+    broadcast_to_images,
+    check_same_shape,
+)
+
+# network(params, z [B, H, W, C], time [B], condition, **options) -> [B, H, W, C or 2 C]
+Network = Callable[..., jax.Array]
+
+
+class Prediction(NamedTuple):
+    """What samplers and guidance rules learn of a network at z [B, H, W, C].
+
+    Attributes:
+      eps: the noise, float32 [B, H, W, C].
+      v: exponent of the reverse process's variance, eq. (4), per pixel; None where the network
+        does not predict it.
+      mean_gradient: gradient of a log-density that shifts the mean of ancestral transitions, times
+        its weight (classifier guidance); None without.
+    """
+
+    eps: jax.Array
+    v: jax.Array | None = None
+    mean_gradient: jax.Array | None = None
+
+
+class Preconditioning(NamedTuple):
+    """prediction = skip z + out network(in z), the three functions of logsnr [B] (Karras 2022)."""
+
+    skip: Callable[[jax.Array], jax.Array]
+    out: Callable[[jax.Array], jax.Array]
+    inside: Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A network with what it was trained to see and to predict.
+
+    Attributes:
+      network: network(params, z, time, condition), in its own scaling, time and target.
+      target: what it predicts.
+      scaling: the z that it sees.
+      time: its time input [B] as a function of logsnr [B]; the paper's networks see logsnr itself.
+      preconditioning: in the network's scaling; None without.
+      learned_variance: whether the output has twice the channels, the second half h in [-1, 1]
+        giving the variance exponent v = (h + 1) / 2 (ADM).
+    """
+
+    network: Network
+    target: Target = EPS
+    scaling: Scaling = VARIANCE_PRESERVING
+    time: Callable[[jax.Array], jax.Array] = lambda logsnr: logsnr
+    preconditioning: Preconditioning | None = None
+    learned_variance: bool = False
+
+    def eps(
+        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition
+    ) -> jax.Array:
+        """eps_theta(z, c): z in the variance-preserving scaling, [B, H, W, C].
+
+        Args:
+          params: of the network.
+          z: float32 [B, H, W, C].
+          logsnr: one for all, [], or one per image, [B].
+          condition: a pytree of arrays [B, ...].
+
+        Raises:
+          ValueError: shapes that do not agree.
+        """
+        return self.predict(params, z, logsnr, condition).eps
+
+    def predict(
+        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition
+    ) -> Prediction:
+        """`eps`, and the variance exponent where the network predicts it; arguments as there."""
+        prediction, v = self._outputs(params, z, logsnr, condition)
+        return Prediction(self.target.to_eps(z, prediction, logsnr), v)
+
+    def prediction(
+        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition, **options: Any
+    ) -> jax.Array:
+        """The prediction of `target`, for training; `options` reach the network."""
+        return self._outputs(params, z, logsnr, condition, **options)[0]
+
+    def _outputs(
+        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition, **options: Any
+    ) -> tuple[jax.Array, jax.Array | None]:
+        logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
+
+        def scaled(function: Callable[[jax.Array], jax.Array], array: jax.Array) -> jax.Array:
+            return broadcast_to_images(function(logsnr), array) * array
+
+        # The paper's networks see z as it is: not multiplied, so that nothing is rounded.
+        seen = z if self.scaling is VARIANCE_PRESERVING else scaled(self.scaling.factor, z)
+        inner = seen if self.preconditioning is None else scaled(self.preconditioning.inside, seen)
+        output = self.network(params, inner, self.time(logsnr), condition, **options)
+        v = None
+        if self.learned_variance:
+            output, learned = jnp.split(output, 2, axis=-1)
+            v = 0.5 * (learned + 1.0)
+        check_same_shape(z=z, network_output=output)
+        if self.preconditioning is not None:
+            output = scaled(self.preconditioning.skip, seen) + scaled(
+                self.preconditioning.out, output
+            )
+        return output, v

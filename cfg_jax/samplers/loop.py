@@ -1,0 +1,71 @@
+"""The loop of every sampler: a whole trajectory as one `lax.scan`.
+
+Every image carries its own random key, so that its trajectory does not depend on the images it
+shares a batch with.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cfg_jax.diffusion import check_same_shape
+from cfg_jax.keys import stream
+from cfg_jax.models.denoiser import Prediction
+from cfg_jax.samplers import EpsFn, Level, Sampler, State
+from cfg_jax.samplers.grids import Grid
+
+
+def sample_loop(
+    sampler: Sampler, predict: Any, z: jax.Array, keys: jax.Array
+) -> tuple[jax.Array, Any]:
+    """x~ [B, ...] at the last level, and the last state of `predict`.
+
+    Args:
+      sampler: makes the steps.
+      predict: predict(z, logsnr, state) -> (prediction, next state), with predict.init(z) for the
+        first state, such as `guidance.guided.GuidedDenoiser`.
+      z: start, z_1 ~ N(0, I), float32 [B, ...].
+      keys: one random key per image, [B]; step t uses fold_in(key, t).
+
+    Raises:
+      ValueError: not as many keys as images, or fewer than two levels.
+    """
+    if keys.shape != z.shape[:1]:
+        raise ValueError(f'{z.shape[0]} images need as many keys; got the shape {keys.shape}')
+    levels = (sampler.grid or Grid()).levels(sampler.num_steps)
+    last = len(levels) - 1
+
+    def body(carry, inputs):
+        (z, state), (t, logsnr, logsnr_prime) = carry, inputs
+        level = Level(t, logsnr, logsnr_prime, t == last, stream(keys, t))
+        # The last level is in the loop too: outside of it the network would be compiled twice.
+        return sampler.step(predict, z, level, state), None
+
+    primes = jnp.append(levels[1:], levels[-1])  # the last one is not used
+    start = z, State(predict.init(z), sampler.init(z))
+    (x, state), _ = jax.lax.scan(body, start, (jnp.arange(len(levels)), levels, primes))
+    return x, state.guidance
+
+
+def follow(sampler: Sampler, eps_fn: EpsFn, z: jax.Array, keys: jax.Array) -> jax.Array:
+    """x~ [B, ...] of a sampler along eps_fn(z, logsnr), a user's own (guided) network.
+
+    Arguments as in `sample_loop`.
+    """
+    return sample_loop(sampler, _Stateless(eps_fn), z, keys)[0]
+
+
+class _Stateless:
+    """An eps_fn as a `predict` without a state."""
+
+    def __init__(self, eps_fn: EpsFn):
+        self._eps_fn = eps_fn
+
+    def init(self, z: jax.Array) -> tuple[()]:
+        return ()
+
+    def __call__(self, z: jax.Array, logsnr: jax.Array, state: Any) -> tuple[Prediction, Any]:
+        eps = self._eps_fn(z, logsnr)
+        check_same_shape(z=z, eps=eps)
+        return Prediction(eps), state

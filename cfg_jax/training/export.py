@@ -1,0 +1,104 @@
+"""Exported models: EMA weights as one safetensors file, with config, step and hashes inside.
+
+Tensors are named by their path in the parameters, such as 'params/down_0_0/conv_in/kernel', and
+keep Flax's layouts (convolutions HWIO, dense layers [in, out]). The metadata holds `format`,
+`config` (JSON), `step`, `weights_sha256` and `versions` (JSON).
+"""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+from safetensors.numpy import save
+
+from cfg_jax import config as config_lib, files
+from cfg_jax.errors import UserError
+
+FORMAT = 'cfg_jax/1'
+SUFFIX = '.safetensors'
+
+
+def is_export(path: epath.PathLike) -> bool:
+    """Whether `path` names an exported file rather than a work directory."""
+    return str(path).endswith(SUFFIX)
+
+
+def write(path: epath.PathLike, params: Any, metadata: dict[str, Any]) -> None:
+    """Writes parameters, a nested dict of arrays, and metadata in one atomic step.
+
+    Args:
+      path: ends in '.safetensors'.
+      params: nested dict of arrays.
+      metadata: `config` (a nested dict), `step`, `weights_sha256`, `versions`.
+
+    Raises:
+      UserError: another ending.
+    """
+    if not is_export(path):
+        raise UserError(f'{path} must end in {SUFFIX}')
+    tensors = {
+        name: np.ascontiguousarray(array)
+        for name, array in flatten_dict(jax.device_get(params), sep='/').items()
+    }
+    text = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+    }
+    files.write_bytes(path, save(tensors, {'format': FORMAT} | text))
+
+
+def read_config(path: epath.PathLike) -> ConfigDict:
+    """The config of an exported file.
+
+    Raises:
+      UserError: no such file, or not one that `write` wrote.
+    """
+    config = config_lib.from_json(json.loads(_metadata(path)['config']))
+    config_lib.validate(config)
+    return config
+
+
+def read(path: epath.PathLike, like: Any) -> tuple[Any, int]:
+    """Parameters of the structure of `like` (arrays or `jax.ShapeDtypeStruct`s), and their step.
+
+    Raises:
+      UserError: no such file, another format, or tensors that differ from `like` in name or shape.
+    """
+    metadata = _metadata(path)
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    expected = flatten_dict(like, sep='/')
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = 'lacks' if name in expected else 'has an unexpected'
+        raise UserError(f'{path} {what} tensor {name!r}; it was written with another config')
+    for name, leaf in expected.items():
+        if tensors[name].shape != leaf.shape:
+            raise UserError(
+                f'{path}: {name!r} has the shape {tensors[name].shape}, the config asks for'
+                f' {leaf.shape}'
+            )
+        tensors[name] = tensors[name].astype(leaf.dtype)
+    return unflatten_dict(tensors, sep='/'), int(metadata['step'])
+
+
+def _metadata(path: epath.PathLike) -> dict[str, str]:
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get('format') != FORMAT:
+        raise UserError(f'{path} was not written by scripts/export.py (no format {FORMAT!r})')
+    return metadata
+
+
+def _opened(path: epath.PathLike) -> Any:
+    path = epath.Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f'there is no file {path}')
+    try:
+        return safetensors.safe_open(path, framework='numpy')
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f'{path} is not a readable safetensors file ({error})') from error
