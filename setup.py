@@ -2,7 +2,7 @@ from setuptools import find_packages, setup
 
 setup(
     name='cfg_jax',
-    version='0.1.0',
+    version='0.2.0',
     description='Classifier-Free Diffusion Guidance (Ho & Salimans, arXiv 2207.12598) in JAX',
     packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
     python_requires='>=3.11',
@@ -15,6 +15,7 @@ setup(
         'grain>=0.2.18',
         'importlib_resources',  # TFDS imports it and does not declare it
         'jax>=0.10',
+        'jaxtyping>=0.3',
         'matplotlib>=3.9',
         'ml-collections>=1.1',
         'numpy>=2.0',
@@ -22,12 +23,14 @@ setup(
         'orbax-checkpoint>=0.12',
         'pillow>=10',
         'protobuf>=5',
+        'safetensors>=0.5',
         'scikit-learn>=1.5',  # the digits
         'tensorflow-datasets>=4.9.9',
         'tqdm>=4.66',
     ],
     extras_require={
         'test': [
+            'beartype>=0.20',
             'pytest>=8',
             'pytest-xdist>=3.8',
             'ruff==0.17.5',

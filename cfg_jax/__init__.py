@@ -1,8 +1,8 @@
 """Classifier-Free Diffusion Guidance (Ho & Salimans, arXiv 2207.12598) in JAX.
 
-    import cfg_jax
-    model = cfg_jax.load('runs/digits')
-    images = model.sample([3, 3, 7], w=3.0, seed=0)      # uint8 [3, H, W, C]
+import cfg_jax
+model = cfg_jax.load('runs/digits')
+images = model.sample([3, 3, 7], w=3.0, seed=0)      # uint8 [3, H, W, C]
 """
 
 import importlib

@@ -12,17 +12,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from ml_collections import ConfigDict
 
-from cfg_jax import config_files, console
-from cfg_jax.errors import (
-    Disconnected,
-    Preempted,
-    UserError,
-)
+from cfg_jax import config as config_lib, config_files, console
+from cfg_jax.errors import Disconnected, Preempted, UserError
+from cfg_jax.guidance import RULES
+from cfg_jax.samplers import SAMPLERS
 
 PROCESS_OPTIONS = ('coordinator', 'num_processes', 'process_id')
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -120,6 +117,44 @@ def add_process_options(parser: Parser) -> None:
     parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')
 
 
+def add_model_options(parser: Parser) -> None:
+    """The options of commands that sample: which model, and how it is guided and sampled."""
+    parser.add_argument(
+        '--model', '--workdir', required=True, help='a work directory, or a file of export.py'
+    )
+    parser.add_argument(
+        '--step', type=natural_number, help='of the checkpoint; by default the newest'
+    )
+    parser.add_argument(
+        '--guidance', help='NAME or NAME:OPTION=VALUE,... of a rule, see the end of this help'
+    )
+    parser.add_argument(
+        '--guidance_network', help='model of the guide, or of the classifier, of rules with one'
+    )
+    parser.add_argument('--sampler', help='NAME or NAME:OPTION=VALUE,...')
+    parser.add_argument('--num_steps', type=int, help='T, levels of log-SNR')
+    parser.epilog = f'guidance rules:\n{RULES.help()}\n\nsamplers:\n{SAMPLERS.help()}'
+
+
+def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None:
+    """Sets what `add_model_options` was given in the groups `guidance` and `sampler`.
+
+    Raises:
+      UserError: a config of another kind of model, or a value out of range.
+    """
+    if 'sampler' not in config:
+        raise UserError(f'{options.model} holds a noisy classifier, which generates nothing')
+    if options.guidance is not None:
+        config.guidance.rule, _, config.guidance.options = options.guidance.partition(':')
+    if options.guidance_network is not None:
+        config.guidance.network = options.guidance_network
+    if options.sampler is not None:
+        config.sampler.name, _, config.sampler.options = options.sampler.partition(':')
+    if options.num_steps is not None:
+        config.sampler.num_steps = options.num_steps
+    config_lib.validate(config)
+
+
 def start_processes(options: argparse.Namespace, workdir: str) -> None:
     """Joins the processes of a run, before anything touches a device; see `processes.start`.
 
@@ -146,6 +181,14 @@ def natural_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'{text!r} is no whole number of at least 0')
     return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number below 2^32, for argparse's `type`."""
+    number = natural_number(text)
+    if number >= 2**32:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a seed; seeds are below 2^32')
+    return number
 
 
 def number_list(text: str) -> tuple[float, ...]:

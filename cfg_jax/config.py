@@ -58,11 +58,16 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
 
 def contradictions(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Differences that make `given` another run than `trained`, each as 'field: old -> new'."""
-    old, new = dict(flatten(trained)), dict(flatten(given))
+    return [line for line in differences(trained, given) if not MAY_CHANGE.match(line)]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields of two nested mappings that differ, each as 'field: old -> new'."""
+    before, after = dict(flatten(old)), dict(flatten(new))
     return [
-        f'{name}: {old.get(name)!r} -> {new.get(name)!r}'
-        for name in sorted(old.keys() | new.keys())
-        if not MAY_CHANGE.match(name) and _plain(old.get(name)) != _plain(new.get(name))
+        f'{name}: {before.get(name)!r} -> {after.get(name)!r}'
+        for name in sorted(before.keys() | after.keys())
+        if _plain(before.get(name)) != _plain(after.get(name))
     ]
 
 

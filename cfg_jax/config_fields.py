@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cfg_jax.conditioning import CONDITIONS
-from cfg_jax.guidance import RULES
 from cfg_jax.evaluation.scoring import METRICS
+from cfg_jax.guidance import RULES
 from cfg_jax.models import BACKBONES
 from cfg_jax.registry import SCALINGS, SCHEDULES, TARGETS, WEIGHTINGS
 from cfg_jax.samplers import SAMPLERS
@@ -141,8 +141,11 @@ FIELDS: dict[str, Field] = {
     'train.sample_every': Field(10_000, _positive, 'steps between pictures'),
     'guidance.rule': Field('classifier_free', _one_of(RULES), 'how predictions are guided'),
     'guidance.options': Field('', _text, "of the rule, such as 'lowest=0.3,highest=5'"),
-    'guidance.network': Field('', _text, "of autoguidance: the guide's work directory; of"
-                              " classifier guidance: the classifier's"),
+    'guidance.network': Field(
+        '',
+        _text,
+        "of autoguidance: the guide's work directory; of classifier guidance: the classifier's",
+    ),
     'sampler.name': Field('ancestral', _one_of(SAMPLERS), 'of images'),
     'sampler.num_steps': Field(256, _whole(2, 1_000_000), 'T, levels of log-SNR'),
     'sampler.v': Field(0.3, _probability, 'variance exponent of the ancestral sampler, eq. (4)'),
@@ -177,9 +180,9 @@ _OF_DENOISERS = re.compile(
 
 # What a resumed run may set differently: it changes neither the network nor the steps so far.
 MAY_CHANGE = re.compile(
-    r'data\.(data_dir|num_workers)$|model\.(remat|attention)$|guidance\.|sampler\.|sweep\.'
+    r'(data\.(data_dir|num_workers)|model\.(remat|attention)|(guidance|sampler|sweep)\.\w+'
     r'|train\.(steps|grad_accum|max_skipped|log_every|checkpoint_every|keep_checkpoints|keep_period'
-    r'|sample_every)$'
+    r'|sample_every))(:|$)'
 )
 
 

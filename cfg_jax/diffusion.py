@@ -41,7 +41,7 @@ def broadcast_to_images(value: ArrayLike, z: jax.Array) -> jax.Array:
 
 
 def check_same_shape(**arrays: jax.Array) -> None:
-    """Raises ValueError unless all arrays have the same shape: broadcasting would hide a mistake."""
+    """Raises ValueError unless all shapes are equal: broadcasting would hide a mistake."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError('; '.join(f'{name} has the shape {s}' for name, s in shapes.items()))

@@ -214,9 +214,7 @@ class Model:
         keys = image_keys(seed, indices)
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
-        predict = GuidedDenoiser(
-            self.rule, self.networks, params, self.conditioning, condition, w
-        )
+        predict = GuidedDenoiser(self.rule, self.networks, params, self.conditioning, condition, w)
         z = per_image_noise(stream(keys, _START), shape)  # z_1 ~ N(0, I)
         x, state = sample_loop(self.sampler, predict, z, stream(keys, _STEPS))
         return x, jnp.broadcast_to(state.nfe, keys.shape)

@@ -64,6 +64,16 @@ def load(
     return Model(config, all_params, networks=networks, rule=rule, provenance=provenance)
 
 
+def load_params(
+    path: epath.PathLike, *, step: int | None = None
+) -> tuple[Any, ConfigDict, dict[str, Any]]:
+    """EMA parameters, config and provenance of any kind of model; arguments as `load`."""
+    path = epath.Path(path).expanduser()
+    config = read_config(path)
+    params, provenance = _read(path, config, config.model.kind, step)
+    return params, config, provenance
+
+
 def read_config(path: epath.PathLike) -> ConfigDict:
     """The config that a work directory or an exported file was trained with.
 

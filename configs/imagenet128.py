@@ -25,7 +25,7 @@ Where each value comes from:
 
 Data: `imagenet2012` prepared as ArrayRecord (README, "Prepare ImageNet").
 
-Variant imagenet128.py:classifier, ADM's classifier of noisy images for classifier guidance (not run):
+Variant imagenet128.py:classifier, ADM's classifier of noisy images (not run):
   ADM states    the network (42,568,040 parameters: the U-Net's encoder with width 128, depth 2, 64
                 channels a head, and attention pooling at 8x8); batch 256; 300k steps; Adam with
                 decoupled weight decay 0.05 and learning rate 3e-4; random crops of 0.8 to 1 of the

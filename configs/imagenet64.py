@@ -26,7 +26,7 @@ Data: `imagenet2012` prepared as ArrayRecord (README, "Prepare ImageNet"); image
 resized while training. `imagenet_resized/64x64` needs no archives, but has another resize: box,
 not crop and area, so its numbers stand apart from the paper's.
 
-Variant imagenet64.py:classifier, ADM's classifier of noisy images for classifier guidance (not run):
+Variant imagenet64.py:classifier, ADM's classifier of noisy images (not run):
   ADM states    the network (65,438,568 parameters: the U-Net's encoder with width 128, depth 4, and
                 attention pooling at 8x8); batch 1024; 300k steps; Adam with decoupled weight decay
                 0.2 and learning rate 6e-4; random crops of 0.8 to 1 of the shorter side, and flips

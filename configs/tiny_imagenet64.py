@@ -39,12 +39,12 @@ A consumer GPU of 24 GB, by estimate: 165 TFLOP/s dense, a sixth of the speed, s
   --config.sweep.batch_size=250
 
 Variants:
-  :small        width 48, 14.2 M parameters, 9.3 GFLOP: three models, of p_uncond = 0.1, 0.2, 0.5, in
-                half an hour. 16,000 steps are 4.1 M images, 5 minutes a model at 40 % of an H200's
-                peak. Comparisons between models are made at this size
-  :guide        worse on purpose, for autoguidance (Karras et al. 2024): half the width and one block
-                a level, 4.5 M parameters, trained for an eighth of the main model's steps, so that
-                it errs in the same ways, only more
+  :small        width 48, 14.2 M parameters, 9.3 GFLOP: three models (p_uncond = 0.1, 0.2, 0.5)
+                in half an hour. 16,000 steps are 4.1 M images, 5 minutes a model at 40 % of an
+                H200's peak. Comparisons between models are made at this size
+  :guide        worse on purpose, for autoguidance (Karras et al. 2024): half the width, one
+                block a level, 4.5 M parameters, trained for an eighth of the main model's steps, so
+                that it errs in the same ways, only more
   :classifier   ADM's noisy classifier at this width, 10.1 M parameters, 4.3 GFLOP. AdamW, linear
                 decay, crops and flips are ADM's; weight decay 0.1 and 41 epochs are ours, because
                 50,000 images are soon memorised

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from cfg_jax.rules import Guided
 from ml_collections import ConfigDict
 
 from cfg_jax import (
@@ -12,7 +13,6 @@ from cfg_jax import (
     rules,
     sampling,
 )
-from cfg_jax.rules import Guided
 
 
 class Relation(NamedTuple):
@@ -66,7 +66,7 @@ class Group(NamedTuple):
         """The config of its rows."""
         copy = config.copy_and_resolve_references()
         copy.p_uncond = self.p_uncond
-        copy.sampling.update(dict(self.sampling))
+        copy.sampler.update(dict(self.sampling))
         copy.sweep.w = tuple(row.w for row in self.rows)
         return copy
 

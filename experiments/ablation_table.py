@@ -126,7 +126,7 @@ def markdown(measured: Measured, verdicts: Sequence[str], config: ConfigDict) ->
         for (row, _), found in zip(measured, verdicts, strict=True)
     ]
     table = tables.score_table([scores for _, scores in measured], leading)
-    sampling, count = config.sampling, config.sweep.num_samples
+    sampling, count = config.sampler, config.sweep.num_samples
     note = (
         f'{config.data.name}, {config.train.steps} steps; unless a row says otherwise p_uncond ='
         f' 0.1, T = {sampling.num_steps}, v = {sampling.v:g}, clipping, and w = 0.5 in the rows of'

@@ -100,7 +100,7 @@ def work_of(job: Job) -> Work:
     table = paper.load(job.table)
     passes = 0
     for column, rows in table.rows.items():
-        steps = int(column) if table.columns == 'T' else config.sampling.num_steps
+        steps = int(column) if table.columns == 'T' else config.sampler.num_steps
         passes += steps * sum(rules.network_passes(row['w']) for row in rows)
     described = cost.describe(config)
     return Work(

@@ -76,7 +76,7 @@ class Curve(NamedTuple):
         return Measured(self.name, self.strength, rows, results)
 
     def _cost(self, w: float) -> Row:
-        steps = self.model.config.sampling.num_steps
+        steps = self.model.config.sampler.num_steps
         return {
             'network_passes': steps * (self.passes if w else 1),
             'classifier_gradients': steps * (self.gradients if w else 0),
@@ -90,7 +90,7 @@ def curves(
 ) -> list[Curve]:
     """Every guided method, on the same seeds."""
     ddim = config.copy_and_resolve_references()
-    ddim.sampling.sampler = 'ddim'
+    ddim.sampler.name = 'ddim'
     found = []
     for how, settings in (('ancestral', config), ('DDIM', ddim)):
         chosen = _with_weights(settings, weights)
@@ -136,7 +136,7 @@ def filtered(
     balanced = config.copy_and_resolve_references()
     balanced.sweep.labels = 'balanced'  # as many of each class are kept
     cost = {
-        'network_passes': config.sampling.num_steps,
+        'network_passes': config.sampler.num_steps,
         'classifier_gradients': 0,
         'gflop': model.flops_per_image(0.0) / 1e9,
         'seconds': seconds_per_image(model, 0.0),

@@ -78,7 +78,7 @@ def draw(path: epath.Path, measured: Sequence[Measured], config: ConfigDict) -> 
     key = _distance(measured[0].rows[0])
     figure, axes = plt.subplots(1, 2, figsize=(13, 5.2), layout='constrained')
     figure.suptitle(
-        f'{config.data.name}, T = {config.sampling.num_steps},'
+        f'{config.data.name}, T = {config.sampler.num_steps},'
         f' {config.sweep.num_samples:,} samples a point'
     )
     for method, marker in zip(measured, _MARKERS, strict=False):

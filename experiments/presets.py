@@ -15,7 +15,7 @@ PRESETS = ('paper', 'digits', 'tiny')
 _WEIGHTS = '(0.0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0,2.0,3.0,4.0)'
 
 # minutes on two CPU cores
-_DIGITS = ('train.steps=450', 'sweep.num_samples=500', 'sampling.num_steps=12')
+_DIGITS = ('train.steps=450', 'sweep.num_samples=500', 'sampler.num_steps=12')
 # 64x64 images of any data set, to see everything move: nothing is learned in so few steps
 _TINY = (
     'model.width=32',
@@ -34,7 +34,7 @@ _TINY = (
     'train.log_every=10',
     'train.checkpoint_every=20',
     'train.sample_every=40',
-    'sampling.num_steps=8',
+    'sampler.num_steps=8',
     'sweep.features=inception768',
     "sweep.metrics=('fid','sfid','is')",
     'sweep.num_samples=64',

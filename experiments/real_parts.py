@@ -88,7 +88,7 @@ class Bench(NamedTuple):
     def changed(self, weights: Sequence[float], **settings: Any) -> ConfigDict:
         """The config with other w and other settings of its group `sampling`."""
         config = self.config.copy_and_resolve_references()
-        config.sampling.update(settings)
+        config.sampler.update(settings)
         config.sweep.w = tuple(weights)
         return config
 
@@ -103,7 +103,7 @@ def measure(bench: Bench, part: str) -> None:
 
 def _sweep(bench: Bench) -> list[str]:
     """(a) The paper's w; beside it, for scale, a second seed and the network before training."""
-    slug = _at_steps(bench, bench.config.sampling.num_steps, bench.config.sweep.w)
+    slug = _at_steps(bench, bench.config.sampler.num_steps, bench.config.sweep.w)
     other = bench.changed(NOISE_W)
     other.sweep.seed += 1
     model = trained.TrainedModel(bench.root / 'model', other)
@@ -116,7 +116,7 @@ def _sweep(bench: Bench) -> list[str]:
 
 def _steps(bench: Bench) -> list[str]:
     """(b) The paper's sampler at twice the steps against a tenth of its passes, two ways."""
-    many = 2 * bench.config.sampling.num_steps
+    many = 2 * bench.config.sampler.num_steps
     few = max(2, round(many / 10))
     return [
         _at_steps(bench, many),
@@ -127,7 +127,7 @@ def _steps(bench: Bench) -> list[str]:
 
 def _numbers_of_steps(bench: Bench) -> list[str]:
     """(d) Half, once and twice the steps."""
-    steps = bench.config.sampling.num_steps
+    steps = bench.config.sampler.num_steps
     return [
         _at_steps(bench, max(2, steps // 2)),
         _at_steps(bench, steps),
@@ -143,7 +143,7 @@ def _at_steps(bench: Bench, steps: int, weights: Sequence[float] = ()) -> str:
 
 def _p_uncond(bench: Bench) -> list[str]:
     """(c) Models of other p_uncond, trained as long as the main one."""
-    own, steps = bench.config.p_uncond, bench.config.sampling.num_steps
+    own, steps = bench.config.p_uncond, bench.config.sampler.num_steps
     slugs = [_at_steps(bench, steps)]
     for value in P_UNCOND:
         workdir = bench.root / f'p_uncond_{value:g}'
@@ -161,7 +161,7 @@ def _p_uncond(bench: Bench) -> list[str]:
 def _rules(bench: Bench) -> list[str]:
     """(e) Guidance in an interval, projected guidance, autoguidance by two guides."""
     network, null_label = models.make_unet(bench.config).apply, bench.config.data.num_classes
-    slugs = [_at_steps(bench, bench.config.sampling.num_steps)]
+    slugs = [_at_steps(bench, bench.config.sampler.num_steps)]
     for low, high in INTERVALS:
         rule = rules.ClassifierFreeInInterval(network, null_label, low, high)
         name, passes = f'interval ({low:g}, {high:g}]', 1.0 + share_inside(bench.config, low, high)
@@ -185,7 +185,7 @@ def _rules(bench: Bench) -> list[str]:
 def share_inside(config: ConfigDict, lowest: float, highest: float) -> float:
     """Share of a trajectory's levels that an interval of noise levels (lowest, highest] holds."""
     levels = sampling.logsnr_levels(
-        config.sampling.num_steps, config.diffusion.logsnr_min, config.diffusion.logsnr_max
+        config.sampler.num_steps, config.diffusion.logsnr_min, config.diffusion.logsnr_max
     )
     first, end = (guidance.logsnr_of_noise_level(level) for level in (highest, lowest))
     return float(np.mean((first <= levels) & (levels < end)))
@@ -215,7 +215,7 @@ def _small_guide(bench: Bench) -> epath.Path | None:
 
 def _classifier(bench: Bench) -> list[str]:
     """(f) Classifier guidance of the conditional and of the unconditional model."""
-    slugs = [_at_steps(bench, bench.config.sampling.num_steps)]
+    slugs = [_at_steps(bench, bench.config.sampler.num_steps)]
     workdir = bench.root / 'classifier'
     config = bench.load('configs/tiny_imagenet64_classifier.py')
     if not train(config, workdir, bench.budget, bench.report):

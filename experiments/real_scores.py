@@ -132,7 +132,7 @@ class Scorer:
         self._report(f'\n{name}')
         self._fill(model, directory)
         rows = [files.read_json(path) for path in (directory / 'rows').glob('w_*.json')]
-        steps = config.sampling.num_steps
+        steps = config.sampler.num_steps
         rows = [
             row | {'network_passes': round(steps * (passes if row['w'] else 1))}
             for row in sorted(rows, key=lambda row: row['w'])

@@ -9,7 +9,7 @@ curves.png and results.json: ours, the paper's, the difference. Every finished s
 it again after any interruption. Several machines may share ROOT: --only=0.2 takes one column,
 --w=0,0.1 some cells (of a model that is trained); whoever ends last writes the whole table.
 
-The paper does not say T for this table: sampling.num_steps, 256 here, its good balance at 128x128.
+The paper does not say T for this table: sampler.num_steps, 256 here, its good balance at 128x128.
 Other gaps and what fills them: the header of configs/imagenet64.py.
 """
 

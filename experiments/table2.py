@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     columns = []
     for steps, paper_steps in zip(SMALL_STEPS if toy else STEPS, STEPS, strict=True):
         config = presets.load(options, 'configs/imagenet128.py', overrides)
-        config.sampling.num_steps = steps
+        config.sampler.num_steps = steps
         config.sweep.w = options.w or config.sweep.w
         name = f'table2-T{steps}'
         columns.append(paper_table.Column(steps, paper_steps, config, root / 'model', name))

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     check(parser, options, config)
     config.train.batch_size, config.train.grad_accum = options.train_batch, 1
     config.sweep.batch_size = options.sample_batch
-    config.sampling.num_steps = options.num_steps
+    config.sampler.num_steps = options.num_steps
     config_lib.validate(config)
     with tempfile.TemporaryDirectory() as case:
         in_a_process(write_case, config_lib.to_json(config), vars(options), case)
@@ -84,8 +84,8 @@ def check(parser: cli.Parser, options, config) -> None:
         'model.resblock_updown': True,
         'model.scale_shift_norm': True,
         'model.remat': False,
-        'sampling.sampler': 'ancestral',
-        'sampling.clip': True,
+        'sampler.name': 'ancestral',
+        'sampler.clip': True,
         'train.weight_decay': 0.0,
         'train.anneal_steps': 0,
     }
@@ -147,7 +147,7 @@ def write_case(values: dict, options: dict, case: str) -> None:
         **{key: config.train[key] for key in ('grad_clip', 'ema_decay')},
         **{key: options[key] for key in ('train_batch', 'sample_batch', 'steps', 'rounds')},
         'num_steps': options['num_steps'],
-        'v': config.sampling.v,
+        'v': config.sampler.v,
         'w': 1.0,
         'p_uncond': config.p_uncond,
     }

@@ -1,6 +1,6 @@
 """How fast a config samples on this machine: w = 0, guided, guided in an interval, with features.
 
-    python scripts/bench_sample.py --config=configs/imagenet64.py --config.sampling.num_steps=64
+    python scripts/bench_sample.py --config=configs/imagenet64.py --config.sampler.num_steps=64
     python scripts/bench_sample.py --config=configs/digits.py --workdir=runs/quickstart --features
 
 Whole trajectories with random parameters, `sweep.batch_size` images at a time, to uint8 on the
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     options, config = cli.parse_with_config(parser, argv)
     if not options.w or not options.rounds:
         parser.error('--w is not 0 and --rounds at least 1')
-    if 'sampling' not in config:
+    if 'sampler' not in config:
         parser.error(f'{options.config} is a classifier: it samples nothing')
 
     from etils import epath

@@ -1,25 +1,25 @@
 """Draws images of chosen classes from a trained model into one picture.
 
-    python scripts/sample.py --workdir=runs/digits --labels=3,3,7 --w=3.0 --seed=0 --out=grid.png
+    python scripts/sample.py --model=runs/digits --labels=3,3,7 --w=3.0 --seed=0 --out=grid.png
+    python scripts/sample.py --model=digits.safetensors --labels=3 --w=0,1,3 --guidance=projected
 
 Image i has its own random numbers, from the seed and i alone: the same picture for every batch,
-machine and w. --w takes one weight for all images or one per image. Uses EMA parameters.
+machine and w. --w takes one weight for all images or one per image; one label with several weights
+is drawn at each of them. Uses EMA parameters.
 """
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from cfg_jax import cli
 
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument('--workdir', required=True, help='of a training run')
+    cli.add_model_options(parser)
     parser.add_argument('--labels', type=cli.integer_list, required=True, help='class ids')
     parser.add_argument('--w', type=cli.number_list, default=(0.0,), help='guidance weight')
-    parser.add_argument('--seed', type=cli.natural_number, default=0, help='of the images')
+    parser.add_argument('--seed', type=cli.seed, default=0, help='of the images')
     parser.add_argument(
         '--columns',
         type=cli.natural_number,
@@ -29,19 +29,23 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--out', default='grid.png', help='the PNG to write')
     options = parser.parse_args(argv)
 
-    count = len(options.labels)
-    if len(options.w) not in (1, count):
-        parser.error(f'--w has {len(options.w)} entries; give one, or one per label ({count})')
+    labels, w = list(options.labels), list(options.w)
+    # One label at several weights: the same noise, so that the pictures differ by w alone.
+    indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
+    labels = labels * len(w) if len(labels) == 1 else labels
+    if len(w) not in (1, len(labels)):
+        parser.error(f'--w has {len(w)} entries; give one, or one per label ({len(labels)})')
 
-    from cfg_jax import trained
+    from cfg_jax import loading
     from cfg_jax.data import images
 
-    model = trained.TrainedModel(options.workdir)
-    w = options.w[0] if len(options.w) == 1 else options.w
-    x = model.generate(options.seed, range(count), options.labels, w)
-    columns = options.columns or math.ceil(math.sqrt(count))
-    images.save_png(options.out, images.grid(np.asarray(images.to_uint8(x)), columns), min_side=256)
-    print(f'{count} images written to {options.out}')
+    config = loading.read_config(options.model)
+    cli.apply_model_options(config, options)
+    model = loading.load(options.model, step=options.step, config=config)
+    pictures = model.sample(labels, w[0] if len(w) == 1 else w, options.seed, indices=indices)
+    columns = options.columns or math.ceil(math.sqrt(len(labels)))
+    images.save_png(options.out, images.grid(pictures, columns), min_side=256)
+    print(f'{len(labels)} images written to {options.out}')
 
 
 if __name__ == '__main__':

@@ -37,7 +37,7 @@ _CONFIG = {
     'train.log_every': 1,
     'train.checkpoint_every': 2,
     'train.sample_every': _LAST,
-    'sampling.num_steps': 8,
+    'sampler.num_steps': 8,
     'sweep.w': '(0.0,1.0,4.0)',
     'sweep.num_samples': 60,
     'sweep.batch_size': 20,

@@ -1,16 +1,18 @@
-"""Sweeps the guidance weight w over a trained model and scores every w.
+"""Sweeps the guidance weight w over a trained model and measures every w.
 
-    python scripts/sweep.py --workdir=runs/digits
-    python scripts/sweep.py --workdir=runs/in64 --w=0,0.1,0.2,0.3,1,4 --num_samples=50000
+    python scripts/sweep.py --model=runs/digits
+    python scripts/sweep.py --model=runs/in64 --w=0,0.1,0.2,0.3,1,4 --num_samples=50000
+    python scripts/sweep.py --model=runs/digits --guidance=interval:highest=5 --sampler=ddim
 
 Convention: eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; the scale of many other
-codebases is s = 1 + w. Uses the newest checkpoint's EMA parameters. Options not given are the
-config's. Writes WORKDIR/sweep/NAME/: results.json, table.md, tradeoff.png, samples.png. A killed
-sweep goes on where it was when the same command runs again; other metrics over finished samples
-cost no sampling.
+codebases is s = 1 + w. Uses EMA parameters, of the newest checkpoint or of --step. Options not
+given are the config's. Writes MODEL/sweep/NAME/: results.json, table.md, tradeoff.png, samples.png
+(of an exported file NAME.safetensors: NAME.sweep/sweep/). A killed sweep continues where it was
+when the same command runs again; other w join the table of the same --name; other metrics over
+finished samples cost no sampling.
 
-ImageNet configs measure with the FID Inception, whose weights you bring: --inception=PATH (README,
-"Metrics"). --features=inception768 does with weights that end before the last blocks.
+ImageNet configs measure with the FID Inception, whose weights you bring: --inception=PATH
+(docs/metrics.md). --features=inception768 does with weights that end before the last blocks.
 """
 
 from collections.abc import Sequence
@@ -20,13 +22,11 @@ from cfg_jax import cli
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument('--workdir', required=True, help='of a training run')
+    cli.add_model_options(parser)
     parser.add_argument('--w', type=cli.number_list, help='such as 0,0.1,0.5')
     parser.add_argument('--num_samples', type=int, help='images per w')
-    parser.add_argument('--sampler', help='ancestral or ddim')
-    parser.add_argument('--num_steps', type=int, help='T, levels of log-SNR')
     parser.add_argument('--v', type=float, help='variance exponent of the ancestral sampler')
-    parser.add_argument('--seed', type=cli.natural_number, help='of the samples')
+    parser.add_argument('--seed', type=cli.seed, help='of the samples')
     parser.add_argument('--batch_size', type=int, help='images generated at once')
     parser.add_argument('--repeats', type=int, help='sets of samples: seeds SEED, SEED + 1, ...')
     parser.add_argument('--features', help='classifier, inception or inception768')
@@ -40,22 +40,27 @@ def main(argv: Sequence[str]) -> None:
         default=None,
         help="also write NAME/batches/*.npz in ADM's format",
     )
-    parser.add_argument('--name', default='', help='of the directory below WORKDIR/sweep')
+    parser.add_argument('--name', default='', help='of the directory below MODEL/sweep')
     cli.add_process_options(parser)
     options = parser.parse_args(argv)
 
+    from absl import logging
+
+    from cfg_jax import loading
     from cfg_jax.distributed import multihost
     from cfg_jax.evaluation import sweep
-    from cfg_jax.training import workdirs
+    from cfg_jax.metrics.features import extractors
 
-    cli.start_processes(options, options.workdir)
-    config = workdirs.read_config(options.workdir)
-    of_the_run = ('workdir', 'name', *cli.PROCESS_OPTIONS)
-    for field, value in vars(options).items():
-        group = 'sampling' if field in config.sampling else 'sweep'
-        if value is not None and field not in of_the_run:
-            config[group][field] = value
-    directory = sweep.run(config, options.workdir, name=options.name)
+    cli.start_processes(options, options.model)
+    config = loading.read_config(options.model)
+    cli.apply_model_options(config, options)
+    for field in vars(options).keys() & (config.sweep.keys() | {'v'}):
+        if getattr(options, field) is not None:
+            config['sampler' if field == 'v' else 'sweep'][field] = getattr(options, field)
+    model, workdir, name = sweep.prepare(config, options.model, options.name, options.step)
+    extractor = extractors.load_extractor(config, workdir, logging.info)
+    results = sweep.measure(model, workdir, name, extractor)
+    directory = sweep.write(results, model, workdir / 'sweep' / name)
     if multihost.is_process_zero():
         print((directory / 'table.md').read_text())
         print(f'written to {directory}')

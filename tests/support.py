@@ -42,7 +42,7 @@ TINY = {
     'train.log_every': 2,
     'train.checkpoint_every': 3,
     'train.sample_every': 6,
-    'sampling.num_steps': 4,
+    'sampler.num_steps': 4,
     'sweep.w': (0.0, 1.0),
     'sweep.num_samples': 40,
     'sweep.batch_size': 20,

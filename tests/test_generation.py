@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cfg_jax.generation import (
+    image_keys,
+    image_labels,
+)
 from scipy import stats
 
 from cfg_jax import (
     generation,
     rules,
     sampling,
-)
-from cfg_jax.generation import (
-    image_keys,
-    image_labels,
 )
 
 CLASSES = NULL = 10
@@ -239,10 +239,10 @@ def test_generator_of_a_config(tiny_config, toy_networks):
     assert np.abs(x).max() <= 1.0
     # The same by its parts, with the settings of the config.
     sampler = sampling.make_sampler(
-        tiny_config.sampling.sampler,
-        num_steps=tiny_config.sampling.num_steps,
-        v=tiny_config.sampling.v,
-        clip=tiny_config.sampling.clip,
+        tiny_config.sampler.name,
+        num_steps=tiny_config.sampler.num_steps,
+        v=tiny_config.sampler.v,
+        clip=tiny_config.sampler.clip,
     )
     null_label = tiny_config.data.num_classes
     rule = rules.ClassifierFree(model.apply, null_label)

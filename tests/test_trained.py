@@ -86,7 +86,7 @@ def test_networks_in_each_others_place(runs, toy_networks):
 
 
 def test_mean_shift_is_ancestral(runs, toy_networks):
-    config = make_tiny_config(sampling__sampler='ddim')
+    config = make_tiny_config(sampler__name='ddim')
     assert 'ancestral' in user_error(guided, runs, config)
     guided(runs, config, form='eps')
 

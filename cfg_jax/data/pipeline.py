@@ -1,8 +1,8 @@
 """Deterministic input: TFDS data sources through Grain to batches of images in [-1, 1].
 
-A batch is {'image': float32 [B, H, W, C], 'label': int32 [B]}. Which examples batch n holds, and
-which of them are flipped, follows from the seed and n alone: not from workers, restarts, or the
-number of processes.
+A batch is {'image': float32 [B, H, W, C], 'condition': int32 [B]}, a class id per image. Which
+examples batch n holds, and which of them are flipped, follows from the seed and n alone: not from
+workers, restarts, or the number of processes.
 """
 
 import functools
@@ -16,10 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cfg_jax.data import (
-    images,
-    sources,
-)
+from cfg_jax.data import images, sources
 from cfg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -219,7 +216,7 @@ def _decode_example(
     if crop is not None:
         crop = functools.partial(crop, rng=rng)
     image = decode(example['image'], size=size, channels=channels, crop=crop)
-    return {'image': image, 'label': np.int32(label)}
+    return {'image': image, 'condition': np.int32(label)}
 
 
 def _flip(example: Batch, rng: np.random.Generator) -> Batch:

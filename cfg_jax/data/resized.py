@@ -10,11 +10,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cfg_jax.data import (
-    images,
-    pipeline,
-    sources,
-)
+from cfg_jax.data import images, pipeline, sources
 from cfg_jax.errors import UserError
 
 _BATCH = 256
@@ -65,7 +61,7 @@ class Resized(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         number = 0
         for batch in pipeline.one_epoch(self._source, split, _BATCH):
             pixels = np.asarray(images.to_uint8(batch['image']))
-            for picture, label in zip(pixels, batch['label'], strict=True):
+            for picture, label in zip(pixels, batch['condition'], strict=True):
                 png = io.BytesIO()
                 Image.fromarray(picture.squeeze()).save(png, 'PNG')
                 yield number, {'image': png.getvalue(), 'label': int(label)}

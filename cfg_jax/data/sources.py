@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax.config import suggestion
 from cfg_jax.data import digits as digits  # registers the data set `digits` with TFDS
 from cfg_jax.errors import UserError
+from cfg_jax.registry import suggestion
 
 _IMAGENET_ARCHIVES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
 _CONVERT = (

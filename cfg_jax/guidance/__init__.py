@@ -116,9 +116,7 @@ class Rule:
         """
         raise NotImplementedError
 
-    def mean_gradient(
-        self, w: jax.Array, predictions: tuple[jax.Array, ...]
-    ) -> jax.Array | None:
+    def mean_gradient(self, w: jax.Array, predictions: tuple[jax.Array, ...]) -> jax.Array | None:
         """w grad_z log p, added to the mean of ancestral transitions times their variance."""
         return None
 

@@ -48,9 +48,7 @@ def log_prob_gradient(
     return jax.grad(total)(z)
 
 
-def eps_shift(
-    eps: jax.Array, gradient: jax.Array, logsnr: ArrayLike, w: ArrayLike
-) -> jax.Array:
+def eps_shift(eps: jax.Array, gradient: jax.Array, logsnr: ArrayLike, w: ArrayLike) -> jax.Array:
     """eps - w sigma grad_z log p(c | z), eq. (5) of the paper and ADM's Algorithm 2.
 
     For any sampler. The sampler clips x~ after the shift, while `ClassifierMean` clips before it.
@@ -129,9 +127,7 @@ class ClassifierMean(ClassifierRule):
         """eps of the model, unchanged: only the mean is shifted."""
         return predictions[0], state
 
-    def mean_gradient(
-        self, w: jax.Array, predictions: tuple[jax.Array, ...]
-    ) -> jax.Array:
+    def mean_gradient(self, w: jax.Array, predictions: tuple[jax.Array, ...]) -> jax.Array:
         """w grad_z log p(c | z); the sampler multiplies by the variance of its transition."""
         eps, gradient = predictions
         check_same_shape(eps=eps, gradient=gradient)

@@ -61,9 +61,7 @@ class Projected(Rule):
             ratio = broadcast_to_images(jnp.exp(-0.5 * logsnr), z)
             state = -ratio * difference + self.momentum * state
             difference = -state / ratio
-        return project(
-            eps_cond, difference, z, logsnr, w, eta=self.eta, radius=self.radius
-        ), state
+        return project(eps_cond, difference, z, logsnr, w, eta=self.eta, radius=self.radius), state
 
 
 def project(

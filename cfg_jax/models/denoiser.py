@@ -67,9 +67,7 @@ class Denoiser:
     preconditioning: Preconditioning | None = None
     learned_variance: bool = False
 
-    def eps(
-        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition
-    ) -> jax.Array:
+    def eps(self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition) -> jax.Array:
         """eps_theta(z, c): z in the variance-preserving scaling, [B, H, W, C].
 
         Args:

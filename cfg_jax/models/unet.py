@@ -6,10 +6,7 @@ import jax.numpy as jnp
 
 from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.models.group_norm import GroupNorm
-from cfg_jax.models.layers import (
-    Encoder,
-    conv,
-)
+from cfg_jax.models.layers import Encoder, conv
 
 
 class UNet(Encoder, kw_only=True):

@@ -14,30 +14,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cfg_jax import (
-    generation,
-    models,
-    sampling as samplers,
-)
 from cfg_jax.data import images
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import sweep
 from cfg_jax.evaluation.cache import Samples
 from cfg_jax.evaluation.reference import of_features
-from cfg_jax.metrics.features import (
-    FeatureExtractor,
-    Features,
-    extraction,
-)
-from cfg_jax.perf import (
-    cost,
-    profiler,
-)
-from cfg_jax.rules import (
-    ClassifierFreeInInterval,
-    Rule,
-)
+from cfg_jax.guidance import Rule
+from cfg_jax.guidance.interval import Interval
+from cfg_jax.inference import Model
+from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
+from cfg_jax.models import networks
+from cfg_jax.perf import cost, profiler
+from cfg_jax.samplers.grids import Grid
 from cfg_jax.training import step as train_step
 
 # What JAX calls a device, and its name in `cost.PEAK_TFLOPS`; the first that fits. A device of a
@@ -117,8 +106,7 @@ class Sampling:
 
     def __init__(self, config: ConfigDict, rule: Rule | None = None):
         self._config = config
-        self._generator = generation.make_generator(config, rule)
-        self._params = jax.device_put(random_params(config), devices.replicated())
+        self._model = Model(config, {'main': random_params(config)}, rule=rule)
 
     def measure(self, w: float, rounds: int) -> Result:
         """One `Trajectory` at guidance weight `w`; see `by_turns`."""
@@ -126,15 +114,15 @@ class Sampling:
 
     def run(self, w: float, extractor: FeatureExtractor | None = None) -> Callable[[], int]:
         """What makes a batch at guidance weight `w`, and brings it to the host."""
-        count, classes = self._config.sweep.batch_size, self._config.data.num_classes
+        count = self._config.sweep.batch_size
         numbers = np.arange(count)
+        condition = self._model.draw_conditions(0, numbers, 'balanced')
         if extractor is not None:
             extract = extraction.make_extract(extractor)
             extractor_params = jax.device_put(extractor.params, devices.replicated())
 
         def run() -> int:
-            x = self._generator(self._params, 0, numbers, numbers % classes, w)
-            x = images.to_uint8(x)
+            x = images.to_uint8(self._model.generate(0, numbers, condition, w).x)
             if extractor is None:
                 np.asarray(x)
             else:
@@ -145,11 +133,11 @@ class Sampling:
 
     def row(self, w: float, passes_saved: float, rates: Result) -> Result:
         """What rates at guidance weight `w` mean."""
-        count, steps = self._config.sweep.batch_size, self._config.sampling.num_steps
+        count, steps = self._config.sweep.batch_size, self._config.sampler.num_steps
         result = {'w': w, 'batch_size': count, 'num_steps': steps} | rates
-        flops = self._generator.flops_per_image(self._params, w)
+        flops = self._model.flops_per_image(w)
         if passes_saved:
-            one_pass = self._generator.flops_per_image(self._params, 0.0)
+            one_pass = self._model.flops_per_image(0.0)
             flops -= 2.0 * passes_saved * (flops - one_pass)  # of the steps
         result |= {'milliseconds': 1e3 / result['images_per_second']}
         return result | _work(self._config, result, flops)
@@ -203,7 +191,7 @@ def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> flo
     samples, reference = made_up(), of_features(made_up(), {})
     labels = np.arange(count) % data.num_classes
     start = time.perf_counter()
-    sweep.score(Samples(samples, labels), extractor, reference, config)
+    sweep.evaluate(Samples(samples, labels), extractor, reference, config)
     return 1e3 * (time.perf_counter() - start) / count
 
 
@@ -213,20 +201,15 @@ def interval_rule(config: ConfigDict) -> tuple[Rule, float]:
     Raises:
       UserError: fewer than four steps, which have no middle half.
     """
-    steps = config.sampling.num_steps
+    steps = config.sampler.num_steps
     if steps < 4:
-        raise UserError(f'sampling.num_steps={steps} has no middle half; take at least 4')
-    levels = np.asarray(
-        samplers.logsnr_levels(steps, config.diffusion.logsnr_min, config.diffusion.logsnr_max)
-    )
+        raise UserError(f'sampler.num_steps={steps} has no middle half; take at least 4')
+    levels = np.asarray(Grid(networks.make_schedule(config)).levels(steps))
     first = steps // 4
     end = first + steps // 2
     # The ends lie half-way between two steps, where rounding cannot move a step across them.
     highest, lowest = (math.exp(-0.25 * (levels[step - 1] + levels[step])) for step in (first, end))
-    rule = ClassifierFreeInInterval(
-        models.make_unet(config).apply, config.data.num_classes, lowest, highest
-    )
-    return rule, (steps - (end - first)) / (2 * steps)
+    return Interval(lowest, highest), (steps - (end - first)) / (2 * steps)
 
 
 def random_params(config: ConfigDict) -> Any:
@@ -235,7 +218,7 @@ def random_params(config: ConfigDict) -> Any:
     Drawn by NumPy: initialising compiles hundreds of small programs.
     """
     shapes = jax.eval_shape(
-        models.make_network(config).init, jax.random.key(0), *models.inputs(config)
+        networks.make_network(config).init, jax.random.key(0), *networks.inputs(config)
     )
     rng = np.random.default_rng(0)
 
@@ -319,5 +302,5 @@ def _random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     shape = (size, data.image_size, data.image_size, data.channels)
     return {
         'image': rng.uniform(-1, 1, shape).astype(np.float32),
-        'label': rng.integers(data.num_classes, size=size, dtype=np.int32),
+        'condition': rng.integers(data.num_classes, size=size, dtype=np.int32),
     }

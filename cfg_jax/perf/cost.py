@@ -45,11 +45,11 @@ def describe(
     Returns:
       Parameters, forward and training GFLOP per image (2 per multiply-add; a training image costs
       three forward passes), bytes of training state per device (parameters, EMA and both Adam
-      moments in float32), images to train, exaFLOP of the training; evaluations of networks (nfe) and exaFLOP of
-      the sweep (w x samples x T levels x 1 for w = 0 and else what the rule takes); and, given a throughput
-      or an accelerator, device-days of the training and device-hours of the sweep, where a pass
-      takes a third of a training image, and the cores that decode fast enough for one device. A
-      noisy classifier has no sweep.
+      moments in float32), images to train, exaFLOP of the training; evaluations of networks
+      (nfe) and exaFLOP of the sweep (w x samples x T levels x 1 for w = 0 and else what the rule
+      takes); and, given a throughput or an accelerator, device-days of the training and
+      device-hours of the sweep, where an evaluation takes a third of a training image, and the
+      cores that decode fast enough for one device. A noisy classifier has no sweep.
 
     Raises:
       UserError: a number out of range.

@@ -18,10 +18,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from cfg_jax.distributed import (
-    devices,
-    multihost,
-)
+from cfg_jax.distributed import devices, multihost
 from cfg_jax.errors import UserError
 
 # The storage is away, not the checkpoint damaged: nothing may be judged by these.
@@ -205,8 +202,8 @@ def _clause(error: Exception) -> str:
     return line if len(line) <= 160 else f'{line[:157]}...'
 
 
-def restore_ema(workdir: epath.PathLike, like: Any) -> tuple[Any, int]:
-    """The EMA parameters of the newest checkpoint of a work directory, and its step.
+def restore_ema(workdir: epath.PathLike, like: Any, step: int | None = None) -> tuple[Any, int]:
+    """The EMA parameters of a checkpoint of a work directory, and its step; by default the newest.
 
     `like` is a pytree of arrays or `jax.ShapeDtypeStruct`s; nothing else of the state is read.
 
@@ -217,7 +214,11 @@ def restore_ema(workdir: epath.PathLike, like: Any) -> tuple[Any, int]:
     steps = ocp.utils.checkpoint_steps(directory) if directory.exists() else []
     if not steps:
         raise UserError(f'{workdir} holds no complete checkpoint yet; let training reach one')
-    step = max(steps)
+    if step is None:
+        step = max(steps)
+    elif step not in steps:
+        known = ', '.join(map(str, sorted(steps)))
+        raise UserError(f'{workdir} holds no checkpoint of step {step}; it has: {known}')
     device = SingleDeviceSharding(jax.local_devices()[0])
     item = {
         'ema_params': jax.tree.map(

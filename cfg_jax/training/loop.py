@@ -5,45 +5,21 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from clu import parameter_overview
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import (
-    config as config_lib,
-    files,
-    generation,
-)
-from cfg_jax.data import (
-    images,
-    pipeline,
-)
-from cfg_jax.distributed import (
-    devices,
-    multihost,
-)
+from cfg_jax import config as config_lib, files
+from cfg_jax.data import pipeline
+from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
-from cfg_jax.errors import (
-    Preempted,
-    UserError,
-)
-from cfg_jax.training import (
-    checkpoints,
-    workdirs,
-    writers,
-)
+from cfg_jax.errors import Preempted, UserError
+from cfg_jax.training import checkpoints, workdirs, writers
 from cfg_jax.training.logging import TrainLog
-from cfg_jax.training.step import (
-    TrainState,
-    create_state,
-    make_train_step,
-)
+from cfg_jax.training.pictures import Pictures
+from cfg_jax.training.step import TrainState, create_state, make_train_step
 from cfg_jax.training.watchdog import StallWatchdog
-
-_SAMPLE_W = (0.0, 1.0, 3.0)
-_SAMPLE_CLASSES = 10
 
 
 def train(
@@ -136,7 +112,9 @@ class _Loop:
     def run(self, state: TrainState, first: int) -> TrainState:
         train = self._config.train
         step_fn = devices.map_step(make_train_step(self._config))
-        generator = self._make_generator()
+        # A classifier has nothing to draw.
+        draws = self._config.model.kind != 'classifier' and multihost.is_process_zero()
+        pictures = Pictures(self._config, self._workdir) if draws else None
         for step in range(first + 1, train.steps + 1):
             self._trace(step)
             state, metrics = self._step(step_fn, state, step, compiles=step == first + 1)
@@ -147,8 +125,8 @@ class _Loop:
             if save or step % train.log_every == 0:
                 self._log.flush(step, self._moment(), self._kept)
             problem = self._save(step, state) if save else None
-            if generator is not None and (last or step % train.sample_every == 0):
-                self._sample(step, state, generator)
+            if pictures is not None and (last or step % train.sample_every == 0):
+                pictures.draw(step, state.ema_params)
             if asked and not last:
                 problem = self._saved.wait() or problem
                 raise Preempted(f'stopped after step {step} on request; {problem or "it is saved"}')
@@ -196,24 +174,6 @@ class _Loop:
             elif step == self._profile.stop:
                 jax.profiler.stop_trace()
                 logging.info(f'a trace of {len(self._profile)} steps is in {self._workdir}/profile')
-
-    def _make_generator(self) -> generation.Generator | None:
-        """What draws the pictures of training; a classifier has nothing to draw."""
-        if self._config.model.kind != 'unet' or not multihost.is_process_zero():
-            return None
-        return generation.make_generator(self._config)
-
-    def _sample(self, step: int, state: TrainState, generator: generation.Generator) -> None:
-        """WORKDIR/samples/step_N.png: a row per class, a column per w, the same seeds always."""
-        classes = np.arange(min(_SAMPLE_CLASSES, self._config.data.num_classes))
-        labels = np.repeat(classes, len(_SAMPLE_W))
-        w = np.tile(np.asarray(_SAMPLE_W, np.float32), len(classes))
-        ema_params = jax.device_put(state.ema_params, devices.replicated())
-        x = generator(ema_params, self._config.seed, labels, labels, w)
-        picture = images.grid(np.asarray(images.to_uint8(x)), len(_SAMPLE_W))
-        path = self._workdir / 'samples' / f'step_{step:08d}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images.save_png(path, picture, min_side=256)
 
 
 def _topology() -> dict[str, int]:

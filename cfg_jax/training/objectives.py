@@ -27,14 +27,14 @@ def make_objective(config: ConfigDict) -> Objective:
 
 def _denoise(config: ConfigDict) -> Objective:
     """Algorithm 1."""
-    denoiser = networks.make_denoiser(config)
+    denoiser, weighting = networks.make_denoiser(config), config.loss_weighting
     settings = {
         'conditioning': networks.make_conditioning(config),
         'p_uncond': config.p_uncond,
         'schedule': networks.make_schedule(config),
         'target': TARGETS.load(config.target),
         # The paper's weight is 1, and costs no operation.
-        'weight': None if config.loss_weighting == 'eps' else WEIGHTINGS.load(config.loss_weighting),
+        'weight': None if weighting == 'eps' else WEIGHTINGS.load(weighting),
     }
 
     def objective(params, dropout_key, x, condition, keys):

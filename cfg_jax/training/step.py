@@ -83,7 +83,7 @@ def create_state(config: ConfigDict) -> TrainState:
 
 
 def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, PerExample]]:
-    """gradient(params, dropout_key, x [B, ...], condition, keys [B]) -> (mean gradient, PerExample).
+    """gradient(params, dropout_key, x, condition, keys [B]) -> (mean gradient, PerExample).
 
     Works on `train.grad_accum` equal parts of the batch, one after the other.
     """

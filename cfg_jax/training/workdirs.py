@@ -5,10 +5,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import (
-    config as config_lib,
-    files,
-)
+from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
 
 CONFIG = 'config.json'
@@ -24,7 +21,7 @@ def create_or_validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> e
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f'{workdir} is a file; --workdir needs a directory')
     if (workdir / CONFIG).exists():
-        trained = config_lib.complete(config_lib.from_json(_read(workdir / CONFIG)))
+        trained = config_lib.from_json(_read(workdir / CONFIG))
         differences = config_lib.contradictions(trained, config)
         if differences:
             raise UserError(
@@ -53,7 +50,7 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
             f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'
             f' --config=configs/NAME.py --workdir={workdir}'
         )
-    config = config_lib.complete(config_lib.from_json(_read(workdir / CONFIG)))
+    config = config_lib.from_json(_read(workdir / CONFIG))
     config_lib.validate(config)
     return config
 

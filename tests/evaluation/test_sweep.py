@@ -189,9 +189,9 @@ def test_more_w_join_the_same_sweep(workdir):
         ('sweep__num_samples', 20),
         ('sweep__seed', 1),
         ('sweep__labels', 'uniform'),
-        ('sampling__v', 0.5),
-        ('sampling__sampler', 'ddim'),
-        ('sampling__num_steps', 5),
+        ('sampler__v', 0.5),
+        ('sampler__name', 'ddim'),
+        ('sampler__num_steps', 5),
     ],
 )
 def test_other_settings_need_another_name(swept_workdir, field, value):
@@ -206,9 +206,9 @@ def test_default_names_tell_settings_apart():
         sweep.default_name(make_tiny_config(**change), 6)
         for change in (
             {},
-            {'sampling__sampler': 'ddim'},
-            {'sampling__num_steps': 5},
-            {'sampling__v': 0.5},
+            {'sampler__name': 'ddim'},
+            {'sampler__num_steps': 5},
+            {'sampler__v': 0.5},
             {'sweep__num_samples': 50},
             {'sweep__seed': 1},
         )

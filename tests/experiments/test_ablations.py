@@ -86,8 +86,8 @@ def test_groups_share_a_sampler(tiny_config):
     assert plain.sweep.w == (-1.0, -0.5, 0.0, 0.5, 1.0, 4.0, 100.0)
     unclipped = next(group for group in groups if group.slug() == 'p0.1-clip-False')
     config = unclipped.config(tiny_config)
-    assert (config.sampling.clip, config.sweep.w) == (False, (1.0, 100.0))
-    assert tiny_config.sampling.clip
+    assert (config.sampler.clip, config.sweep.w) == (False, (1.0, 100.0))
+    assert tiny_config.sampler.clip
 
 
 def test_noise_in_the_place_of_the_unconditional_prediction():

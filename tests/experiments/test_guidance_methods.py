@@ -130,7 +130,7 @@ def test_mistakes(root, capsys, toy_networks):
 
 def test_a_pool_belongs_to_its_sampler(root, toy_networks):
     """Samples of other settings in the same place are refused, not taken for these."""
-    config = make_tiny_config(sampling__num_steps=5)
+    config = make_tiny_config(sampler__num_steps=5)
     extractor = classifier.load_or_train(config, root / 'classifier')
     paths = guidance_methods.Workdirs(root / 'model', root / 'noisy_classifier')
     arguments = config, paths, (1.0,), root, extractor, lambda line: None

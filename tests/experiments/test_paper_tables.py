@@ -141,7 +141,7 @@ def test_table2_samples_one_model_three_ways(started, tmp_path, capsys):
     command = ['experiments/table2.py', '--preset=digits', f'--root={tmp_path}']
     status, lines, errors = run_here(capsys, *command)
     assert (status, errors) == (0, [])
-    assert [config.sampling.num_steps for config, _, _ in started] == [4, 8, 32]
+    assert [config.sampler.num_steps for config, _, _ in started] == [4, 8, 32]
     assert {workdir for _, workdir, _ in started} == {'model'}
     assert len({name for _, _, name in started}) == 3
     assert cells_of('\n'.join(lines), '0.3')[2] == '5.30 ± 0.25 (2.43)'
@@ -156,7 +156,7 @@ def test_the_papers_size(started, tmp_path, capsys, name, values, field):
     status, _, errors = run_here(capsys, *command, '--config.data.data_dir=/data')
     assert (status, errors) == (0, [])
     configs = [config for config, _, _ in started]
-    found = [getattr(config, field, None) or config.sampling.num_steps for config in configs]
+    found = [getattr(config, field, None) or config.sampler.num_steps for config in configs]
     assert found == values
     for config in configs:
         assert config.data.name == 'imagenet2012'

@@ -94,7 +94,7 @@ def arguments(data, root, *more):
         '--preset=toy',
         '--real=20',
         '--config.data.image_size=8',
-        '--config.sampling.num_steps=4',
+        '--config.sampler.num_steps=4',
         '--config.sweep.num_samples=30',
         '--config.sweep.w=(0.0,0.3,4.0)',
         '--w=0.3,4',
@@ -299,7 +299,7 @@ def test_missing_weights_end_in_one_line(blobs, tmp_path, capsys):
 
 def test_share_of_levels_inside_an_interval():
     real_parts = experiment('real_parts')
-    config = make_tiny_config(sampling__num_steps=101)
+    config = make_tiny_config(sampler__num_steps=101)
     assert real_parts.share_inside(config, 0.0, np.inf) == 1.0
     assert real_parts.share_inside(config, 1.0, 1.0) == 0.0
     # The cosine schedule is uniform in arctan(s): s in (1, tan(3 pi / 8)] is a quarter of it.

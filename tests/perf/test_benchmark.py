@@ -44,7 +44,7 @@ def test_training_is_timed_and_counted(toy_networks):
 
 def test_sampling_is_timed_and_counted(toy_networks):
     config = make_tiny_config()
-    forward, steps = cost.forward_flops(config), config.sampling.num_steps
+    forward, steps = cost.forward_flops(config), config.sampler.num_steps
     bench = benchmark.Sampling(config)
     for w, a_step in {0.0: forward, 2.0: forward + toy_second_branch(config)}.items():
         row = bench.measure(w, rounds=1)
@@ -53,7 +53,7 @@ def test_sampling_is_timed_and_counted(toy_networks):
 
 
 def test_an_interval_is_counted_by_its_passes(toy_networks):
-    config = make_tiny_config(sampling__num_steps=8)
+    config = make_tiny_config(sampler__num_steps=8)
     rule, saved = benchmark.interval_rule(config)
     bench = benchmark.Sampling(config, rule)
     case = benchmark.Trajectory(bench, 2.0, passes_saved=saved)
@@ -82,14 +82,14 @@ def test_trajectories_take_turns():
 
 
 def test_three_steps_have_no_middle_half(toy_networks):
-    config = make_tiny_config(sampling__num_steps=3)
+    config = make_tiny_config(sampler__num_steps=3)
     assert 'num_steps=3' in user_error(benchmark.interval_rule, config)
 
 
 @pytest.mark.parametrize(('steps', 'share'), [(8, 0.25), (9, 5 / 18), (4, 0.25)])
 def test_the_interval_saves_the_share_it_says(toy_networks, steps, share):
     """Counted by an eps_fn that tells how many of its steps are guided."""
-    config = make_tiny_config(sampling__num_steps=steps)
+    config = make_tiny_config(sampler__num_steps=steps)
     rule, saves = benchmark.interval_rule(config)
     assert saves == pytest.approx(share)
     levels = sampling.logsnr_levels(steps)
@@ -198,7 +198,7 @@ def test_mistakes(capsys, tmp_path):
         ('bench_peers.py', ['--peer=nowhere'], 'openai/guided-diffusion'),
         ('bench_peers.py', ['--peer={peer}', '--variants=fast'], 'eager'),
         ('bench_peers.py', ['--peer={peer}', '--rounds=0'], '--rounds'),
-        ('bench_peers.py', ['--peer={peer}', '--config.sampling.clip=False'], 'sampling.clip'),
+        ('bench_peers.py', ['--peer={peer}', '--config.sampler.clip=False'], 'sampler.clip'),
         ('bench_peers.py', ['--peer={peer}', '--config=configs/digits_classifier.py'], 'U-Net'),
         ('bench_peers.py', ['--peer={peer}', '--train_batch=0'], 'batch_size'),
     ):

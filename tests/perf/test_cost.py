@@ -8,11 +8,7 @@ import jax.numpy as jnp
 import pytest
 from support import ROOT, user_error
 
-from cfg_jax import (
-    cli,
-    guidance,
-    sampling,
-)
+from cfg_jax import cli, guidance, sampling
 from cfg_jax.perf import cost
 
 

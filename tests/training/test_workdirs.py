@@ -23,11 +23,11 @@ def test_claims_an_empty_directory(tiny_config, tmp_path):
 def test_claims_its_own_again_with_fields_that_may_change(tiny_config, tmp_path):
     workdirs.create_or_validate_workdir(tiny_config, tmp_path)
     tiny_config.train.steps = 99
-    tiny_config.sampling.sampler = 'ddim'
+    tiny_config.sampler.name = 'ddim'
     workdirs.create_or_validate_workdir(tiny_config, tmp_path)
     config = workdirs.read_config(tmp_path)
     assert config.train.steps == 99
-    assert config.sampling.sampler == 'ddim'
+    assert config.sampler.name == 'ddim'
 
 
 def test_an_older_work_directory_goes_on(tiny_config, tmp_path):

@@ -103,7 +103,7 @@ def train(config_data: ConfigDict) -> tuple[Any, float]:
     train_set, held_out = _load(config_data)
     net = ConvNet(config_data.num_classes)
     params = net.init(jax.random.key(_SEED), jnp.zeros((1, *train_set['image'].shape[1:])))
-    steps = _EPOCHS * max(1, len(train_set['label']) // _BATCH)
+    steps = _EPOCHS * max(1, len(train_set['condition']) // _BATCH)
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
     opt_state = optimizer.init(params)
 
@@ -117,20 +117,20 @@ def train(config_data: ConfigDict) -> tuple[Any, float]:
         return optax.apply_updates(params, updates), opt_state
 
     rng = np.random.default_rng(_SEED)
-    batch = min(_BATCH, len(train_set['label']))
+    batch = min(_BATCH, len(train_set['condition']))
     for _ in range(steps):
-        rows = rng.choice(len(train_set['label']), batch, replace=False)
+        rows = rng.choice(len(train_set['condition']), batch, replace=False)
         x = _shift(train_set['image'][rows], rng)
-        params, opt_state = step(params, opt_state, x, train_set['label'][rows])
+        params, opt_state = step(params, opt_state, x, train_set['condition'][rows])
     logits = jax.jit(net.apply)(params, held_out['image']).logits
-    return params, float(np.mean(np.argmax(logits, axis=-1) == held_out['label']))
+    return params, float(np.mean(np.argmax(logits, axis=-1) == held_out['condition']))
 
 
 def _load(config_data: ConfigDict) -> tuple[pipeline.Batch, pipeline.Batch]:
     """The split's images and labels, cut into a training and a held-out part."""
     batches = list(pipeline.one_epoch(config_data, config_data.split, batch_size=1024))
     whole = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    cut = round(len(whole['label']) * _TRAIN_SHARE / 100)
+    cut = round(len(whole['condition']) * _TRAIN_SHARE / 100)
     return (
         {key: values[:cut] for key, values in whole.items()},
         {key: values[cut:] for key, values in whole.items()},

@@ -1,0 +1,125 @@
+"""The directory of a sweep: whose it is, its rows so far, and a lock for its files."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from cfg_jax import config as config_lib, files
+from cfg_jax.config_fields import FIELDS
+from cfg_jax.errors import UserError
+
+_SETTINGS, _RESULTS, _LOCK = 'settings.json', 'results.json', '.lock'
+# Two rows with the same of these were measured in the same way.
+_PROTOCOL = ('is_splits', 'seeds', 'reference', 'convention')
+
+Row = dict[str, Any]
+
+
+def claim(
+    directory: epath.Path, settings: dict[str, Any], advice: str = 'choose another --name'
+) -> epath.Path:
+    """Makes the directory of a sweep with these settings, or checks that it holds this very sweep.
+
+    Args:
+      directory: of the sweep, or of other samples.
+      settings: what decides them.
+      advice: to the user who has others there.
+
+    Raises:
+      UserError: it holds a sweep with other settings.
+    """
+    path = directory / _SETTINGS
+    if path.exists():
+        earlier = _of_samples(files.read_json(path))
+        differences = '; '.join(config_lib.differences(earlier, _of_samples(settings)))
+        if differences:
+            raise UserError(
+                f'{directory} holds a sweep with other settings ({differences}); {advice}'
+            )
+    else:
+        files.write_json(path, settings)
+    return directory
+
+
+def step_of(directory: epath.Path) -> int | None:
+    """The checkpoint step that a sweep's directory was started with, or None."""
+    path = directory / _SETTINGS
+    return files.read_json(path).get('checkpoint_step') if path.exists() else None
+
+
+def log_unfinished(sweeps: epath.Path, name: str) -> None:
+    """Says which sweep was not finished before training continued, and how to finish it."""
+    stem = re.sub(r'-step\d+$', '', name)
+    for other in sweeps.glob(f'{stem}-step*') if stem != name else ():
+        if other.name != name and not (other / _RESULTS).exists():
+            logging.info('%s is unfinished; --name=%s continues it', other, other.name)
+
+
+def with_earlier_rows(
+    directory: epath.Path, results: dict[str, Any], rows: Sequence[Row]
+) -> list[Row]:
+    """`rows`, and those at other w that results.json of the same protocol has, ascending in w."""
+    path = directory / _RESULTS
+    earlier = files.read_json(path) if path.exists() else {'rows': []}
+    ours = {row['w'] for row in rows}
+    kept = [row for row in earlier['rows'] if row['w'] not in ours]
+    if kept and not _same_protocol(earlier, results, kept, rows):
+        logging.warning(
+            'the rows of w = %s were measured in another way and are left out; give all w at once'
+            ' to measure them again (their samples are kept)',
+            ', '.join(f'{row["w"]:g}' for row in kept),
+        )
+        kept = []
+    return sorted([*rows, *kept], key=lambda row: row['w'])
+
+
+@contextlib.contextmanager
+def locked(directory: epath.Path) -> Iterator[None]:
+    """Holds the lock of a directory, so that two sweeps of one name write one after the other.
+
+    Object stores have no locks; there each file is replaced in one step.
+    """
+    if '://' in os.fspath(directory):
+        yield
+        return
+    with (directory / _LOCK).open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _same_protocol(
+    earlier: dict[str, Any], results: dict[str, Any], kept: Sequence[Row], rows: Sequence[Row]
+) -> bool:
+    def protocol(of: dict[str, Any], some: Sequence[Row]) -> str:
+        columns = sorted({key for row in some for key in row if isinstance(row[key], float)})
+        # A reference is identified by its content.
+        reference = of.get('reference', {})
+        fields = {key: of.get(key) for key in _PROTOCOL} | {
+            'reference': reference.get('sha256', reference)
+        }
+        return json.dumps([fields, columns], sort_keys=True)
+
+    return protocol(earlier, kept) == protocol(results, rows)
+
+
+def _of_samples(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what changes no sample and no feature, in today's names."""
+    features = {key: value for key, value in settings['features'].items() if key != 'source'}
+    # The first edition's names; what came later has the value that was used before it came.
+    sampler = {'name' if k == 'sampler' else k: v for k, v in settings['sampler'].items()}
+    defaults = {
+        name.partition('.')[2]: field.default
+        for name, field in FIELDS.items()
+        if name.startswith(('sampler.', 'diffusion.'))
+    }
+    return {key: value for key, value in settings.items() if key != 'is_splits'} | {
+        'features': features,
+        'sampler': defaults | sampler,
+    }

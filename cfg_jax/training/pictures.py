@@ -1,0 +1,44 @@
+"""Pictures of a model in training: the same images again and again, guided and not."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax.data import images
+from cfg_jax.distributed import devices
+from cfg_jax.guidance.classifier_free import ClassifierFree
+from cfg_jax.inference import Model, make_rule
+
+_W = (0.0, 1.0, 3.0)
+_CLASSES = 10
+
+
+class Pictures:
+    """WORKDIR/samples/step_N.png: a row per class, a column per w, the same seeds always.
+
+    Args:
+      config: of the run; its rule is taken if it needs no other network.
+      workdir: of the run.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: epath.Path):
+        rule = make_rule(config)
+        if any(evaluation.network != 'main' for evaluation in rule.evaluations):
+            rule = ClassifierFree()
+        self._model = Model(config, rule=rule)
+        self._directory = workdir / 'samples'
+
+    def draw(self, step: int, ema_params: Any) -> None:
+        """Writes the picture of a step."""
+        config = self._model.config
+        labels = np.repeat(np.arange(min(_CLASSES, config.data.num_classes)), len(_W))
+        w = np.tile(np.asarray(_W, np.float32), len(labels) // len(_W))
+        params = {'main': jax.device_put(ema_params, devices.replicated())}
+        condition = self._model.conditioning.from_user(labels)
+        x = self._model.generate(config.seed, labels, condition, w, params).x
+        picture = images.grid(np.asarray(images.to_uint8(x)), len(_W))
+        self._directory.mkdir(parents=True, exist_ok=True)
+        images.save_png(self._directory / f'step_{step:08d}.png', picture, min_side=256)
