@@ -54,9 +54,11 @@ def main(argv: Sequence[str]) -> None:
     cli.start_processes(options, options.model)
     config = loading.read_config(options.model)
     cli.apply_model_options(config, options)
-    for field in vars(options).keys() & (config.sweep.keys() | {'v'}):
-        if getattr(options, field) is not None:
-            config['sampler' if field == 'v' else 'sweep'][field] = getattr(options, field)
+    if options.v is not None:
+        config.sampler.v = options.v
+    for field in config.sweep:
+        if getattr(options, field, None) is not None:
+            config.sweep[field] = getattr(options, field)
     model, workdir, name = sweep.prepare(config, options.model, options.name, options.step)
     extractor = extractors.load_extractor(config, workdir, logging.info)
     results = sweep.measure(model, workdir, name, extractor)

@@ -76,11 +76,11 @@ class SampleCache:
         Raises:
           Preempted: SIGTERM came; finished parts are kept.
         """
-        total = sum(self._nfe(part.w) * (part.stop - part.start) for part in self._missing)
+        total = sum(part.stop - part.start for part in self._missing)
         batch_size = min(self._config.sweep.batch_size, self._config.sweep.shard_size)
-        with Preemption() as preemption, progress.bar(total, 'evaluations') as bar:
+        with Preemption() as preemption, progress.bar(total, 'images') as bar:
             for part in self._missing:
-                bar.set_description_str(f'w = {part.w:g}, image {part.start:,} on')
+                bar.set_description_str(f'w = {part.w:g}: ')
                 batches, waiting = [], None
                 # Drawn before the first batch: later they would wait for the devices behind it.
                 drawn = self._draw(part.seed, np.arange(part.start, part.stop + batch_size))
@@ -96,10 +96,10 @@ class SampleCache:
                     # A batch is fetched while the devices work on the next one.
                     if waiting is not None:
                         batches.append(_fetch(*waiting))
-                        bar.update(self._nfe(part.w) * batch_size)
+                        bar.update(batch_size)
                     waiting = dispatched
                 batches.append(_fetch(*waiting))
-                bar.update(self._nfe(part.w) * len(batches[-1]['nfe']))
+                bar.update(len(batches[-1]['nfe']))
                 self._write(part, batches)
 
     def complete(self, w: float) -> bool:
@@ -125,9 +125,6 @@ class SampleCache:
         paths = [part.path(self._directory, '_pixels') for part in self._parts(w, seed)]
         shape = (count, data.image_size, data.image_size, data.channels)
         image_sets.save_batch(path, shape, (files.read_npz(part)['images'] for part in paths))
-
-    def _nfe(self, w: float) -> int:
-        return self._model.rule.nfe_per_level(w)
 
     def _parts(self, w: float, seed: int) -> list[_Part]:
         size, count = self._config.sweep.shard_size, self._config.sweep.num_samples
