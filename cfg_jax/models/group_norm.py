@@ -1,7 +1,8 @@
-"""Group normalisation, its affine map and SiLU as one operation with a gradient of its own.
+"""Group normalisation, its affine map and SiLU as one operation with a derivative of its own.
 
-Between two convolutions everything is bound by memory. The gradient needs the input and two sums
-per channel; nothing else is kept for it, and in the input's own type.
+Between two convolutions everything is limited by memory. Autodiff of the plain formula sums over
+positions once for every use of a mean; the derivative below takes two sums per channel, forward
+and in reverse.
 """
 
 import functools
@@ -11,15 +12,22 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 _EPSILON = 1e-5
+
+
+def at_least_float32(a: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """`a` in float32, or in float64 if that is what it is."""
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
 class GroupNorm(nn.Module):
     """act(xhat * scale + bias), xhat = (h - mean) / sqrt(var + 1e-5) (Wu & He 2018).
 
-    mean and var are those of an image's positions and a group's channels, computed in float32 and
-    the variance from differences to the mean: E[h^2] - E[h]^2 loses its digits far from 0.
+    mean and var are those of an image's positions and a group's channels, computed in float32 (in
+    float64 for features in float64) and the variance from differences to the mean: E[h^2] - E[h]^2
+    loses its digits far from 0.
 
     Attributes:
       num_groups: divides the channels.
@@ -33,8 +41,11 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: jax.Array, scale: jax.Array | None = None, shift: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        h: Float[Array, 'B *positions C'],
+        scale: Float[Array, 'B C'] | None = None,
+        shift: Float[Array, 'B C'] | None = None,
+    ) -> Float[Array, 'B *positions C']:
         """[B, ..., C] -> [B, ..., C].
 
         Args:
@@ -47,7 +58,7 @@ class GroupNorm(nn.Module):
         """
         batch, channels = h.shape[0], h.shape[-1]
         if channels % self.num_groups:
-            raise ValueError(f'{channels} channels do not part into {self.num_groups} groups')
+            raise ValueError(f'{channels} channels do not split into {self.num_groups} groups')
         gain = self.param('scale', nn.initializers.ones_init(), (channels,))
         offset = self.param('bias', nn.initializers.zeros_init(), (channels,))
         if scale is not None:
@@ -56,55 +67,70 @@ class GroupNorm(nn.Module):
         return _normalise(self.num_groups, self.silu, self.dtype, h, gain, offset)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _normalise(groups, silu, dtype, h, gain, offset) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _normalise(
+    groups: int, silu: bool, dtype: Any, h: jax.Array, gain: jax.Array, offset: jax.Array
+) -> jax.Array:
     """act(xhat gain + offset) with gain and offset [B, C]."""
-    return _forward(groups, silu, dtype, h, gain, offset)[0]
+    return _activate(silu, dtype, h, *_statistics(groups, h), gain, offset)
 
 
-def _forward(groups, silu, dtype, h, gain, offset):
-    mean, rstd = _statistics(groups, h)
-    u = (h - _spread(mean, h)) * _spread(rstd * gain, h) + _spread(offset, h)
-    return (nn.silu(u) if silu else u).astype(dtype), (h, mean, rstd, gain, offset)
+@_normalise.defjvp
+def _derivative(
+    groups: int,
+    silu: bool,
+    dtype: Any,
+    primals: tuple[jax.Array, jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """With v = rstd dh: du = gain v + a + xhat b, where a group's mean m makes
 
-
-def _backward(groups, silu, dtype, residuals, dy):
-    """With g = dy act'(u): d offset = sum g, d gain = sum g xhat over positions, and
-
-    dh = rstd (g gain - m(g gain) - xhat m(g gain xhat)), m a group's mean, which is one of sums
-    that are there already.
+    a = d offset - gain m(v) and b = d gain - gain m(v xhat), [B, C] both. In reverse, the two sums
+    over positions that are the cotangents of a and b serve offset, gain and h.
     """
-    del dtype
-    h, mean, rstd, gain, offset = residuals
+    h, gain, offset = primals
+    dh, d_gain, d_offset = tangents
+    mean, rstd = _statistics(groups, h)
     xhat = (h - _spread(mean, h)) * _spread(rstd, h)
-    g = dy.astype(jnp.float32)
+    v = dh.astype(xhat.dtype) * _spread(rstd, h)
+    # b before a, and each minus where its transpose is a subtraction: the order of operations, and
+    # so the rounding, with which earlier checkpoints were trained.
+    positions = _positions(h)
+    b = d_gain + gain * _group_mean(groups, jnp.sum(-(v * xhat), positions), h)
+    a = d_offset + gain * _group_mean(groups, jnp.sum(-v, positions), h)
+    du = v * _spread(gain, h) + _spread(a, h) + xhat * _spread(b, h)
     if silu:
         u = xhat * _spread(gain, h) + _spread(offset, h)
         sigmoid = nn.sigmoid(u)
-        g = g * sigmoid * (1.0 + u * (1.0 - sigmoid))
-    positions = _positions(h)
-    d_offset, d_gain = jnp.sum(g, positions), jnp.sum(g * xhat, positions)  # [B, C]
-    mean_g, mean_g_xhat = (
-        _spread(_group_mean(groups, gain * total, h), h) for total in (d_offset, d_gain)
-    )
-    dh = _spread(rstd, h) * (g * _spread(gain, h) - mean_g - xhat * mean_g_xhat)
-    return dh.astype(h.dtype), d_gain, d_offset
+        du = du * (1.0 + u * (1.0 - sigmoid)) * sigmoid
+    return _activate(silu, dtype, h, mean, rstd, gain, offset), du.astype(dtype)
 
 
-_normalise.defvjp(_forward, _backward)
+def _activate(
+    silu: bool,
+    dtype: Any,
+    h: jax.Array,
+    mean: jax.Array,
+    rstd: jax.Array,
+    gain: jax.Array,
+    offset: jax.Array,
+) -> jax.Array:
+    """act((h - mean) rstd gain + offset), everything but h [B, C]."""
+    u = (h - _spread(mean, h)) * _spread(rstd * gain, h) + _spread(offset, h)
+    return (nn.silu(u) if silu else u).astype(dtype)
 
 
 def _statistics(groups: int, h: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and 1 / sqrt(var + epsilon) of every channel's group, float32 [B, C]."""
-    positions = _positions(h)
+    """Mean and 1 / sqrt(var + epsilon) of every channel's group, [B, C] in float32 or float64."""
+    positions, dtype = _positions(h), at_least_float32(h).dtype
     # Channels by themselves first: sums along the rows of memory, whatever a group's width.
-    mean = _group_mean(groups, jnp.sum(h, positions, jnp.float32), h)
+    mean = _group_mean(groups, jnp.sum(h, positions, dtype), h)
     squares = jnp.sum(jnp.square(h - _spread(mean, h)), positions)
     return mean, jax.lax.rsqrt(_group_mean(groups, squares, h) + _EPSILON)
 
 
 def _group_mean(groups: int, sums: jax.Array, h: jax.Array) -> jax.Array:
-    """Sums over positions [B, C] -> the group's mean, again for every channel, [B, C]."""
+    """Sums over positions [B, C] -> the group's mean, repeated for every channel, [B, C]."""
     batch, channels = sums.shape
     width = channels // groups
     means = sums.reshape(batch, groups, width).sum(-1) / (math.prod(h.shape[1:-1]) * width)

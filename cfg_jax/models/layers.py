@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.models.attention import attend
-from cfg_jax.models.group_norm import GroupNorm
+from cfg_jax.models.group_norm import GroupNorm, at_least_float32
 
 Dtype = Any
 
@@ -26,7 +26,7 @@ def logsnr_embedding(logsnr: jax.Array, width: int) -> jax.Array:
     cosine schedule, as in the authors' public Progressive Distillation code) and scaled by 1000,
     the range the sinusoids of Vaswani et al. were made for.
     """
-    t = jnp.arctan(jnp.exp(-0.5 * logsnr.astype(jnp.float32))) / (math.pi / 2) * 1000.0
+    t = jnp.arctan(jnp.exp(-0.5 * at_least_float32(logsnr))) / (math.pi / 2) * 1000.0
     half = width // 2
     frequencies = jnp.exp(-math.log(10000.0) / (half - 1) * jnp.arange(half))
     angles = t[:, None] * frequencies  # [B, width / 2]
@@ -105,7 +105,7 @@ class ResBlock(nn.Module):
 
         emb_features = 2 * self.features if self.scale_shift_norm else self.features
         emb = nn.Dense(emb_features, dtype=self.dtype, name='emb')(nn.silu(emb))
-        emb = emb.astype(jnp.float32)  # [B, 2F] or [B, F]
+        emb = at_least_float32(emb)  # [B, 2F] or [B, F]
         norm_out = GroupNorm(self.groups, silu=True, dtype=self.dtype, name='norm_out')
         if self.scale_shift_norm:
             h = norm_out(h, *jnp.split(emb, 2, axis=-1))

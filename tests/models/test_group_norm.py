@@ -75,5 +75,5 @@ def test_bfloat16_is_kept_for_the_gradient_and_given_back():
 
 
 def test_groups_divide_the_channels():
-    with pytest.raises(ValueError, match='8 channels do not part into 3 groups'):
+    with pytest.raises(ValueError, match='8 channels do not split into 3 groups'):
         GroupNorm(3).init(jax.random.key(0), jnp.zeros(SHAPE))
