@@ -19,6 +19,7 @@ from absl import logging as absl_logging
 from cfg_jax import (
     cli,
     config as config_lib,
+    config_files,
     console,
     files,
 )
@@ -27,7 +28,7 @@ from cfg_jax.perf import cost
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = str(ROOT / 'configs' / 'digits.py')
-CLASSIFIER = str(ROOT / 'configs' / 'digits_classifier.py')
+CLASSIFIER = f'{DIGITS}:classifier'
 
 TINY = {
     'model.width': 8,
@@ -63,7 +64,7 @@ def make_tiny_config(path=DIGITS, **changes):
     if path == CLASSIFIER:
         known = config_lib.fields('classifier')
         arguments = [a for a in arguments if a[len('--config.') : a.index('=')] in known]
-    return cli.load_config(path, arguments)
+    return config_files.load_config(path, arguments)
 
 
 class ToyNetwork(nn.Module):
@@ -102,11 +103,11 @@ def toy_instead_of_networks():
     """Puts toys in the place of U-Net and noisy classifier inside a `with` block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            'cfg_jax.models.make_classifier',
+            'cfg_jax.models.networks.make_classifier',
             lambda config: ToyClassifier(config.data.num_classes),
         )
         patch.setattr(
-            'cfg_jax.models.make_unet',
+            'cfg_jax.models.networks.make_unet',
             lambda config: ToyNetwork(config.data.num_classes, config.data.channels),
         )
         yield
