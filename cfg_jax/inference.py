@@ -32,7 +32,7 @@ from cfg_jax.samplers import SAMPLERS, Sampler
 from cfg_jax.samplers.grids import Grid
 from cfg_jax.samplers.loop import sample_loop
 
-_CONDITION, _START, _STEPS = range(3)  # the random streams of one image
+_CONDITION, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
 
 
 class Generated(NamedTuple):
@@ -214,7 +214,15 @@ class Model:
         keys = image_keys(seed, indices)
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)
-        predict = GuidedDenoiser(self.rule, self.networks, params, self.conditioning, condition, w)
+        predict = GuidedDenoiser(
+            self.rule,
+            self.networks,
+            params,
+            self.conditioning,
+            condition,
+            stream(keys, _GUIDANCE),
+            w,
+        )
         z = per_image_noise(stream(keys, _START), shape)  # z_1 ~ N(0, I)
         x, state = sample_loop(self.sampler, predict, z, stream(keys, _STEPS))
         return x, jnp.broadcast_to(state.nfe, keys.shape)

@@ -16,6 +16,10 @@ from cfg_jax.registry import Registry
 if TYPE_CHECKING:
     import jax
 
+    from cfg_jax.conditioning import Condition, Conditioning
+
+Predictions = tuple['jax.Array', ...]  # of a rule's evaluations, [B, H, W, C] each
+
 RULES = Registry(
     'guidance rule',
     {
@@ -53,11 +57,28 @@ class Evaluation(NamedTuple):
     Attributes:
       network: 'main' for the model that is sampled, 'guide' for another denoiser, 'classifier' for
         grad_z log p(c | z).
-      condition: 'given' or 'null'.
+      condition: 'given', 'null', or another name of `Rule.conditions`.
+      perturbation: an option of the network that changes its forward pass, such as
+        `models.attention.Perturbation`; None for the network as it is.
     """
 
     network: str = 'main'
     condition: str = 'given'
+    perturbation: Any = None
+
+
+class GuidanceLevel(NamedTuple):
+    """Where a rule combines predictions.
+
+    Attributes:
+      z: [B, H, W, C].
+      logsnr: of the level, one for all images, [].
+      keys: a random key per image for this level, [B].
+    """
+
+    z: jax.Array
+    logsnr: jax.Array
+    keys: jax.Array
 
 
 CONDITIONAL = Evaluation()
@@ -97,26 +118,36 @@ class Rule:
         """The state that it carries from level to level, a pytree."""
         return ()
 
+    def conditions(
+        self, conditioning: Conditioning, condition: Condition, logsnr: jax.Array, keys: jax.Array
+    ) -> dict[str, Condition]:
+        """What the names in `Evaluation.condition` stand for at a level.
+
+        Args:
+          conditioning: the kind of condition.
+          condition: what is asked for, a pytree of arrays [B, ...].
+          logsnr, keys: of the level, see `GuidanceLevel`.
+        """
+        return {'given': condition, 'null': conditioning.null(condition)}
+
+    def time(self, evaluation: Evaluation, logsnr: jax.Array) -> jax.Array:
+        """The log-SNR that the network of an evaluation is shown at the level logsnr, []."""
+        return logsnr
+
     def combine(
-        self,
-        z: jax.Array,
-        logsnr: jax.Array,
-        w: jax.Array,
-        predictions: tuple[jax.Array, ...],
-        state: Any,
+        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """The guided prediction [B, H, W, C] in `space`, and the next state.
 
         Args:
-          z: [B, H, W, C].
-          logsnr: of the level, [].
+          level: where.
           w: guidance weights, [B] or [].
           predictions: of `evaluations`, [B, H, W, C] each.
           state: of the level before.
         """
         raise NotImplementedError
 
-    def mean_gradient(self, w: jax.Array, predictions: tuple[jax.Array, ...]) -> jax.Array | None:
+    def mean_gradient(self, w: jax.Array, predictions: Predictions) -> jax.Array | None:
         """w grad_z log p, added to the mean of ancestral transitions times their variance."""
         return None
 

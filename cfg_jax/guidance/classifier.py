@@ -15,7 +15,15 @@ from jax.typing import ArrayLike
 
 from cfg_jax import diffusion
 from cfg_jax.diffusion import broadcast_to_images, check_same_shape
-from cfg_jax.guidance import CLASSIFIER, CONDITIONAL, NULL, Evaluation, Rule
+from cfg_jax.guidance import (
+    CLASSIFIER,
+    CONDITIONAL,
+    NULL,
+    Evaluation,
+    GuidanceLevel,
+    Predictions,
+    Rule,
+)
 
 # classifier(z [B, H, W, C], logsnr [B]) -> logits [B, num_classes]
 Classifier = Callable[[jax.Array, jax.Array], jax.Array]
@@ -93,15 +101,10 @@ class ClassifierEps(ClassifierRule):
     """eps - w sigma grad_z log p(c | z), for any sampler."""
 
     def combine(
-        self,
-        z: jax.Array,
-        logsnr: jax.Array,
-        w: jax.Array,
-        predictions: tuple[jax.Array, ...],
-        state: Any,
+        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """See `eps_shift`."""
-        return eps_shift(*predictions, logsnr, w), state
+        return eps_shift(*predictions, level.logsnr, w), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,17 +120,12 @@ class ClassifierMean(ClassifierRule):
     ancestral_only: ClassVar[bool] = True
 
     def combine(
-        self,
-        z: jax.Array,
-        logsnr: jax.Array,
-        w: jax.Array,
-        predictions: tuple[jax.Array, ...],
-        state: Any,
+        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """eps of the model, unchanged: only the mean is shifted."""
         return predictions[0], state
 
-    def mean_gradient(self, w: jax.Array, predictions: tuple[jax.Array, ...]) -> jax.Array:
+    def mean_gradient(self, w: jax.Array, predictions: Predictions) -> jax.Array:
         """w grad_z log p(c | z); the sampler multiplies by the variance of its transition."""
         eps, gradient = predictions
         check_same_shape(eps=eps, gradient=gradient)

@@ -7,7 +7,7 @@ import jax
 from jax.typing import ArrayLike
 
 from cfg_jax.diffusion import broadcast_to_images, check_same_shape
-from cfg_jax.guidance import Rule
+from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
 def guide(eps_cond: jax.Array, eps_uncond: jax.Array, w: ArrayLike) -> jax.Array:
@@ -30,12 +30,7 @@ class ClassifierFree(Rule):
     """(1 + w) eps_theta(z, c) - w eps_theta(z)."""
 
     def combine(
-        self,
-        z: jax.Array,
-        logsnr: jax.Array,
-        w: jax.Array,
-        predictions: tuple[jax.Array, ...],
-        state: Any,
+        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """See `guide`."""
         return guide(*predictions, w), state

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from cfg_jax import diffusion
 from cfg_jax.conditioning import Condition, Conditioning
-from cfg_jax.guidance import Evaluation, Rule
+from cfg_jax.guidance import Evaluation, GuidanceLevel, Rule
 from cfg_jax.guidance.classifier import log_prob_gradient
+from cfg_jax.keys import stream
 from cfg_jax.models.denoiser import Denoiser, Prediction
 from cfg_jax.registry import TARGETS
 
@@ -38,6 +39,7 @@ class GuidedDenoiser:
       params: of the networks, by the same names.
       conditioning: the kind of condition.
       condition: of the images, a pytree of arrays [B, ...].
+      keys: of the images, for rules that draw, [B].
       w: guidance weights, [B] or []; None is w = 0, at one evaluation a level.
     """
 
@@ -46,6 +48,7 @@ class GuidedDenoiser:
     params: Mapping[str, Any]
     conditioning: Conditioning
     condition: Condition
+    keys: jax.Array
     w: jax.Array | None = None
 
     def init(self, z: jax.Array) -> GuidanceState:
@@ -66,15 +69,17 @@ class GuidedDenoiser:
     def _unguided(
         self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
     ) -> tuple[Prediction, GuidanceState]:
+        level = self._level(z, logsnr, state)
         evaluation = self.rule.unguided
-        prediction = self._evaluate((evaluation,), z, logsnr)[evaluation]
+        prediction = self._evaluate((evaluation,), level)[evaluation]
         return prediction, state._replace(nfe=state.nfe + 1)
 
     def _guided(
         self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
     ) -> tuple[Prediction, GuidanceState]:
+        level = self._level(z, logsnr, state)
         evaluations, target = self.rule.evaluations, TARGETS.load(self.rule.space)
-        results = self._evaluate(evaluations, z, logsnr)
+        results = self._evaluate(evaluations, level)
 
         def in_space(result: Prediction | jax.Array) -> jax.Array:
             if not isinstance(result, Prediction):
@@ -84,7 +89,7 @@ class GuidedDenoiser:
             return target.of(diffusion.x_from_eps(z, result.eps, logsnr), result.eps, logsnr)
 
         predictions = tuple(in_space(results[evaluation]) for evaluation in evaluations)
-        combined, rule_state = self.rule.combine(z, logsnr, self.w, predictions, state.rule)
+        combined, rule_state = self.rule.combine(level, self.w, predictions, state.rule)
         diffusion.check_same_shape(z=z, guided=combined)
         prediction = Prediction(
             target.to_eps(z, combined, logsnr),
@@ -93,41 +98,64 @@ class GuidedDenoiser:
         )
         return prediction, GuidanceState(state.nfe + len(evaluations), rule_state)
 
+    def _level(self, z: jax.Array, logsnr: jax.Array, state: GuidanceState) -> GuidanceLevel:
+        return GuidanceLevel(z, logsnr, stream(self.keys, state.nfe))
+
     def _evaluate(
-        self, evaluations: tuple[Evaluation, ...], z: jax.Array, logsnr: jax.Array
+        self, evaluations: tuple[Evaluation, ...], level: GuidanceLevel
     ) -> dict[Evaluation, Any]:
-        """The result of each evaluation; those of one denoiser are one batch."""
+        """The result of each evaluation; those of one denoiser that differ by condition alone are
+        one batch."""
+        conditions = self.rule.conditions(
+            self.conditioning, self.condition, level.logsnr, level.keys
+        )
         results: dict[Evaluation, Any] = {}
-        for network in dict.fromkeys(evaluation.network for evaluation in evaluations):
-            mine = [evaluation for evaluation in evaluations if evaluation.network == network]
-            if network == 'classifier':
-                results |= dict.fromkeys(mine, self._gradient(z, logsnr))
+        for batch in _batches(evaluations, self.rule, level.logsnr):
+            if batch[0].network == 'classifier':
+                results[batch[0]] = self._gradient(level)
             else:
-                results |= zip(mine, self._predictions(network, mine, z, logsnr), strict=True)
+                batch_conditions = [conditions[evaluation.condition] for evaluation in batch]
+                predictions = self._predictions(batch[0], batch_conditions, level)
+                results |= zip(batch, predictions, strict=True)
         return results
 
-    def _gradient(self, z: jax.Array, logsnr: jax.Array) -> jax.Array:
+    def _gradient(self, level: GuidanceLevel) -> jax.Array:
         def classifier(z: jax.Array, logsnr: jax.Array) -> jax.Array:
             return self.networks['classifier'](self.params['classifier'], z, logsnr)
 
-        return log_prob_gradient(classifier, z, logsnr, self.condition)
+        return log_prob_gradient(classifier, level.z, level.logsnr, self.condition)
 
     def _predictions(
-        self, network: str, evaluations: list[Evaluation], z: jax.Array, logsnr: jax.Array
+        self, evaluation: Evaluation, conditions: list[Condition], level: GuidanceLevel
     ) -> list[Prediction]:
-        denoiser: Denoiser = self.networks[network]
-        params = self.params[network]
-        conditions = [
-            self.condition
-            if evaluation.condition == 'given'
-            else self.conditioning.null(self.condition)
-            for evaluation in evaluations
-        ]
+        denoiser: Denoiser = self.networks[evaluation.network]
+        params = self.params[evaluation.network]
+        shown = self.rule.time(evaluation, level.logsnr)
+        options = {}
+        if evaluation.perturbation is not None:
+            options['perturbation'] = evaluation.perturbation
+
+        def predict(condition: Condition) -> Prediction:
+            return denoiser.predict(
+                params, level.z, level.logsnr, condition, shown_logsnr=shown, **options
+            )
+
         if len(conditions) == 1:
-            return [denoiser.predict(params, z, logsnr, conditions[0])]
+            return [predict(conditions[0])]
         # Mapped over the conditions of an image, the network runs them as one batch, and what does
         # not depend on the condition once, on z.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)  # [n, B, ...]
-        mapped = jax.vmap(denoiser.predict, in_axes=(None, None, None, 0))
-        both = mapped(params, z, logsnr, stacked)
+        both = jax.vmap(predict)(stacked)
         return [jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(len(conditions))]
+
+
+def _batches(
+    evaluations: tuple[Evaluation, ...], rule: Rule, logsnr: jax.Array
+) -> list[list[Evaluation]]:
+    """Evaluations that differ by their condition alone, together."""
+    batches: dict[Any, list[Evaluation]] = {}
+    for evaluation in dict.fromkeys(evaluations):
+        as_shown = rule.time(evaluation, logsnr) is logsnr
+        same = evaluation.network, evaluation.perturbation, as_shown or evaluation
+        batches.setdefault(same, []).append(evaluation)
+    return list(batches.values())

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from cfg_jax import diffusion
 from cfg_jax.diffusion import broadcast_to_images, check_same_shape
-from cfg_jax.guidance import Rule
+from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +46,11 @@ class Projected(Rule):
         return jnp.zeros_like(z) if self.momentum else ()
 
     def combine(
-        self,
-        z: jax.Array,
-        logsnr: jax.Array,
-        w: jax.Array,
-        predictions: tuple[jax.Array, ...],
-        state: Any,
+        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """See the class; predictions and result are eps."""
         eps_cond, eps_uncond = predictions
+        z, logsnr = level.z, level.logsnr
         difference = eps_cond - eps_uncond
         if self.momentum:
             # x - x' = -(sigma / alpha) (eps - eps'): the sum is kept in x, as published.

@@ -82,10 +82,21 @@ class Denoiser:
         return self.predict(params, z, logsnr, condition).eps
 
     def predict(
-        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition
+        self,
+        params: Any,
+        z: jax.Array,
+        logsnr: ArrayLike,
+        condition: Condition,
+        *,
+        shown_logsnr: ArrayLike | None = None,
+        **options: Any,
     ) -> Prediction:
-        """`eps`, and the variance exponent where the network predicts it; arguments as there."""
-        prediction, v = self._outputs(params, z, logsnr, condition)
+        """`eps`, and the variance exponent where the network predicts it; arguments as there.
+
+        `shown_logsnr` takes the place of logsnr in the network's time input alone; `options` reach
+        the network.
+        """
+        prediction, v = self._outputs(params, z, logsnr, condition, shown_logsnr, **options)
         return Prediction(self.target.to_eps(z, prediction, logsnr), v)
 
     def prediction(
@@ -95,9 +106,16 @@ class Denoiser:
         return self._outputs(params, z, logsnr, condition, **options)[0]
 
     def _outputs(
-        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition, **options: Any
+        self,
+        params: Any,
+        z: jax.Array,
+        logsnr: ArrayLike,
+        condition: Condition,
+        shown_logsnr: ArrayLike | None = None,
+        **options: Any,
     ) -> tuple[jax.Array, jax.Array | None]:
         logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
+        shown = logsnr if shown_logsnr is None else jnp.broadcast_to(shown_logsnr, z.shape[:1])
 
         def scaled(function: Callable[[jax.Array], jax.Array], array: jax.Array) -> jax.Array:
             return broadcast_to_images(function(logsnr), array) * array
@@ -105,7 +123,7 @@ class Denoiser:
         # The paper's networks see z as it is: not multiplied, so that nothing is rounded.
         seen = z if self.scaling is VARIANCE_PRESERVING else scaled(self.scaling.factor, z)
         inner = seen if self.preconditioning is None else scaled(self.preconditioning.inside, seen)
-        output = self.network(params, inner, self.time(logsnr), condition, **options)
+        output = self.network(params, inner, self.time(shown), condition, **options)
         v = None
         if self.learned_variance:
             output, learned = jnp.split(output, 2, axis=-1)
