@@ -1,25 +1,23 @@
-"""Trains and generates on however many devices XLA_FLAGS asks for; `test_parallel` compares.
+"""Trains and generates on however many devices XLA_FLAGS asks for; `test_devices` compares.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/multi_device.py 4 OUT.npz
 
 Every step is awaited: on few cores, steps queued on fake devices starve each other's collectives.
 """
 
+import dataclasses
 import sys
 
 import jax
 import numpy as np
 from support import make_tiny_config
 
-from cfg_jax import (
-    generation,
-    models,
-    rules,
-)
+from cfg_jax import inference
 from cfg_jax.data import pipeline
 from cfg_jax.distributed import devices
 from cfg_jax.metrics.features import Features, extraction
 from cfg_jax.perf import benchmark
+from cfg_jax.samplers import Sampler
 from cfg_jax.training import step as train_step
 
 STEPS = 20
@@ -62,22 +60,25 @@ def train(config, params):
     return np.array(losses), np.array(norms), jax.device_get(state.params)
 
 
+@dataclasses.dataclass(frozen=True)
+class Untouched(Sampler):
+    """A sampler that returns its start."""
+
+    def step(self, predict, z, level, state):
+        return z, state
+
+
 def generate(config, params):
     """Start noise, labels and finished images of the first 7 and the first 64 images."""
-    size = config.data.image_size
-    finished = generation.make_generator(config)
-    untouched = generation.Generator(
-        rules.ClassifierFree(models.make_unet(config).apply, config.data.num_classes),
-        lambda eps_fn, z, keys: z,
-        (size, size, config.data.channels),
-    )
+    finished = inference.Model(config, {'main': params})
+    untouched = inference.Model(config, {'main': params}, sampler=Untouched(num_steps=2))
     results = {}
     for count in BATCHES:
         indices = np.arange(count)
-        labels = generation.image_labels(5, indices, config.data.num_classes, 'uniform')
-        results[f'labels_{count}'] = np.asarray(labels)
-        results[f'start_{count}'] = np.asarray(untouched(params, 5, indices, labels, W))
-        results[f'images_{count}'] = np.asarray(finished(params, 5, indices, labels, W))
+        labels = finished.draw_conditions(5, indices, 'uniform')
+        results[f'labels_{count}'] = labels
+        results[f'start_{count}'] = np.asarray(untouched.generate(5, indices, labels, W).x)
+        results[f'images_{count}'] = np.asarray(finished.generate(5, indices, labels, W).x)
     return results
 
 
@@ -98,7 +99,7 @@ def extract():
 
 
 def rows_of_two_processes():
-    """`parallel.global_rows` as two processes of two devices would see it: [4, 3]."""
+    """`devices.global_rows` as two processes of two devices would see it: [4, 3]."""
     real = jax.local_device_count, jax.process_count
     jax.local_device_count, jax.process_count = lambda: 2, lambda: 2
     rows = jax.pmap(lambda _: devices.global_rows(3), axis_name=devices.AXIS)(np.zeros(4))
@@ -114,7 +115,7 @@ def main(num_devices, out):
     results = {'losses': losses, 'norms': norms}
     for name, params in (('start_params', start), ('params', end)):
         results[name] = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
-    results |= generate(config, jax.device_put(start, devices.replicated()))
+    results |= generate(config, start)
     results |= extract()
     if num_devices == 4:
         results['rows'] = rows_of_two_processes()

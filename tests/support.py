@@ -16,13 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from absl import logging as absl_logging
 
-from cfg_jax import (
-    cli,
-    config as config_lib,
-    config_files,
-    console,
-    files,
-)
+from cfg_jax import cli, config_fields, config_files, console, files
 from cfg_jax.errors import UserError
 from cfg_jax.perf import cost
 
@@ -62,7 +56,7 @@ def make_tiny_config(path=DIGITS, **changes):
     """The tiny config, changed as in `tiny_arguments`; of the U-Net or of the CLASSIFIER."""
     arguments = tiny_arguments(**changes)
     if path == CLASSIFIER:
-        known = config_lib.fields('classifier')
+        known = config_fields.fields('classifier')
         arguments = [a for a in arguments if a[len('--config.') : a.index('=')] in known]
     return config_files.load_config(path, arguments)
 
@@ -74,15 +68,15 @@ class ToyNetwork(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, z, logsnr, label, train=False):
-        emb = nn.Embed(self.num_classes + 1, 8, name='label')(label)
+    def __call__(self, z, logsnr, condition, train=False):
+        emb = nn.Embed(self.num_classes + 1, 8, name='label')(condition)
         emb = emb + nn.Dense(8)(logsnr[:, None] / 20.0)
         h = jnp.tanh(nn.Conv(8, (3, 3))(z) + emb[:, None, None, :])
         return nn.Conv(self.channels, (3, 3))(h)
 
 
 def toy_second_branch(config):
-    """Operations of `ToyNetwork` behind the label: not its first convolution, nor log-SNR's."""
+    """Operations of `ToyNetwork` behind the condition: not its first convolution, nor log-SNR's."""
     first = 2 * config.data.image_size**2 * 9 * config.data.channels * 8
     return cost.forward_flops(config) - first - 2 * 8
 

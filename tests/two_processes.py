@@ -1,4 +1,4 @@
-"""One of the processes of test_processes.py: trains and sweeps, as its command line says.
+"""One of the processes of test_multihost.py: trains and sweeps, as its command line says.
 
 python two_processes.py COORDINATOR NUM_PROCESSES PROCESS_ID WORKDIR
 """
