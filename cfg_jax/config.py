@@ -144,7 +144,13 @@ def _check_together(config: ConfigDict) -> None:
             f' derived); got {model.head_channels} and {model.num_heads}'
         )
     for level, mult in enumerate(model.channel_mult):
-        _check_channels(config, model.width * mult, size // 2**level)
+        channels = round(model.width * mult)
+        if abs(channels - model.width * mult) > 1e-6:
+            raise UserError(
+                f'model.width={model.width} times {mult:g} of model.channel_mult is'
+                f' {model.width * mult:g}, not a whole number of channels'
+            )
+        _check_channels(config, channels, size // 2**level)
     if config.diffusion.logsnr_min >= config.diffusion.logsnr_max:
         raise UserError('diffusion.logsnr_min must be below diffusion.logsnr_max')
     if 'sweep' in config:
@@ -163,11 +169,11 @@ def _check_sweep(sweep: ConfigDict) -> None:
         )
 
 
-def _check_channels(config: ConfigDict, channels: float, side: int) -> None:
+def _check_channels(config: ConfigDict, channels: int, side: int) -> None:
     model = config.model
-    if channels != int(channels) or channels % model.norm_groups:
+    if channels % model.norm_groups:
         raise UserError(
-            f'model.norm_groups={model.norm_groups} does not divide the {channels:g} channels of a'
+            f'model.norm_groups={model.norm_groups} does not divide the {channels} channels of a'
             ' level'
         )
     deepest = config.data.image_size // 2 ** (len(model.channel_mult) - 1)
@@ -175,6 +181,6 @@ def _check_channels(config: ConfigDict, channels: float, side: int) -> None:
     if has_attention and channels % (model.head_channels or model.num_heads):
         which = 'head_channels' if model.head_channels else 'num_heads'
         raise UserError(
-            f'model.{which}={model[which]} does not divide the {channels:g} channels of the'
+            f'model.{which}={model[which]} does not divide the {channels} channels of the'
             f' attention at {side}x{side}'
         )

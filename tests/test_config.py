@@ -31,7 +31,9 @@ BAD_VALUES = [
     ('model.channel_mult', (1, 0)),
     ('model.channel_mult', [1, 2]),
     ('model.channel_mult', ()),
-    ('model.channel_mult', (1, 2.0)),
+    ('model.channel_mult', (1, '2')),
+    ('model.channel_mult', (1, -0.5)),
+    ('model.channel_mult', (1, 0.3)),
     ('model.attention_resolutions', 4),
     ('model.norm_groups', 7),
     ('model.head_channels', 5),
@@ -141,6 +143,16 @@ def test_heads_must_divide_where_attention_is(tiny_config):
     message = user_error(config_lib.validate, tiny_config)
     assert 'model.head_channels=16' in message
     assert '8x8' in message
+
+
+def test_fractions_of_the_width_are_whole_channels(tiny_config):
+    tiny_config.model.width, tiny_config.model.channel_mult = 80, (0.7, 1)
+    tiny_config.model.attention_resolutions = (4,)
+    config_lib.validate(tiny_config)
+    tiny_config.model.channel_mult = (0.72, 1)
+    message = user_error(config_lib.validate, tiny_config)
+    assert '80 times 0.72' in message
+    assert '57.6' in message
 
 
 def test_misspelt_field_gets_a_suggestion(tiny_config):

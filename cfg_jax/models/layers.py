@@ -146,8 +146,10 @@ class Encoder(nn.Module):
     A base class, not a submodule: its blocks are named in the network that inherits it.
 
     Attributes:
-      width: channels of the first level; level i has width * channel_mult[i].
-      channel_mult: one entry per resolution, each half the one before.
+      width: level i has width * channel_mult[i] channels, the first convolution those of level 0;
+        the embedding of log-SNR has 4 * width.
+      channel_mult: one entry per resolution, each half the one before; may be fractions, such as
+        the 0.5 of ADM's 512 x 512 network.
       num_res_blocks: residual blocks per level on the way down.
       attention_resolutions: sides (in pixels) of the feature maps that get attention.
       head_channels: channels per attention head, or 0 to fix `num_heads` instead.
@@ -163,7 +165,7 @@ class Encoder(nn.Module):
     """
 
     width: int
-    channel_mult: tuple[int, ...]
+    channel_mult: tuple[float, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
     head_channels: int = 64
@@ -191,7 +193,8 @@ class Encoder(nn.Module):
           The features behind the middle block, [B, h, w, F] with h = H / 2^(levels - 1), and those
           of every block on the way down, first to last, for skip connections.
         """
-        h = conv(self.width, 3, self.dtype, name='conv_in')(z.astype(self.dtype))
+        features = self.channels(self.channel_mult[0])
+        h = conv(features, 3, self.dtype, name='conv_in')(z.astype(self.dtype))
         skips = [h]
         last = len(self.channel_mult) - 1
         for level, mult in enumerate(self.channel_mult):
@@ -218,10 +221,11 @@ class Encoder(nn.Module):
         if self.resblock_updown:
             return self._res(mult, f'{name}_resample', h, emb, train, resample=direction)
         if direction == 'up':
-            return conv_of_upsampled(self.width * mult, self.dtype, name=f'{name}_resample')(h)
+            up = conv_of_upsampled(self.channels(mult), self.dtype, name=f'{name}_resample')
+            return up(h)
         # Windows centred on pixels 0, 2, 4, ... as in ADM; 'SAME' would centre them on 1, 3, 5, ...
         strided = conv(
-            self.width * mult,
+            self.channels(mult),
             3,
             self.dtype,
             strides=2,
@@ -230,6 +234,10 @@ class Encoder(nn.Module):
         )
         return strided(h)
 
+    def channels(self, mult: float) -> int:
+        """width * mult, a whole number but for the rounding of a fraction like 0.7."""
+        return round(self.width * mult)
+
     def heads(self, channels: int) -> int:
         """The number of attention heads at this many channels."""
         return self.num_heads or channels // self.head_channels
@@ -237,7 +245,7 @@ class Encoder(nn.Module):
     def _res(self, mult, name, h, emb, train, resample=None) -> jax.Array:
         block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         return block(
-            self.width * mult,
+            self.channels(mult),
             self.dropout,
             self.norm_groups,
             self.scale_shift_norm,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.models import attention
-from cfg_jax.perf import cost
+from cfg_jax.perf import operations
 
 
 def gpu(capability='9.0', platform_version='PJRT C API\ncuda 12090'):
@@ -82,5 +82,5 @@ class TestFlash:
         forward = 4 * 2 * 16 * 16 * 3 * 8
         for kernel in attention.KERNELS:
             gradient = jax.grad(functools.partial(loss, kernel))
-            assert cost.count_flops(functools.partial(attend, kernel), self.q) == forward
-            assert cost.count_flops(gradient, self.q) == 3 * forward
+            assert operations.count_flops(functools.partial(attend, kernel), self.q) == forward
+            assert operations.count_flops(gradient, self.q) == 3 * forward

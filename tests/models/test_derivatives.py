@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy_blocks import FAST_COMPILE, randomised
 
+from cfg_jax.conditioning.label import Label
 from cfg_jax.models.group_norm import GroupNorm
 from cfg_jax.models.noisy_classifier import NoisyClassifier
 from cfg_jax.models.unet import UNet
@@ -44,10 +45,10 @@ def norm(silu, modulated):
 def unet(**changes):
     """The same of a small U-Net: parameters, z and logsnr."""
     rng = np.random.default_rng(0)
-    model = UNet(**(ENCODER | {'num_classes': 3, 'out_channels': 2} | changes))
+    model = UNet(conditioning=Label(3), out_channels=2, **(ENCODER | changes))
     z, logsnr, label = rng.normal(size=(2, 8, 8, 2)), np.array([-3.0, 2.0]), np.array([1, 3])
     params = randomised(model, z, logsnr, label)
-    return functools.partial(model.apply, label=label), (params, z, logsnr)
+    return functools.partial(model.apply, condition=label), (params, z, logsnr)
 
 
 def noisy_classifier():

@@ -15,7 +15,7 @@ from numpy_blocks import (
 )
 
 from cfg_jax.models import layers
-from cfg_jax.perf import cost
+from cfg_jax.perf import operations
 
 
 def test_logsnr_embedding_formula():
@@ -75,5 +75,5 @@ def test_convolving_what_was_doubled(shape):
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
-    flops = [cost.count_flops(f, params, h) for f in (quick.apply, directly)]
+    flops = [operations.count_flops(f, params, h) for f in (quick.apply, directly)]
     assert 9 * flops[0] == 4 * flops[1]

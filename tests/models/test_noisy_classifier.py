@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cfg_jax.conditioning.label import Label
 from cfg_jax.models.noisy_classifier import (
     AttentionPool,
     NoisyClassifier,
@@ -109,7 +110,7 @@ def test_adm_parameter_counts(settings, side, count):
 
 def test_encoder_is_that_of_the_unet():
     z, logsnr = inputs()
-    unet = UNet(num_classes=CLASSES, out_channels=2, **ENCODER)
+    unet = UNet(conditioning=Label(CLASSES), out_channels=2, **ENCODER)
     of_unet = shapes(unet, z, logsnr, np.zeros(4, np.int32))['params']
     of_classifier = shapes(NoisyClassifier(num_classes=CLASSES, **ENCODER), z, logsnr)['params']
     way_up = {name for name in of_unet if name.startswith('up_')} | {

@@ -21,12 +21,13 @@ from numpy_blocks import (
     to_float64,
 )
 
+from cfg_jax.conditioning.label import Label
 from cfg_jax.models import unet
-from cfg_jax.perf import cost
+from cfg_jax.perf import operations
 
 CLASSES, NULL = 3, 3
 SMALL = {
-    'num_classes': CLASSES,
+    'conditioning': Label(CLASSES),
     'out_channels': 2,
     'width': 8,
     'channel_mult': (1, 2),
@@ -36,7 +37,7 @@ SMALL = {
     'norm_groups': 4,
 }
 ADM_64 = {
-    'num_classes': 1000,
+    'conditioning': Label(1000),
     'out_channels': 3,
     'width': 192,
     'channel_mult': (1, 2, 3, 4),
@@ -52,6 +53,11 @@ ADM_128 = ADM_64 | {
     'head_channels': 0,
     'num_heads': 4,
     'dropout': 0.0,
+}
+ADM_512 = ADM_128 | {
+    'channel_mult': (0.5, 1, 1, 2, 2, 4, 4),
+    'head_channels': 64,
+    'num_heads': 0,
 }
 
 
@@ -69,13 +75,68 @@ def small(**changes):
     return compiled(model.apply), randomised(model, *inputs())
 
 
+def parameter_count(width, channel_mult, num_res_blocks, attention_resolutions, side, out, classes):
+    """Parameters of ADM's U-Net with RGB input, walked through on paper."""
+    channels = [int(mult * width) for mult in channel_mult]
+    total = width * 4 * width + (4 * width) ** 2 + 2 * 4 * width + classes * 4 * width
+    total += 9 * 3 * channels[0] + channels[0]
+
+    def res(inputs, outputs):
+        nonlocal total
+        total += 2 * inputs + 9 * inputs * outputs + outputs
+        total += (4 * width + 1) * 2 * outputs
+        total += 2 * outputs + 9 * outputs**2 + outputs
+        total += (inputs + 1) * outputs * (inputs != outputs)
+        return outputs
+
+    def attend(features):
+        nonlocal total
+        total += 2 * features + 3 * features * (features + 1) + features * (features + 1)
+
+    def block(inputs, outputs):
+        res(inputs, outputs)
+        if side in attention_resolutions:
+            attend(outputs)
+        return outputs
+
+    features, skips = channels[0], [channels[0]]
+    for level, outputs in enumerate(channels):
+        for _ in range(num_res_blocks):
+            features = block(features, outputs)
+            skips.append(features)
+        if level < len(channels) - 1:
+            skips.append(res(features, features))
+            side //= 2
+    res(features, features)
+    attend(features)
+    res(features, features)
+    for level, outputs in reversed(list(enumerate(channels))):
+        for _ in range(num_res_blocks + 1):
+            features = block(features + skips.pop(), outputs)
+        if level:
+            res(features, features)
+            side *= 2
+    return total + 2 * features + 9 * features * out + out
+
+
 @pytest.mark.parametrize(
-    ('settings', 'side', 'count'), [(ADM_64, 64, 295_900_035), (ADM_128, 128, 421_523_715)]
+    ('settings', 'side', 'count'),
+    [(ADM_64, 64, 295_900_035), (ADM_128, 128, 421_523_715), (ADM_512, 512, None)],
 )
 def test_adm_parameter_counts(settings, side, count):
+    """A million parameters of ADM-512, the one with half the width at first: 559 as published."""
     args = jnp.zeros((1, side, side, 3)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     params = jax.eval_shape(unet.UNet(**settings).init, jax.random.key(0), *args)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+    names = ('width', 'channel_mult', 'num_res_blocks', 'attention_resolutions')
+    by_hand = functools.partial(parameter_count, **{name: settings[name] for name in names})
+    ours = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert ours == by_hand(side=side, out=settings['out_channels'], classes=1001)
+    if count is None:
+        published = by_hand(side=side, out=6, classes=1000)  # without a null token
+        assert round(published / 1e6) == 559
+        assert params['params']['conv_in']['kernel'].shape == (3, 3, 3, 128)
+    else:
+        assert ours == count
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
@@ -225,7 +286,8 @@ def test_attention_stands_at_its_resolutions():
 
 def unet64(z, logsnr, label, p):
     """The network of `SMALL`, its plan written out."""
-    emb = dense(silu(dense(logsnr_embedding64(logsnr, 8), p['logsnr_0'])), p['logsnr_1'])
+    width = len(p['logsnr_0']['kernel'])
+    emb = dense(silu(dense(logsnr_embedding64(logsnr, width), p['logsnr_0'])), p['logsnr_1'])
     emb = emb + p['label']['embedding'][label]
 
     def res(name, *parts, **kwargs):
@@ -245,8 +307,10 @@ def unet64(z, logsnr, label, p):
     return conv(silu(group_norm(h, p['norm_out'], 4)), p['conv_out'])
 
 
-def test_whole_network_formula():
-    (apply, params), (z, logsnr, label) = small(), inputs()
+@pytest.mark.parametrize('changes', [{}, {'width': 16, 'channel_mult': (0.5, 1)}])
+def test_whole_network_formula(changes):
+    """Half the width at first: the same channels, and embeddings twice as wide."""
+    (apply, params), (z, logsnr, label) = small(**changes), inputs()
     expected = unet64(z.astype(np.float64), logsnr, label, to_float64(params['params']))
     assert_close(apply(params, z, logsnr, label), expected, relative=2e-5)
 
@@ -277,6 +341,6 @@ def test_computing_again_changes_nothing():
         np.testing.assert_allclose(a, b, atol=1e-4 * largest)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), theirs, others)
     assert max(jax.tree.leaves(moved)) > 1e-2 * largest  # dropout acts, and by its key
-    work = [cost.count_flops(gradient, params, 0) for gradient in gradients]
-    forward = cost.count_flops(plain.apply, params, *args)
+    work = [operations.count_flops(gradient, params, 0) for gradient in gradients]
+    forward = operations.count_flops(plain.apply, params, *args)
     assert 0.5 * forward < work[1] - work[0] < forward
