@@ -9,6 +9,7 @@ Variants:
   digits.py:classifier   a classifier of noisy images, for classifier guidance: ADM's design at the
                          size of the U-Net. Weight decay keeps it from memorising 1,797 images; no
                          crops, because a digit of 8x8 pixels fills its image
+  digits.py:table_classifier   the same, trained as long as :table
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,8 @@ from cfg_jax.config_fields import PAPER_WEIGHTS
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    config = base_config('classifier' if variant == 'classifier' else 'unet')
+    classifier = variant.endswith('classifier')
+    config = base_config('classifier' if classifier else 'unet')
     config.data.name = 'digits'
     config.data.image_size = 8
     config.data.channels = 1
@@ -42,8 +44,9 @@ def get_config(variant: str = '') -> ConfigDict:
     config.train.checkpoint_every = 200
     config.train.keep_checkpoints = 2
     config.train.keep_period = 0
-    if variant == 'classifier':
-        config.train.steps = config.train.anneal_steps = 600
+    if classifier:
+        steps = {'classifier': 600, 'table_classifier': 450}[variant]
+        config.train.steps = config.train.anneal_steps = steps
         config.train.weight_decay = 0.05
         config.train.ema_decay = 0.99
         return config
@@ -63,5 +66,5 @@ def get_config(variant: str = '') -> ConfigDict:
         config.sweep.w = PAPER_WEIGHTS
         config.sweep.num_samples = 500
     elif variant:
-        raise ValueError(f'no variant {variant!r}; there are: table, classifier')
+        raise ValueError(f'no variant {variant!r}; there are: table, classifier, table_classifier')
     return config

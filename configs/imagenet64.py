@@ -33,6 +33,9 @@ Variant imagenet64.py:classifier, ADM's classifier of noisy images (not run):
   inferred      the linear decay of the learning rate to 0, which ADM states for 128x128 only
   ours          the paper's continuous noise levels, where ADM has 1,000 steps; the warm-up, the
                 gradient clip and the EMA (ADM's classifier has none of the three); bfloat16
+
+Variants imagenet64.py:tiny and :tiny_classifier: 64x64 images of any data set on a CPU, to see
+everything move. Nothing is learned in so few steps.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +44,11 @@ from cfg_jax.config import base_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
+    config = _full_size(variant.removeprefix('tiny').removeprefix('_'))
+    return _tiny(config) if variant.startswith('tiny') else config
+
+
+def _full_size(variant: str) -> ConfigDict:
     config = base_config('classifier' if variant == 'classifier' else 'unet')
     config.data.name = 'imagenet2012'
     config.data.image_size = 64
@@ -61,7 +69,7 @@ def get_config(variant: str = '') -> ConfigDict:
         config.train.weight_decay = 0.2
         return config
     if variant:
-        raise ValueError(f'no variant {variant!r}; there is: classifier')
+        raise ValueError(f'no variant {variant!r}; there are: classifier, tiny, tiny_classifier')
 
     config.model.width = 192
     config.model.num_res_blocks = 3
@@ -72,4 +80,19 @@ def get_config(variant: str = '') -> ConfigDict:
     config.sampler.num_steps = 256
     config.sampler.v = 0.3
     config.sweep.metrics = ('fid', 'sfid', 'is')
+    return config
+
+
+def _tiny(config: ConfigDict) -> ConfigDict:
+    config.data.num_workers = 0
+    config.data.split = 'train[:512]'  # whose features take minutes on a CPU
+    config.model.update(width=32, channel_mult=(1, 2, 2), num_res_blocks=1, norm_groups=8)
+    config.model.update(attention_resolutions=(16,), head_channels=32, dropout=0.0, dtype='float32')
+    config.train.update(steps=40, batch_size=16, warmup_steps=10)
+    config.train.update(log_every=10, checkpoint_every=20)
+    if config.model.kind == 'unet':
+        config.train.sample_every = 40
+        config.sampler.num_steps = 8
+        config.sweep.update(num_samples=64, batch_size=32, shard_size=64, is_splits=2)
+        config.sweep.features = 'inception768'
     return config

@@ -48,6 +48,9 @@ Variants:
   :classifier   ADM's noisy classifier at this width, 10.1 M parameters, 4.3 GFLOP. AdamW, linear
                 decay, crops and flips are ADM's; weight decay 0.1 and 41 epochs are ours, because
                 50,000 images are soon memorised
+  :toy, :toy_small, :toy_guide, :toy_classifier
+                every path of the code on two CPU cores, where features take most of the time:
+                nothing is learned in so few steps, and a covariance of so few images is singular
 """
 
 from ml_collections import ConfigDict
@@ -56,6 +59,11 @@ from cfg_jax.config import base_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
+    config = _full_size(variant.removeprefix('toy').removeprefix('_'))
+    return _toy(config) if variant.startswith('toy') else config
+
+
+def _full_size(variant: str) -> ConfigDict:
     config = base_config('classifier' if variant == 'classifier' else 'unet')
     config.data.name = 'tiny_imagenet64'  # the experiment gives the directory of a prepared set
     config.data.image_size = 64
@@ -106,5 +114,20 @@ def get_config(variant: str = '') -> ConfigDict:
         config.train.steps = 4_000
         config.train.keep_period = 0
     elif variant:
-        raise ValueError(f'no variant {variant!r}; there are: small, guide, classifier')
+        raise ValueError(
+            f'no variant {variant!r}; there are: small, guide, classifier, toy, toy_...'
+        )
+    return config
+
+
+def _toy(config: ConfigDict) -> ConfigDict:
+    config.data.num_workers = 0
+    config.model.update(width=16, channel_mult=(1, 2, 2), num_res_blocks=1, norm_groups=4)
+    config.model.update(attention_resolutions=(16,), head_channels=16, dtype='float32')
+    config.train.update(steps=24, batch_size=16, warmup_steps=10)
+    config.train.update(log_every=4, checkpoint_every=8, keep_period=8)
+    if config.model.kind == 'unet':
+        config.train.sample_every = 1000
+        config.sampler.num_steps = 8
+        config.sweep.update(num_samples=20, batch_size=20, shard_size=20, is_splits=1, bootstrap=2)
     return config

@@ -3,26 +3,17 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from cfg_jax.rules import Guided
 from ml_collections import ConfigDict
-
-from cfg_jax import (
-    guidance,
-    rules,
-    sampling,
-)
 
 
 class Relation(NamedTuple):
-    """A score of this row against that of another row, or against a number.
+    """A metric of this row against that of another row, or against a number.
 
     `sign` '>' or '<' asks for a difference beyond two standard errors, '~' for less than that, or
     less than a quarter of the value.
     """
 
-    score: str
+    metric: str
     sign: str
     other: str | float
 
@@ -59,7 +50,9 @@ class Group(NamedTuple):
 
     def slug(self) -> str:
         """Its name as a directory."""
-        parts = [f'p{self.p_uncond:g}', *(f'{field}-{value}' for field, value in self.sampling)]
+        # Directories of the first edition, in which `sampler.name` was `sampling.sampler`.
+        sampling = [('sampler' if f == 'name' else f, value) for f, value in self.sampling]
+        parts = [f'p{self.p_uncond:g}', *(f'{field}-{value}' for field, value in sampling)]
         return '-'.join(parts + ['noise'] * self.noise)
 
     def config(self, config: ConfigDict) -> ConfigDict:
@@ -71,32 +64,16 @@ class Group(NamedTuple):
         return copy
 
 
-class NoiseForUnconditional(rules.ClassifierFree):
-    """(1 + w) eps(z, c) - w n with fresh noise n ~ N(0, I) in the place of eps(z)."""
-
-    def guided(self, params: Any, label: jax.Array, w: jax.Array, keys: jax.Array) -> Guided:
-        """See `rules.Rule`."""
-        eps_cond = self.unguided(params, label).eps_fn
-
-        def eps_fn(z: jax.Array, logsnr: jax.Array) -> jax.Array:
-            level = jax.lax.bitcast_convert_type(logsnr, jnp.uint32)
-            step_keys = jax.vmap(lambda key: jax.random.fold_in(key, level))(keys)
-            noise = sampling.per_image_noise(step_keys, z.shape[1:])
-            return guidance.guide(eps_cond(z, logsnr), noise, w)
-
-        return Guided(eps_fn)
+def _more(metric: str, other: str | float) -> Relation:
+    return Relation(metric, '>', other)
 
 
-def _more(score: str, other: str | float) -> Relation:
-    return Relation(score, '>', other)
+def _less(metric: str, other: str | float) -> Relation:
+    return Relation(metric, '<', other)
 
 
-def _less(score: str, other: str | float) -> Relation:
-    return Relation(score, '<', other)
-
-
-def _same(score: str, other: str | float) -> Relation:
-    return Relation(score, '~', other)
+def _same(metric: str, other: str | float) -> Relation:
+    return Relation(metric, '~', other)
 
 
 _AGREEMENT = 'class_agreement'
@@ -179,7 +156,7 @@ _SAMPLERS = (
         'the deterministic sampler keeps the class alike',
         (_same(_AGREEMENT, 'w = 0.5'),),
         w=0.5,
-        sampling=(('sampler', 'ddim'),),
+        sampling=(('name', 'ddim'),),
     ),
 )
 

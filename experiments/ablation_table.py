@@ -1,20 +1,21 @@
 """The rows of ablations.py measured, judged and shown."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-from ablation_rows import Group, NoiseForUnconditional, Relation, Row
+from ablation_noise import NoiseForUnconditional
+from ablation_rows import Group, Relation, Row
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import (
     config as config_lib,
     files,
-    models,
+    loading,
     provenance,
-    trained,
 )
 from cfg_jax.evaluation import (
     plots,
@@ -26,8 +27,8 @@ from cfg_jax.metrics.features import FeatureExtractor
 _ERRORS = 2.0  # standard errors that a difference takes to count
 _ABOUT = 0.25  # of the value, what '~' allows beyond them
 
-Scores = dict[str, Any]
-Measured = Sequence[tuple[Row, Scores]]
+Metrics = dict[str, Any]
+Measured = Sequence[tuple[Row, Metrics]]
 
 
 def measure(
@@ -36,30 +37,26 @@ def measure(
     workdir: epath.Path,
     root: epath.Path,
     extractor: FeatureExtractor,
-    report: Callable[[str], None],
-) -> dict[str, Scores]:
-    """Name -> scores of the rows of a group."""
-    rule = None
+) -> dict[str, Metrics]:
+    """Name -> metrics of the rows of a group."""
+    model = loading.load(workdir, config=config)
     if group.noise:
-        rule = NoiseForUnconditional(models.make_unet(config).apply, config.data.num_classes)
-    model = trained.TrainedModel(workdir, config, rule)
-    report(f'\n{", ".join(row.name for row in group.rows)}')
-    results = sweep.measure(model, root, group.slug(), extractor, report)
-    return {
-        row.name: found | {'count': config.sweep.num_samples}
-        for row, found in zip(group.rows, results['rows'], strict=True)
-    }
+        model = model.with_settings(NoiseForUnconditional())
+    logging.info('\n%s', ', '.join(row.name for row in group.rows))
+    results = sweep.measure(model, root, group.slug(), extractor)
+    found = {row['w']: row for row in results['rows']}
+    return {row.name: found[row.w] | {'count': config.sweep.num_samples} for row in group.rows}
 
 
 def write(root: epath.Path, measured: Measured, config: ConfigDict) -> str:
     """Writes table.md, ablations.png and results.json; returns the table."""
-    by_name = {row.name: scores for row, scores in measured}
+    by_name = {row.name: metrics for row, metrics in measured}
     verdicts = [verdict(row, by_name) for row, _ in measured]
     text = markdown(measured, verdicts, config)
     files.write_bytes(root / 'table.md', text.encode())
     rows = [
-        scores | {'name': row.name, 'expected': row.expected, 'verdict': found}
-        for (row, scores), found in zip(measured, verdicts, strict=True)
+        metrics | {'name': row.name, 'expected': row.expected, 'verdict': found}
+        for (row, metrics), found in zip(measured, verdicts, strict=True)
     ]
     files.write_json(
         root / 'results.json',
@@ -73,12 +70,12 @@ def write(root: epath.Path, measured: Measured, config: ConfigDict) -> str:
     return text
 
 
-def verdict(row: Row, scores: dict[str, Scores]) -> str:
+def verdict(row: Row, by_name: dict[str, Metrics]) -> str:
     """'as expected', 'not as expected: ...' or 'undecided: ...', by the row's relations."""
     failed, undecided = [], []
     for relation in row.relations:
-        state = judge(relation, scores[row.name], scores)
-        words = f'{tables.heading(relation.score)} {relation.sign} {_of(relation)}'
+        state = judge(relation, by_name[row.name], by_name)
+        words = f'{tables.heading(relation.metric)} {relation.sign} {_of(relation)}'
         if state is None:
             undecided.append(words)
         elif not state:
@@ -88,12 +85,12 @@ def verdict(row: Row, scores: dict[str, Scores]) -> str:
     return f'undecided: {", ".join(undecided)}' if undecided else 'as expected'
 
 
-def judge(relation: Relation, mine: Scores, scores: dict[str, Scores]) -> bool | None:
+def judge(relation: Relation, mine: Metrics, by_name: dict[str, Metrics]) -> bool | None:
     """Whether a relation holds; None where the errors are too large to tell."""
-    key = relation.score
+    key = relation.metric
     value, error = mine[key], _error(mine, key)
     if isinstance(relation.other, str):
-        other = scores[relation.other]
+        other = by_name[relation.other]
         bound, error = other[key], math.hypot(error, _error(other, key))
     else:
         bound = relation.other
@@ -111,21 +108,21 @@ def _of(relation: Relation) -> str:
     return f'{relation.other:g}'
 
 
-def _error(scores: Scores, key: str) -> float:
+def _error(metrics: Metrics, key: str) -> float:
     if key == 'class_agreement':
         # Binomial; an agreement of exactly 1 must not pass for exact.
-        count, share = scores['count'], scores[key]
+        count, share = metrics['count'], metrics[key]
         return math.sqrt(max(share * (1 - share), 1 / count) / count)
-    return scores.get(f'{key}_se', 0.0)
+    return metrics.get(f'{key}_se', 0.0)
 
 
 def markdown(measured: Measured, verdicts: Sequence[str], config: ConfigDict) -> str:
-    """A row per way of sampling: expectation, verdict, scores."""
+    """A row per way of sampling: expectation, verdict, metrics."""
     leading = [
         {'way of sampling': row.name, 'expected': row.expected, 'came out': found}
         for (row, _), found in zip(measured, verdicts, strict=True)
     ]
-    table = tables.score_table([scores for _, scores in measured], leading)
+    table = tables.score_table([metrics for _, metrics in measured], leading)
     sampling, count = config.sampler, config.sweep.num_samples
     note = (
         f'{config.data.name}, {config.train.steps} steps; unless a row says otherwise p_uncond ='
@@ -149,8 +146,8 @@ def draw(path: epath.Path, measured: Measured) -> None:
     for panel, key in zip(axes, keys, strict=True):
         panel.barh(
             names,
-            [scores[key] for _, scores in measured],
-            xerr=[_error(scores, key) for _, scores in measured],
+            [metrics[key] for _, metrics in measured],
+            xerr=[_error(metrics, key) for _, metrics in measured],
             color='tab:blue',
         )
         if key == 'fid':

@@ -27,19 +27,20 @@ def main(argv: Sequence[str]) -> None:
 
     import ablation_rows
     import ablation_table
+    from absl import logging
     from etils import epath
 
     from cfg_jax.metrics.features import extractors
     from cfg_jax.training import loop
 
     root = epath.Path(options.root).expanduser()
-    extractor = extractors.load_extractor(config, root, print)
+    extractor = extractors.load_extractor(config, root, logging.info)
     rows = {}
     for group in ablation_rows.groups():
         settings = group.config(config)
         workdir = root / f'p_uncond_{group.p_uncond:g}'
         loop.train(settings, workdir)
-        rows |= ablation_table.measure(group, settings, workdir, root, extractor, print)
+        rows |= ablation_table.measure(group, settings, workdir, root, extractor)
     ordered = [(row, rows[row.name]) for row in ablation_rows.ROWS]
     print('\n' + ablation_table.write(root / 'ablations', ordered, config))
     print(f'written to {root / "ablations"}')

@@ -20,10 +20,7 @@ from typing import Any
 import findings
 import paper
 
-from cfg_jax import (
-    cli,
-    files,
-)
+from cfg_jax import cli, config as config_lib, files
 from cfg_jax.errors import UserError
 
 PAPER_SAMPLES = 50_000
@@ -76,21 +73,21 @@ def read_column(path: str) -> findings.Column:
 
 
 def column(
-    name: str, results: dict[str, Any], distance: str = 'FID', score: str = 'IS'
+    name: str, results: dict[str, Any], fid_name: str = 'FID', is_name: str = 'IS'
 ) -> findings.Column:
     """The column of what a sweep measured.
 
     Args:
       name: for people.
       results: with 'rows', 'config' and 'num_samples'.
-      distance, score: what verdicts are to call them.
+      fid_name, is_name: what verdicts call them.
 
     Raises:
       UserError: there is no Inception Score.
     """
-    config, rows = results['config'], results['rows']
+    config, rows = config_lib.from_json(results['config']), results['rows']
     key = next(key for key in ('fid', 'fd768') if key in rows[0])
-    setting = {'p_uncond': config['p_uncond'], 'T': config['sampling']['num_steps']}
+    setting = {'p_uncond': config.p_uncond, 'T': config.sampler.num_steps}
     if 'is' not in rows[0]:
         raise UserError(f'{name} has no Inception Score, which the findings are about')
     rows = [
@@ -98,7 +95,7 @@ def column(
         for row in sorted(rows, key=lambda row: row['w'])
     ]
     rows = findings.with_errors(rows, results['num_samples'])
-    return findings.Column(name, setting, rows, distance, score)
+    return findings.Column(name, setting, rows, fid_name, is_name)
 
 
 if __name__ == '__main__':

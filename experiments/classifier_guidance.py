@@ -49,13 +49,14 @@ def main(argv: Sequence[str]) -> None:
     )
     of_classifier = [a for a in argv if a.startswith('--classifier.')]
     options, overrides = cli.split_config(parser, [a for a in argv if a not in of_classifier])
-    config = presets.load(options, 'configs/imagenet64.py', overrides)
+    config = presets.load(options, 'imagenet64.py', overrides)
     classifier_config = presets.load_classifier(
         options, [a.replace('--classifier.', '--config.', 1) for a in of_classifier]
     )
 
     import guidance_methods
     import method_table
+    from absl import logging
     from etils import epath
 
     from cfg_jax.metrics.features import extractors
@@ -68,12 +69,10 @@ def main(argv: Sequence[str]) -> None:
     )
     loop.train(config, paths.model)
     loop.train(classifier_config, paths.classifier)
-    extractor = extractors.load_extractor(config, root, print)
+    extractor = extractors.load_extractor(config, root, logging.info)
     curves = guidance_methods.curves(config, paths, options.w, options.scales)
-    measured = [curve.measure(root, extractor, print) for curve in curves]
-    measured.append(
-        guidance_methods.filtered(config, paths, options.ratios, root, extractor, print)
-    )
+    measured = [curve.measure(root, extractor) for curve in curves]
+    measured.append(guidance_methods.filtered(config, paths, options.ratios, root, extractor))
     print('\n' + method_table.write(root, measured, config))
     print(f'written to {root}')
 

@@ -4,8 +4,8 @@
     python experiments/cost.py --measured=results/bench/h200/imagenet64.json
 
 Operations are counted (cfg_jax/perf/cost.py). A throughput is estimated as a share of a chip's
-peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. A pass of the
-sweep takes a third of a training image. kWh are device-days times the makers' board power, without
+peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. An
+evaluation in the sweep takes a third of a training image. kWh are device-days times the makers' board power, without
 hosts and cooling. All-reduce: 4 bytes a parameter, (n - 1) / n of them twice over --allreduce GB/s,
 nothing overlapped.
 """
@@ -17,10 +17,7 @@ from typing import Any, NamedTuple
 
 import paper
 
-from cfg_jax import (
-    cli,
-    config as config_lib,
-)
+from cfg_jax import cli, config as config_lib, config_files
 from cfg_jax.errors import UserError
 
 WATTS = {'v100': 300, 'a100': 400, 'h100': 700, 'h200': 700}
@@ -50,19 +47,19 @@ JOBS = (
 
 
 class Work(NamedTuple):
-    """What a job needs, in images and in passes of the network."""
+    """What a job needs, in images and in evaluations of the network."""
 
     job: Job
     forward_flops: int
     parameters: int
     batch_size: int
     training_images: int
-    sweep_passes: int
+    sweep_nfe: int
 
     def days(self, images_per_second: float) -> tuple[float, float]:
         """Device-days of training and of the sweep."""
         seconds = self.training_images / images_per_second
-        return seconds / 86400, self.sweep_passes / (3 * images_per_second) / 86400
+        return seconds / 86400, self.sweep_nfe / (3 * images_per_second) / 86400
 
 
 def main(argv: Sequence[str]) -> None:
@@ -93,15 +90,16 @@ def main(argv: Sequence[str]) -> None:
 
 def work_of(job: Job) -> Work:
     """Counted for a job: nothing is run."""
-    from cfg_jax import rules
+    from cfg_jax.inference import make_rule
     from cfg_jax.perf import cost
 
-    config = cli.load_config(str(_ROOT / job.config))
+    config = config_files.load_config(_ROOT / job.config)
+    rule = make_rule(config)
     table = paper.load(job.table)
-    passes = 0
+    nfe = 0
     for column, rows in table.rows.items():
         steps = int(column) if table.columns == 'T' else config.sampler.num_steps
-        passes += steps * sum(rules.network_passes(row['w']) for row in rows)
+        nfe += steps * sum(rule.nfe_per_level(row['w']) for row in rows)
     described = cost.describe(config)
     return Work(
         job,
@@ -109,7 +107,7 @@ def work_of(job: Job) -> Work:
         described['parameters'],
         config.train.batch_size,
         job.models * described['training_images'],
-        config.sweep.num_samples * passes,
+        config.sweep.num_samples * nfe,
     )
 
 
@@ -160,11 +158,10 @@ def read_measured(path: str) -> dict[str, Any]:
 
 def same_network(measured: dict[str, Any], path: str) -> bool:
     """Whether a measured config is the network and the images of the one at `path`."""
-    asked = config_lib.to_json(cli.load_config(str(_ROOT / path)))
     images = ('image_size', 'channels', 'num_classes')
     ours, theirs = (
-        (config_lib.from_json(c['model']).to_dict(), [c['data'][name] for name in images])
-        for c in (asked, measured)
+        (config.model.to_dict(), [config.data[name] for name in images])
+        for config in (config_files.load_config(_ROOT / path), config_lib.from_json(measured))
     )
     return ours == theirs
 

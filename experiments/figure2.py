@@ -20,20 +20,14 @@ import time
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from gaussian_mixture import GaussianMixture, class_log_densities, exact_eps, grid, tilted_cells
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cfg_jax import (
-    cli,
-    files,
-    generation,
-    guidance,
-    provenance,
-    sampling,
-)
+from cfg_jax import cli, files, guidance, keys as keys_lib, provenance, samplers
 from cfg_jax.evaluation import plots
 
 W = (0.0, 1.0, 10.0, 100.0, 1000.0)
@@ -60,15 +54,20 @@ WINDOW = (-6.6, 6.6, -5.0, 8.2)  # left, right, bottom, top
 def sample(seed: int, num_samples: int, w: float, num_steps: int) -> np.ndarray:
     """Guided samples of every class, [K, num_samples, 2]; the same noise for every w."""
     label = np.repeat(np.arange(NUM_CLASSES), num_samples)
-    x = _sample(generation.image_keys(seed, np.arange(len(label))), label, w, num_steps)
+    x = _sample(keys_lib.image_keys(seed, np.arange(len(label))), label, w, num_steps)
     return np.asarray(x, np.float64).reshape(NUM_CLASSES, num_samples, 2)
 
 
 @functools.partial(jax.jit, static_argnames='num_steps')
 def _sample(keys: jax.Array, label: jax.Array, w: jax.Array, num_steps: int) -> jax.Array:
-    eps_fn = guidance.classifier_free(exact_eps(MIXTURE), label, NUM_CLASSES, w)
-    sampler = sampling.make_sampler('ancestral', num_steps=num_steps, v=V, clip=False)
-    return sampler(eps_fn, sampling.per_image_noise(keys, (2,)), keys)
+    eps_theta, null = exact_eps(MIXTURE), jnp.full_like(label, NUM_CLASSES)
+
+    def eps_fn(z: jax.Array, logsnr: jax.Array) -> jax.Array:
+        levels = jnp.broadcast_to(logsnr, z.shape[:1])
+        return guidance.guide(eps_theta(z, levels, label), eps_theta(z, levels, null), w)
+
+    z = keys_lib.per_image_noise(keys, (2,))
+    return samplers.ancestral(eps_fn, z, keys, num_steps=num_steps, v=V, clip=False)
 
 
 def merge_cells(cells: np.ndarray, count: int) -> np.ndarray:

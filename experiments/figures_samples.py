@@ -23,7 +23,9 @@ SIDE = 6  # images along a panel
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument('--workdir', required=True, help='of a training run')
+    parser.add_argument(
+        '--model', '--workdir', required=True, help='a work directory, or a file of export.py'
+    )
     parser.add_argument(
         '--figures', type=cli.integer_list, default=(1, 3, 6), help='out of 1, 3, 6, 7, 8'
     )
@@ -31,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
         '--label', type=cli.natural_number, help='the one class; malamute if there is one'
     )
     parser.add_argument('--seed', type=cli.natural_number, default=0)
-    parser.add_argument('--out', default='', help='a folder; default WORKDIR/figures')
+    parser.add_argument('--out', default='', help='a folder; default MODEL/figures')
     options = parser.parse_args(argv)
     unknown = [number for number in options.figures if number not in PANELS]
     if unknown:
@@ -39,16 +41,18 @@ def main(argv: Sequence[str]) -> None:
 
     from etils import epath
 
-    from cfg_jax import trained
+    from cfg_jax import loading
 
-    model = trained.TrainedModel(options.workdir)
+    model = loading.load(options.model)
     label = options.label
     if label is None:
         label = min(MALAMUTE, model.config.data.num_classes - 1)
     last = model.config.data.num_classes - 1
     if label > last:
         parser.error(f'--label={label} is no class; there are 0..{last}')
-    out = epath.Path(options.out or epath.Path(options.workdir) / 'figures')
+    beside = epath.Path(options.model).expanduser()
+    default = beside.with_suffix('.figures') if beside.is_file() else beside / 'figures'
+    out = epath.Path(options.out).expanduser() if options.out else default
     for number in options.figures:
         path = out / f'figure{number}.png'
         draw(path, number, model, label, options.seed)
@@ -60,17 +64,12 @@ def draw(path, number: int, model, label: int, seed: int) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    from cfg_jax import generation
-    from cfg_jax.data import (
-        images,
-        sources,
-    )
+    from cfg_jax.data import images, sources
     from cfg_jax.evaluation import plots
 
-    num_classes = model.config.data.num_classes
     count = SIDE if number == 1 else SIDE * SIDE
-    one = np.full(count, label)
-    several = np.asarray(generation.image_labels(seed, np.arange(count), num_classes, 'uniform'))
+    one = model.conditioning.from_user(np.full(count, label))
+    several = model.draw_conditions(seed, np.arange(count), 'uniform')
     name = sources.class_names(model.config.data)[label]
     rows = [(name, one)] if number == 1 else [('random classes', several)]
     rows += [(name, one)] if number in (6, 7) else []
@@ -84,9 +83,10 @@ def draw(path, number: int, model, label: int, seed: int) -> None:
         squeeze=False,
         layout='constrained',
     )
-    for i, (title, labels) in enumerate(rows):
+    for i, (title, condition) in enumerate(rows):
         for j, w in enumerate(weights):
-            x = np.asarray(images.to_uint8(model.generate(seed, np.arange(count), labels, w)))
+            x = model.generate(seed, np.arange(count), condition, w).x
+            x = np.asarray(images.to_uint8(x))
             panel = images.grid(x, 1 if number == 1 else SIDE)
             axes[i, j].imshow(panel.squeeze(), cmap='gray', vmin=0, vmax=255)
             axes[i, j].set(xticks=[], yticks=[], title=f'w = {w:g}')

@@ -1,4 +1,4 @@
-"""What the paper found, as inequalities between rows of scores with standard errors."""
+"""What the paper found, as inequalities between rows of metrics with standard errors."""
 
 import itertools
 import re
@@ -26,14 +26,14 @@ class Column(NamedTuple):
       name: for people.
       setting: 'p_uncond' and 'T' as far as known.
       rows: 'w', 'fid', 'is', 'fid_se', 'is_se' in the order of w; see `with_errors`.
-      distance, score: what 'fid' and 'is' are called where they come from other features.
+      fid_name, is_name: what 'fid' and 'is' are called where they come from other features.
     """
 
     name: str
     setting: dict[str, float]
     rows: list[Row]
-    distance: str = 'FID'
-    score: str = 'IS'
+    fid_name: str = 'FID'
+    is_name: str = 'IS'
 
 
 class Verdict(NamedTuple):
@@ -71,8 +71,8 @@ def check_all(columns: Sequence[Column]) -> list[Verdict]:
 
 
 def _named(verdict: Verdict, column: Column) -> Verdict:
-    """The verdict with scores called what they are in `column`."""
-    names = {r'\bFID\b': column.distance, r'\bIS\b': column.score}
+    """The verdict with metrics called what they are in `column`."""
+    names = {r'\bFID\b': column.fid_name, r'\bIS\b': column.is_name}
     claim, evidence = verdict.claim, verdict.evidence
     for pattern, name in names.items():
         claim, evidence = re.sub(pattern, name, claim), re.sub(pattern, name, evidence)
@@ -196,8 +196,8 @@ def _difference(a: Row, b: Row, key: str) -> float:
 
 def _at_equal_is(rows: Sequence[Row], level: float) -> tuple[float, float]:
     """FID and its error where a curve passes an IS, by linear interpolation."""
-    scores = np.maximum.accumulate([row['is'] for row in rows])  # interp wants no step down
+    rising = np.maximum.accumulate([row['is'] for row in rows])  # interp wants no step down
     return (
-        float(np.interp(level, scores, [row['fid'] for row in rows])),
-        float(np.interp(level, scores, [row['fid_se'] for row in rows])),
+        float(np.interp(level, rising, [row['fid'] for row in rows])),
+        float(np.interp(level, rising, [row['fid_se'] for row in rows])),
     )

@@ -4,6 +4,7 @@ Class c is N(m_c, s^2 I) and all K classes are equally likely. Densities are flo
 w multiplies their logarithms; the exact eps is JAX, because samplers call it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfg_jax import diffusion
-from cfg_jax.guidance import EpsTheta
+
+# eps_theta(z [B, D], logsnr [B], label int32 [B]) -> eps [B, D]
+EpsTheta = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class GaussianMixture(NamedTuple):
@@ -64,7 +67,7 @@ def exact_eps(mixture: GaussianMixture) -> EpsTheta:
 
     q(z | c) = N(alpha m_c, (alpha^2 s^2 + sigma^2) I), hence
     eps(z, c) = sigma (z - alpha m_c) / (alpha^2 s^2 + sigma^2), and eps(z) = sum_c q(c | z)
-    eps(z, c). This is the perfect network of `guidance.classifier_free`, K its null label.
+    eps(z, c). This is a perfect network, K its null label.
     """
     means = jnp.asarray(mixture.means, jnp.float32)
     num_classes = len(means)

@@ -1,34 +1,30 @@
 """The methods that classifier_guidance.py compares, each a curve of rows with their cost."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import (
-    files,
-    trained,
-)
+from cfg_jax import files, loading, progress
 from cfg_jax.data import images
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation import (
-    dataset_reference,
-    sweep,
-)
+from cfg_jax.evaluation import dataset_reference, results as results_lib, sweep
 from cfg_jax.evaluation.cache import Samples
+from cfg_jax.guidance import CLASSIFIER
+from cfg_jax.inference import Model
 from cfg_jax.metrics.features import (
     FeatureExtractor,
     Features,
     extraction,
 )
-from cfg_jax.training import writers
 
 Row = dict[str, Any]
-Report = Callable[[str], None]
 
 
 class Workdirs(NamedTuple):
@@ -39,7 +35,7 @@ class Workdirs(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A method's rows: 'strength' (w, scale or ratio), scores and cost per image."""
+    """A method's rows: 'strength' (w, scale or ratio), metrics and cost per image."""
 
     name: str
     strength: str
@@ -54,21 +50,17 @@ class Curve(NamedTuple):
       name, strength: in tables; what its weight is called.
       slug: of its directory.
       model: with the weights in its config's `sweep.w`.
-      gradients: classifier gradients a step where guided.
-      passes: network passes a step where guided.
     """
 
     name: str
     strength: str
     slug: str
-    model: trained.Model
-    passes: int
-    gradients: int
+    model: Model
 
-    def measure(self, root: epath.Path, extractor: FeatureExtractor, report: Report) -> Measured:
-        """Samples and scores every weight, and times one warm batch of each kind."""
-        report(f'\n{self.name}')
-        results = sweep.measure(self.model, root, self.slug, extractor, report)
+    def measure(self, root: epath.Path, extractor: FeatureExtractor) -> Measured:
+        """Samples and measures every weight, and times one warm batch of each kind."""
+        logging.info('\n%s', self.name)
+        results = sweep.measure(self.model, root, self.slug, extractor)
         found = results.pop('rows')
         # The strength does not change the work; whether there is any guidance does.
         costs = {guided: self._cost(float(guided)) for guided in {row['w'] != 0 for row in found}}
@@ -76,10 +68,10 @@ class Curve(NamedTuple):
         return Measured(self.name, self.strength, rows, results)
 
     def _cost(self, w: float) -> Row:
-        steps = self.model.config.sampler.num_steps
+        steps, rule = self.model.config.sampler.num_steps, self.model.rule
         return {
-            'network_passes': steps * (self.passes if w else 1),
-            'classifier_gradients': steps * (self.gradients if w else 0),
+            'nfe': steps * rule.nfe_per_level(w),
+            'classifier_gradients': steps * rule.evaluations.count(CLASSIFIER) if w else 0,
             'gflop': self.model.flops_per_image(w) / 1e9,
             'seconds': seconds_per_image(self.model, w),
         }
@@ -93,22 +85,26 @@ def curves(
     ddim.sampler.name = 'ddim'
     found = []
     for how, settings in (('ancestral', config), ('DDIM', ddim)):
-        chosen = _with_weights(settings, weights)
-        model = trained.TrainedModel(paths.model, chosen)
+        model = loading.load(paths.model, config=_with_weights(settings, weights))
         slug = f'classifier-free-{how.lower()}'
-        found.append(Curve(f'classifier-free, {how}', 'w', slug, model, 2, 0))
+        found.append(Curve(f'classifier-free, {how}', 'w', slug, model))
     for how, settings, form in (('ancestral', config, 'mean'), ('DDIM', ddim, 'eps')):
         for conditional in (True, False):
             base = 'conditional' if conditional else 'unconditional'
             # The conditional model by itself is already among the rows, at w = 0.
             chosen = _with_weights(settings, scales if conditional else (0.0, *scales))
-            model = trained.ClassifierGuidedModel(
-                *paths, chosen, form=form, conditional=conditional
-            )
+            model = _classifier_guided(paths, chosen, form, conditional)
             name = f'classifier on {base}, {form} shift, {how}'
             slug = f'classifier-{base}-{form}'
-            found.append(Curve(name, 'scale', slug, model, 1, 1))
+            found.append(Curve(name, 'scale', slug, model))
     return found
+
+
+def _classifier_guided(paths: Workdirs, config: ConfigDict, form: str, conditional: bool) -> Model:
+    rule = f'classifier_{form}:conditional={conditional}'
+    return loading.load(
+        paths.model, config=config, guidance=rule, guidance_network=paths.classifier
+    )
 
 
 def filtered(
@@ -117,26 +113,25 @@ def filtered(
     ratios: Sequence[float],
     root: epath.Path,
     extractor: FeatureExtractor,
-    report: Report,
 ) -> Measured:
     """Unconditional samples filtered by a classifier: per class the likeliest N / K of R N.
 
     The noisy classifier judges finished images, at the cleanest noise level.
     """
     name = 'unconditional, the best by a classifier'
-    report(f'\n{name}')
+    logging.info('\n%s', name)
     if min(ratios) < 1.0:
         raise UserError(f'--ratios holds {min(ratios):g}; at least one sample is drawn per sample')
     count = config.sweep.num_samples
-    model = trained.ClassifierGuidedModel(*paths, config, form='eps', conditional=False)
-    pool = _Pool(model, root / 'pool', extractor, report)
+    model = _classifier_guided(paths, config, 'eps', conditional=False)
+    pool = _Pool(model, root / 'pool', extractor)
     features, log_probs = pool.collect(round(max(ratios) * count))
-    reference = dataset_reference.reference(config, root, extractor, report)
+    reference = dataset_reference.reference(config, root, extractor, logging.info)
     labels = np.arange(count) % config.data.num_classes
     balanced = config.copy_and_resolve_references()
     balanced.sweep.labels = 'balanced'  # as many of each class are kept
     cost = {
-        'network_passes': config.sampler.num_steps,
+        'nfe': config.sampler.num_steps,
         'classifier_gradients': 0,
         'gflop': model.flops_per_image(0.0) / 1e9,
         'seconds': seconds_per_image(model, 0.0),
@@ -145,7 +140,7 @@ def filtered(
     for ratio in ratios:
         chosen = likeliest(log_probs[: round(ratio * count)], labels)
         kept = jax.tree.map(lambda a, chosen=chosen: a[chosen], features)
-        row = sweep.score(Samples(kept, labels), extractor, reference, balanced)
+        row = sweep.evaluate(Samples(kept, labels), extractor, reference, balanced)
         row |= {key: ratio * value for key, value in cost.items()}
         rows.append(row | {'strength': float(ratio)})
     return Measured(name, 'ratio', rows, model.provenance())
@@ -170,7 +165,7 @@ def likeliest(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def seconds_per_image(model: trained.Model, w: float) -> float:
+def seconds_per_image(model: Model, w: float) -> float:
     """Of a whole batch, compiled before."""
     size = model.config.sweep.batch_size
     labels = np.arange(size) % model.config.data.num_classes
@@ -183,15 +178,15 @@ def seconds_per_image(model: trained.Model, w: float) -> float:
 class _Pool:
     """Features of unconditional samples and log p(c | x) of a classifier, kept batch by batch."""
 
-    def __init__(self, model, directory: epath.Path, extractor: FeatureExtractor, report: Report):
+    def __init__(self, model: Model, directory: epath.Path, extractor: FeatureExtractor):
         # Samples of another model or sampler must not pass for this one's; more of them may follow.
         settings = sweep.settings_of(model, extractor)
         for name in ('num_samples', 'labels', 'shard_size'):
             del settings[name]
-        self._directory = sweep.claim(directory, settings, 'choose another --root')
-        self._model, self._report = model, report
-        self._extractor = extractor
+        self._directory = results_lib.claim(directory, settings, 'choose another --root')
+        self._model, self._extractor = model, extractor
         self._extract = extraction.make_extract(extractor)
+        self._log_probs = jax.jit(self._log_probs_at_the_end)
 
     def collect(self, count: int) -> tuple[Features, np.ndarray]:
         """Of images 0..count - 1."""
@@ -200,10 +195,10 @@ class _Pool:
         paths = [self._directory / f'images_{start:07d}_of_{size}.npz' for start in starts]
         missing = [start for start, path in zip(starts, paths, strict=True) if not path.exists()]
         done = size * (len(paths) - len(missing))
-        progress = writers.ImageReport(size * len(paths), self._report, done)
-        for number, start in enumerate(missing, 1):
-            files.write_npz(paths[start // size], self._batch(start, size))
-            progress.tell(done + size * number)
+        with progress.bar(size * len(paths), 'images', done=done) as bar:
+            for start in missing:
+                files.write_npz(paths[start // size], self._batch(start, size))
+                bar.update(size)
         parts = [files.read_npz(path) for path in paths]
         log_probs = np.concatenate([part.pop('log_probs') for part in parts])[:count]
         features = extraction.concatenate([Features(**part) for part in parts])
@@ -211,12 +206,20 @@ class _Pool:
 
     def _batch(self, start: int, size: int) -> dict[str, np.ndarray]:
         seed = self._model.config.sweep.seed
-        x = self._model.generate(seed, np.arange(start, start + size), np.zeros(size, int), 0.0)
+        # Unguided, the unconditional model looks at no label.
+        anything = self._model.conditioning.from_user(np.zeros(size, int))
+        x = self._model.generate(seed, np.arange(start, start + size), anything, 0.0).x
         features = self._extract(self._extractor.params, images.to_uint8(x))
         kept = {
             k: v for k, v in extraction.fetch(features, size)._asdict().items() if v is not None
         }
-        return kept | {'log_probs': np.asarray(self._model.log_probs(x))}
+        log_probs = self._log_probs(self._model.params['classifier'], x)
+        return kept | {'log_probs': np.asarray(log_probs)}
+
+    def _log_probs_at_the_end(self, params: Any, x: jax.Array) -> jax.Array:
+        """log p(c | x) of finished images, float32 [B, num_classes], at the cleanest level."""
+        logsnr = jnp.full(x.shape[:1], self._model.config.diffusion.logsnr_max)
+        return jax.nn.log_softmax(self._model.networks['classifier'](params, x, logsnr))
 
 
 def _with_weights(config: ConfigDict, weights: Sequence[float]) -> ConfigDict:

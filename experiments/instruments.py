@@ -110,18 +110,18 @@ def image_sets(name: str, size: int, count: int):
 
 def kept_features(path, extractor, make):
     """Features of the images that `make()` returns, from `path` where they are."""
-    from cfg_jax import files
+    from cfg_jax import files, progress
     from cfg_jax.metrics.features import Features, extraction
-    from cfg_jax.training import writers
 
     if not path.exists():
         images = make()
         batches = [images[i : i + 50] for i in range(0, len(images), 50)]
         print(f'{path.stem}: {len(images):,} images')
-        progress, parts = writers.ImageReport(len(images), print), []
-        for part in extraction.extract_all(extractor, batches, 50):
-            parts.append(part)
-            progress.tell(sum(len(part.pooled) for part in parts))
+        parts = []
+        with progress.bar(len(images), 'images') as bar:
+            for part in extraction.extract_all(extractor, batches, 50):
+                parts.append(part)
+                bar.update(len(part.pooled))
         found = extraction.concatenate(parts)._asdict()
         files.write_npz(path, {k: v for k, v in found.items() if v is not None})
     return Features(**files.read_npz(path))

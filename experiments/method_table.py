@@ -19,7 +19,7 @@ from cfg_jax.evaluation import (
 )
 
 _MARKERS = 'osD^v<>P'
-_COST = ('network_passes', 'classifier_gradients', 'gflop', 'seconds')
+_COST = ('nfe', 'classifier_gradients', 'gflop', 'seconds')
 
 
 def write(root: epath.Path, measured: Sequence[Measured], config: ConfigDict) -> str:
@@ -39,7 +39,7 @@ def write(root: epath.Path, measured: Sequence[Measured], config: ConfigDict) ->
 
 
 def markdown(measured: Sequence[Measured]) -> str:
-    """A row per method and strength: scores, then cost per image."""
+    """A row per method and strength: metrics, then cost per image."""
     rows, leading = [], []
     for method in measured:
         for row in method.rows:
@@ -47,12 +47,12 @@ def markdown(measured: Sequence[Measured]) -> str:
                 {'method': method.name, 'strength': f'{method.strength} = {row["strength"]:g}'}
             )
             rows.append(row)
-    scores = tables.score_table([_without_cost(row) for row in rows], leading).splitlines()
-    headings = ['network passes', 'classifier gradients', 'GFLOP', 'ms']
+    metrics = tables.score_table([_without_cost(row) for row in rows], leading).splitlines()
+    headings = ['NFE', 'classifier gradients', 'GFLOP', 'ms']
     cells = [headings, ['---'] * len(headings)]
     cells += [
         [
-            f'{row["network_passes"]:g}',
+            f'{row["nfe"]:g}',
             f'{row["classifier_gradients"]:g}',
             f'{row["gflop"]:.3g}',
             f'{1e3 * row["seconds"]:.3g}',
@@ -61,12 +61,12 @@ def markdown(measured: Sequence[Measured]) -> str:
     ]
     lines = [
         f'{line} {" | ".join(cost)} |' if '---' not in line else f'{line}{"|".join(cost)}|'
-        for line, cost in zip(scores, cells, strict=True)
+        for line, cost in zip(metrics, cells, strict=True)
     ]
     note = (
-        'Cost per image. Network passes are of the U-Net; a classifier gradient is a forward and a'
-        ' backward pass of the noisy classifier; GFLOP counts both at 2 per multiply-add; ms is a'
-        ' warm batch on this machine. w = 0 is plain class-conditional sampling. A scale counts'
+        'Cost per image. NFE counts evaluations of networks, classifier gradients those of them that'
+        ' are a forward and a backward pass of the noisy classifier; GFLOP counts all at 2 per'
+        ' multiply-add; ms is a warm batch on this machine. w = 0 is plain class-conditional sampling. A scale counts'
         ' from the model that is guided: s on the conditional model answers s + 1 on the'
         ' unconditional one.'
     )

@@ -29,8 +29,10 @@ def load(name: str) -> Table:
     table = held[name]
     rows = {
         float(column): [
-            {'w': w, 'fid': fid, 'is': score}
-            for w, fid, score in zip(values['w'], values['fid'], values['is'], strict=True)
+            {'w': w, 'fid': fid, 'is': inception_score}
+            for w, fid, inception_score in zip(
+                values['w'], values['fid'], values['is'], strict=True
+            )
         ]
         for column, values in table['rows'].items()
     }

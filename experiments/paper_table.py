@@ -3,10 +3,11 @@ layout, ours beside the paper's."""
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 from paper import Row, Table
@@ -27,8 +28,6 @@ from cfg_jax.training import loop
 
 _COLOURS = ('tab:blue', 'tab:red', 'black')  # as in the paper's Figures 4 and 5
 _SWEEP = 'table'
-
-Report = Callable[[str], None]
 
 
 class Column(NamedTuple):
@@ -51,21 +50,17 @@ def run(
         print(f'written to {root}')
 
 
-def fill(
-    columns: Sequence[Column], root: epath.Path, job: str = '', report: Report = print
-) -> None:
+def fill(columns: Sequence[Column], root: epath.Path, job: str = '') -> None:
     """Trains each column's model, or resumes it, and sweeps its w.
 
     `job` joins the name of the sweep's directory, so that jobs with other w leave each other's
     results alone. All columns share the feature extractor in `root`.
     """
-    report = multihost.only_first(report)
     for column in columns:
-        report(f'\n{column.sweep_name} in {column.workdir}')
+        logging.info('\n%s in %s', column.sweep_name, column.workdir)
         loop.train(column.config, column.workdir)
-        extractor = extractors.load_extractor(column.config, root, report)
-        name = column.sweep_name + job
-        sweep.run(column.config, column.workdir, name, report, extractor)
+        extractor = extractors.load_extractor(column.config, root, logging.info)
+        sweep.run(column.config, column.workdir, column.sweep_name + job, extractor)
 
 
 def job_name(weights: Sequence[float]) -> str:

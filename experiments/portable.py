@@ -6,10 +6,10 @@ was; optimiser and EMA start anew, and the learning rate warms up again.
 
 import contextlib
 import json
-from collections.abc import Callable
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -42,9 +42,7 @@ def save(path: epath.PathLike, config: ConfigDict, workdir: epath.Path) -> None:
     files.write_npz(path, arrays | {_RECORD: np.array(json.dumps(record))})
 
 
-def load(
-    path: epath.PathLike, config: ConfigDict, workdir: epath.Path, report: Callable[[str], None]
-) -> None:
+def load(path: epath.PathLike, config: ConfigDict, workdir: epath.Path) -> None:
     """Makes a work directory with a checkpoint of the step and the parameters in `path`.
 
     A work directory that is there is left alone.
@@ -54,7 +52,7 @@ def load(
     """
     path = epath.Path(path).expanduser()
     if (workdir / workdir_lib.CONFIG).exists():
-        report(f'{workdir} is there already; {path} is not read')
+        logging.info('%s exists already; %s is not read', workdir, path)
         return
     if not path.is_file():
         raise UserError(f'no weights at {path}; --weights_out writes such a file')
@@ -88,4 +86,4 @@ def load(
             writer.write(row['step'], {key: row[key] for key in row if key != 'step'})
     if problem:
         raise UserError(f'{problem}; make room and run the same command again')
-    report(f'{workdir} starts from the weights of step {step} in {path}')
+    logging.info('%s starts from the weights of step %d in %s', workdir, step, path)

@@ -9,14 +9,17 @@ is their own. Interrupt it anywhere; the same command goes on. Finished work is 
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from cfg_jax import cli
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--workdir', default='runs/quickstart', help='where everything is written')
-    parser.set_defaults(config='configs/digits.py')
+    parser.set_defaults(config=str(ROOT / 'configs' / 'digits.py'))
     options, config = cli.parse_with_config(parser, argv)
 
     from cfg_jax.evaluation import sweep

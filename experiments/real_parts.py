@@ -4,27 +4,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
+from absl import logging
 from etils import epath
-from jax.typing import ArrayLike
 from ml_collections import ConfigDict
-from real_presets import guide_steps
-from real_scores import Scorer
+from real_presets import CONFIG, guide_steps
+from real_scores import Curves
 from real_training import Budget, train
 
-from cfg_jax import (
-    files,
-    generation,
-    guidance,
-    models,
-    rules,
-    sampling,
-    trained,
-)
-from cfg_jax.training import (
-    step as train_step,
-    workdirs as workdir_lib,
-)
+from cfg_jax import files, loading
+from cfg_jax.inference import Model
+from cfg_jax.training import step as train_step, workdirs as workdir_lib
 
 NOISE_W = (0.0, 1.0, 4.0)  # where a second seed says how much chance there is
 INTERVALS = ((0.28, 2.9), (0.6, 5.0))  # of noise levels: EDM2-S's, best FID and best FD-DINOv2
@@ -32,8 +21,6 @@ RADII = (2.2, 6.5)  # of projected guidance: where 64x64x3 pixels have the publi
 P_UNCOND = (0.1, 0.2, 0.5)
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)
 INDEX = 'parts.json'
-
-Report = Callable[[str], None]
 
 
 class Bench(NamedTuple):
@@ -45,9 +32,8 @@ class Bench(NamedTuple):
       step: of the main model's checkpoint.
       weights: w of the comparisons.
       load: load(path) -> the config of another network at the same size.
-      scorer: measures curves.
+      curves: measures them.
       budget: for the trainings of parts.
-      report: receives lines of progress.
     """
 
     config: ConfigDict
@@ -55,9 +41,8 @@ class Bench(NamedTuple):
     step: int
     weights: tuple[float, ...]
     load: Callable[[str], ConfigDict]
-    scorer: Scorer
+    curves: Curves
     budget: Budget
-    report: Report
 
     def directory(self) -> str:
         """Where curves of this step and number of samples lie, under ROOT/sweep."""
@@ -66,29 +51,40 @@ class Bench(NamedTuple):
     def curve(
         self,
         slug: str,
-        name: str,
+        title: str,
         weights: Sequence[float] = (),
-        rule: rules.Rule | None = None,
-        passes: float = 2.0,
-        **settings: Any,
+        guidance: str = '',
+        network: epath.PathLike = '',
+        **sampler: Any,
     ) -> str:
-        """Measures a curve of the main model, by classifier-free guidance or another rule.
+        """Measures a curve of the main model and returns its slug.
 
-        Returns its slug.
+        Args:
+          slug: of its directory.
+          title: for people.
+          weights: w; those of the comparisons for ().
+          guidance, network: a rule and its other network, see `loading.load`.
+          sampler: settings of the config's group `sampler`.
         """
-        config = self.changed(weights or self.weights, **settings)
-        model = trained.TrainedModel(self.root / 'model', config, rule)
-        self.keep(slug, name, model, passes)
+        config = self.changed(weights or self.weights, **sampler)
+        model = loading.load(
+            self.root / 'model',
+            step=self.step,
+            config=config,
+            guidance=guidance,
+            guidance_network=network,
+        )
+        self.keep(slug, title, model)
         return slug
 
-    def keep(self, slug: str, name: str, model: trained.Model, passes: float = 2.0) -> None:
-        """Measures a curve of any model, see `Scorer.curve`."""
-        self.scorer.curve(f'{self.directory()}/{slug}', name, model, passes)
+    def keep(self, slug: str, title: str, model: Model) -> None:
+        """Measures a curve of any model, see `Curves.curve`."""
+        self.curves.curve(f'{self.directory()}/{slug}', title, model)
 
-    def changed(self, weights: Sequence[float], **settings: Any) -> ConfigDict:
-        """The config with other w and other settings of its group `sampling`."""
+    def changed(self, weights: Sequence[float], **sampler: Any) -> ConfigDict:
+        """The config with other w and other settings of its group `sampler`."""
         config = self.config.copy_and_resolve_references()
-        config.sampler.update(settings)
+        config.sampler.update(sampler)
         config.sweep.w = tuple(weights)
         return config
 
@@ -106,22 +102,21 @@ def _sweep(bench: Bench) -> list[str]:
     slug = _at_steps(bench, bench.config.sampler.num_steps, bench.config.sweep.w)
     other = bench.changed(NOISE_W)
     other.sweep.seed += 1
-    model = trained.TrainedModel(bench.root / 'model', other)
+    model = loading.load(bench.root / 'model', step=bench.step, config=other)
     bench.keep('seed', f'seed {other.sweep.seed}', model)
-    untrained = Untrained(bench.changed((0.0,)))
-    bench.keep('untrained', 'untrained network', untrained)
-    bench.scorer.floor(bench.config)
+    bench.keep('untrained', 'untrained network', untrained(bench.changed((0.0,))))
+    bench.curves.floor(bench.config)
     return [slug]
 
 
 def _steps(bench: Bench) -> list[str]:
-    """(b) The paper's sampler at twice the steps against a tenth of its passes, two ways."""
+    """(b) The paper's sampler at twice the steps against a tenth of its NFE, two ways."""
     many = 2 * bench.config.sampler.num_steps
     few = max(2, round(many / 10))
     return [
         _at_steps(bench, many),
         _at_steps(bench, few),
-        bench.curve(f'ddim-T{few}', f'DDIM, T = {few}', sampler='ddim', num_steps=few),
+        bench.curve(f'ddim-T{few}', f'DDIM, T = {few}', name='ddim', num_steps=few),
     ]
 
 
@@ -149,46 +144,35 @@ def _p_uncond(bench: Bench) -> list[str]:
         workdir = bench.root / f'p_uncond_{value:g}'
         config = bench.config.copy_and_resolve_references()
         config.p_uncond, config.train.steps = value, bench.step
-        if value == own or not train(config, workdir, bench.budget, bench.report):
+        if value == own or not train(config, workdir, bench.budget):
             continue
         config.sweep.w = bench.weights
         slugs.append(f'p_uncond_{value:g}')
         name = f'p_uncond = {value:g}, T = {steps}'
-        bench.keep(slugs[-1], name, trained.TrainedModel(workdir, config))
+        bench.keep(slugs[-1], name, loading.load(workdir, config=config))
     return slugs
 
 
 def _rules(bench: Bench) -> list[str]:
     """(e) Guidance in an interval, projected guidance, autoguidance by two guides."""
-    network, null_label = models.make_unet(bench.config).apply, bench.config.data.num_classes
     slugs = [_at_steps(bench, bench.config.sampler.num_steps)]
     for low, high in INTERVALS:
-        rule = rules.ClassifierFreeInInterval(network, null_label, low, high)
-        name, passes = f'interval ({low:g}, {high:g}]', 1.0 + share_inside(bench.config, low, high)
-        slugs.append(bench.curve(f'interval_{low:g}_{high:g}', name, rule=rule, passes=passes))
+        rule = f'interval:lowest={low},highest={high}'
+        name = f'interval ({low:g}, {high:g}]'
+        slugs.append(bench.curve(f'interval-{low:g}-{high:g}', name, guidance=rule))
     for radius in RADII:
-        rule = rules.Projected(network, null_label, eta=0.0, radius=radius)
+        rule = f'projected:eta=0,radius={radius}'
         name = f'APG, eta = 0, r = {radius:g}, no momentum'
-        slugs.append(bench.curve(f'apg_{radius:g}', name, rule=rule))
+        slugs.append(bench.curve(f'projected-{radius:g}', name, guidance=rule))
     guides = {'earlier': _earlier(bench), 'small': _small_guide(bench)}
     for kind, workdir in guides.items():
         if workdir is None:
-            bench.report(f'autoguidance by the {kind} guide waits: it is not trained yet')
+            logging.info('autoguidance by the %s guide waits: it is not trained yet', kind)
             continue
-        config = bench.changed(bench.weights)
-        slugs.append(f'autoguidance_{kind}')
-        model = trained.AutoguidedModel(bench.root / 'model', workdir, config)
-        bench.keep(slugs[-1], f'autoguidance by the {kind} guide', model)
+        name = f'autoguidance by the {kind} guide'
+        rule = {'guidance': 'autoguidance', 'network': workdir}
+        slugs.append(bench.curve(f'autoguidance_{kind}', name, **rule))
     return slugs
-
-
-def share_inside(config: ConfigDict, lowest: float, highest: float) -> float:
-    """Share of a trajectory's levels that an interval of noise levels (lowest, highest] holds."""
-    levels = sampling.logsnr_levels(
-        config.sampler.num_steps, config.diffusion.logsnr_min, config.diffusion.logsnr_max
-    )
-    first, end = (guidance.logsnr_of_noise_level(level) for level in (highest, lowest))
-    return float(np.mean((first <= levels) & (levels < end)))
 
 
 def _earlier(bench: Bench) -> epath.Path | None:
@@ -207,27 +191,25 @@ def _earlier(bench: Bench) -> epath.Path | None:
 
 
 def _small_guide(bench: Bench) -> epath.Path | None:
-    config = bench.load('configs/tiny_imagenet64_guide.py')
+    config = bench.load(f'{CONFIG}:guide')
     config.train.steps = guide_steps(bench.step)
     workdir = bench.root / 'guide'
-    return workdir if train(config, workdir, bench.budget, bench.report) else None
+    return workdir if train(config, workdir, bench.budget) else None
 
 
 def _classifier(bench: Bench) -> list[str]:
     """(f) Classifier guidance of the conditional and of the unconditional model."""
     slugs = [_at_steps(bench, bench.config.sampler.num_steps)]
     workdir = bench.root / 'classifier'
-    config = bench.load('configs/tiny_imagenet64_classifier.py')
-    if not train(config, workdir, bench.budget, bench.report):
+    config = bench.load(f'{CONFIG}:classifier')
+    if not train(config, workdir, bench.budget):
         return slugs
     for conditional in (True, False):
         base = 'conditional' if conditional else 'unconditional'
-        chosen = bench.changed(SCALES if conditional else (0.0, *SCALES))
-        model = trained.ClassifierGuidedModel(
-            bench.root / 'model', workdir, chosen, form='mean', conditional=conditional
-        )
-        slugs.append(f'classifier_{base}')
-        bench.keep(slugs[-1], f'classifier on the {base} model', model, passes=1)
+        name = f'classifier on the {base} model'
+        weights = SCALES if conditional else (0.0, *SCALES)
+        rule = f'classifier_mean:conditional={conditional}'
+        slugs.append(bench.curve(f'classifier_{base}', name, weights, rule, workdir))
     return slugs
 
 
@@ -241,18 +223,8 @@ PARTS: dict[str, Callable[[Bench], list[str]]] = {
 }
 
 
-class Untrained:
-    """The network before its first step, as a `trained.Model`."""
-
-    def __init__(self, config: ConfigDict):
-        self.config = config
-        self._generator = generation.make_generator(config)
-        self._params = train_step.create_state(config).ema_params
-
-    def generate(self, seed: int, indices: ArrayLike, labels: ArrayLike, w: ArrayLike):
-        """See `trained.Model`."""
-        return self._generator(self._params, seed, np.asarray(indices), np.asarray(labels), w)
-
-    def provenance(self) -> dict[str, Any]:
-        """See `trained.Model`."""
-        return {'checkpoint_step': 0, 'weights': 'initial', 'seed_of_weights': self.config.seed}
+def untrained(config: ConfigDict) -> Model:
+    """The network before its first step."""
+    params = {'main': train_step.create_state(config).ema_params}
+    provenance = {'checkpoint_step': 0, 'weights': 'initial', 'seed_of_weights': config.seed}
+    return Model(config, params, provenance=provenance)

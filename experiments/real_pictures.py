@@ -8,16 +8,10 @@ import numpy as np
 from etils import epath
 from real_extractor import NAMES
 
-from cfg_jax import (
-    files,
-    generation,
-    trained,
-)
-from cfg_jax.data import (
-    images,
-    sources,
-)
+from cfg_jax import files
+from cfg_jax.data import images, sources
 from cfg_jax.evaluation import plots
+from cfg_jax.inference import Model
 from cfg_jax.training import writers
 
 ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -86,7 +80,7 @@ def loss(path: epath.Path, workdir: epath.Path) -> None:
     plots.save(path, figure)
 
 
-def grids(directory: epath.Path, model: trained.Model, label: int | None) -> None:
+def grids(directory: epath.Path, model: Model, label: int | None) -> None:
     """one_class.png: a class, a column per w. classes.png: random classes, a panel per w; their
     names, row by row, in classes.json.
 
@@ -110,7 +104,7 @@ def grids(directory: epath.Path, model: trained.Model, label: int | None) -> Non
         row_names=[names[label]] + [''] * (_ROWS - 1),
         column_names=[f'w = {w:g}' for w in ROW_OF_W],
     )
-    labels = np.asarray(generation.image_labels(seed, several, config.data.num_classes, 'uniform'))
+    labels = model.draw_conditions(seed, several, 'uniform')
     panels = _rows_of_w(model, several, labels, PANELS)
     figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 4), layout='constrained')
     for panel, found, w in zip(axes, panels, PANELS, strict=True):
@@ -121,7 +115,7 @@ def grids(directory: epath.Path, model: trained.Model, label: int | None) -> Non
 
 
 def _rows_of_w(
-    model: trained.Model, numbers: np.ndarray, labels: np.ndarray, weights: Sequence[float]
+    model: Model, numbers: np.ndarray, labels: np.ndarray, weights: Sequence[float]
 ) -> np.ndarray:
     """uint8 [len(weights), len(numbers), H, W, C], in batches of the size that is compiled."""
     count, size = len(weights) * len(numbers), model.config.sweep.batch_size
@@ -137,7 +131,8 @@ def _rows_of_w(
     ]
     for start in range(0, count, size):
         indices, classes, w = (values[start : start + size] for values in every)
-        x = model.generate(model.config.sweep.seed, indices, classes, w)
+        condition = model.conditioning.from_user(classes)
+        x = model.generate(model.config.sweep.seed, indices, condition, w).x
         parts.append(np.asarray(images.to_uint8(x)))
     found = np.concatenate(parts)[:count]
     return found.reshape(len(weights), len(numbers), *found.shape[1:])

@@ -36,7 +36,7 @@ _HEADINGS = NAMES | {
 _BESIDE = ('seed', 'untrained')  # curves that stand with no part
 _SECTIONS = {
     'sweep': 'Guidance',
-    'steps': "The paper's sampler, and a tenth of its passes",
+    'steps': "The paper's sampler, and a tenth of its NFE",
     'p_uncond': 'p_uncond, models trained as long',
     'T': 'Steps',
     'rules': 'Later rules',
@@ -44,7 +44,7 @@ _SECTIONS = {
 }
 
 
-class Report:
+class Publication:
     """All that was measured of one checkpoint.
 
     Args:
@@ -151,7 +151,7 @@ class Report:
         for part in ('sweep', 'p_uncond', 'T'):
             curves = [self._curve(slug) for slug in self._parts.get(part, ())]
             columns = [
-                claims.column(curve['name'], curve, distance='FD-768', score=NAMES['is'])
+                claims.column(curve['name'], curve, fid_name='FD-768', is_name=NAMES['is'])
                 for curve in curves
             ]
             found |= {verdict.claim: verdict for verdict in findings.check_all(columns)}
@@ -160,7 +160,11 @@ class Report:
     def _command(self) -> str:
         environment = provenance.describe_environment()
         commit = subprocess.run(
-            ['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, check=False
+            ['git', 'describe', '--always', '--dirty'],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
         ).stdout.strip()
         lines = [
             f'python experiments/tiny_imagenet64.py {shlex.join(self._argv)}',
@@ -188,8 +192,9 @@ def _sweep_table(curves: Sequence[Curve]) -> str:
         for row in curve['rows']:
             rows.append(_shown(row, _AGAINST_TRAIN + _AGAINST_VALIDATION + _OTHERS))
             first = {'curve': curve['name']} if len(curves) > 1 else {}
-            passes = {'network passes': f'{row["network_passes"]:,}'}
-            leading.append(first | {'w': f'{row["w"]:g}'} | passes)
+            # Called network_passes by the first edition.
+            nfe = {'NFE': f'{row.get("nfe", row.get("network_passes")):,}'}
+            leading.append(first | {'w': f'{row["w"]:g}'} | nfe)
     return tables.score_table(rows, leading, names=_HEADINGS)
 
 

@@ -6,51 +6,38 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 from real_extractor import RealExtractor
 
-from cfg_jax import (
-    config as config_lib,
-    files,
-    trained,
-)
-from cfg_jax.data import (
-    images,
-    pipeline,
-)
+from cfg_jax import config as config_lib, files
+from cfg_jax.data import images, pipeline
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import (
     dataset_reference,
     reference as reference_lib,
+    results as results_lib,
     scoring,
     sweep,
 )
-from cfg_jax.evaluation.cache import (
-    Shards,
-    weights,
-)
+from cfg_jax.evaluation.cache import SampleCache, Samples, weights
 from cfg_jax.evaluation.reference import Reference
-from cfg_jax.metrics import (
-    precision_recall,
-    scores,
-)
+from cfg_jax.inference import Model
+from cfg_jax.metrics import precision_recall, scores
 from cfg_jax.metrics.features import Features, extraction
-from cfg_jax.metrics.statistics import (
-    Gaussian,
-    Moments,
-)
+from cfg_jax.metrics.statistics import Gaussian, Moments
 
 SPLITS = ('train', 'validation')
 CURVE = 'curve.json'
+_ADVICE = 'choose another --root'
 
 Row = dict[str, Any]
 Curve = dict[str, Any]  # what CURVE holds: settings of the sweep, 'name', 'config' and 'rows'
-Report = Callable[[str], None]
 
 
 class RealImages(NamedTuple):
-    """What a split is to scores: its statistics, and the distance from its sFID maps."""
+    """What metrics need of a split: its statistics, and the distance from its sFID maps."""
 
     statistics: Reference
     spatial_distance: Callable[[Gaussian], float]
@@ -68,21 +55,21 @@ class References(NamedTuple):
 
 
 def references(
-    config: ConfigDict, root: epath.Path, extractor: RealExtractor, count: int, report: Report
+    config: ConfigDict, root: epath.Path, extractor: RealExtractor, count: int
 ) -> References:
     """The statistics of `count` images of each split, or of all for 0; kept in ROOT/reference."""
     made = []
     for split in SPLITS:
         path = root / 'reference' / f'{split}{count or ""}.npz'
         if not path.exists():
-            report(f'\nreference: {split}, {count or "all"} images')
+            logging.info('\nreference: %s, %s images', split, count or 'all')
             group = config.data.copy_and_resolve_references()
             group.split = split + (f'[:{count}]' if count else '')
             dataset_reference.compute(
-                group, extractor.inception, path, config.sweep.batch_size, report
+                group, extractor.inception, path, config.sweep.batch_size, logging.info
             )
         statistics = reference_lib.load(path, extractor.inception)
-        # The root of its covariance takes as long as the rest of a score, and is always the same.
+        # The root of its covariance takes as long as the rest of a row, and is always the same.
         made.append(RealImages(statistics, scores.distance_from(statistics.spatial)))
     return References(*made)
 
@@ -95,23 +82,19 @@ def check_counts(num_samples: int, num_real: int) -> None:
             raise UserError(f'{name}={count}: precision and recall need at least {fewest} images')
 
 
-class Scorer:
-    """Samples, scores and keeps curves in ROOT/sweep/SLUG; goes on from what is there.
+class Curves:
+    """Samples, measures and keeps curves in ROOT/sweep/SLUG; continues from what is there.
 
     Args:
       root: the experiment's directory.
       extractor: of the samples' features.
       real_images: what they are compared with.
-      report: receives lines of progress.
     """
 
-    def __init__(
-        self, root: epath.Path, extractor: RealExtractor, real_images: References, report: Report
-    ):
-        self._root, self._extractor = root, extractor
-        self._real, self._report = real_images, report
+    def __init__(self, root: epath.Path, extractor: RealExtractor, real_images: References):
+        self._root, self._extractor, self._real = root, extractor, real_images
 
-    def curve(self, slug: str, name: str, model: trained.Model, passes: float = 2.0) -> Curve:
+    def curve(self, slug: str, name: str, model: Model) -> Curve:
         """The rows of a model at the weights of its config's `sweep`, written as CURVE too.
 
         Rows of other weights that were measured before stay in it.
@@ -120,7 +103,6 @@ class Scorer:
           slug: of the directory.
           name: for people.
           model: what is sampled.
-          passes: network passes of a guided step, on average.
 
         Raises:
           UserError: the directory holds samples of other settings.
@@ -128,13 +110,14 @@ class Scorer:
         config = model.config
         settings = sweep.settings_of(model, self._extractor)
         settings |= {'references': self._real.hashes()}
-        directory = sweep.claim(self._root / 'sweep' / slug, settings)
-        self._report(f'\n{name}')
+        directory = results_lib.claim(self._root / 'sweep' / slug, settings, _ADVICE)
+        logging.info('\n%s', name)
         self._fill(model, directory)
         rows = [files.read_json(path) for path in (directory / 'rows').glob('w_*.json')]
+        # Rows of the first edition lack it; its rules guided at every level.
         steps = config.sampler.num_steps
         rows = [
-            row | {'network_passes': round(steps * (passes if row['w'] else 1))}
+            {'nfe': steps * model.rule.nfe_per_level(row['w'])} | row
             for row in sorted(rows, key=lambda row: row['w'])
         ]
         config.sweep.w = tuple(row['w'] for row in rows)
@@ -142,24 +125,24 @@ class Scorer:
         files.write_json(directory / CURVE, curve)
         return curve
 
-    def _fill(self, model: trained.Model, directory: epath.Path) -> None:
-        """Measures the rows that are not there yet; scores one while the next is sampled."""
+    def _fill(self, model: Model, directory: epath.Path) -> None:
+        """Measures the rows that are missing, each while the next is sampled."""
         path = {w: directory / 'rows' / f'w_{w!r}.json' for w in weights(model.config)}
         missing = [w for w in path if not path[w].exists()]
-        with ThreadPoolExecutor(1) as scoring:
+        with ThreadPoolExecutor(1) as measuring:
             kept = []
             for w in missing:
                 model.config.sweep.w = (w,)
-                shards = Shards(model, directory / 'shards', self._extractor, self._report)
-                shards.compute()
-                kept.append(scoring.submit(self._keep, path[w], w, shards, model.config))
+                cache = SampleCache(model, directory / 'shards', self._extractor)
+                cache.compute()
+                samples = cache.collect(w, model.config.sweep.seed)
+                kept.append(measuring.submit(self._keep, path[w], w, samples, model.config))
         for row in kept:
             row.result()
 
-    def _keep(self, path: epath.Path, w: float, shards: Shards, config: ConfigDict) -> None:
-        samples = shards.collect(w, config.sweep.seed)
-        row = score(samples.features, samples.labels, self._real, config)
-        files.write_json(path, {'w': w} | row)
+    def _keep(self, path: epath.Path, w: float, samples: Samples, config: ConfigDict) -> None:
+        row = metrics_of(samples.features, samples.condition, self._real, config)
+        files.write_json(path, {'w': w, 'nfe': samples.nfe} | row)
 
     def floor(self, config: ConfigDict) -> list[Row]:
         """Real images in the place of samples, as many of them: each split against the other."""
@@ -170,12 +153,12 @@ class Scorer:
             'features': self._extractor.provenance(),
             'references': self._real.hashes(),
         }
-        directory = sweep.claim(floor_directory(self._root, config), settings)
+        directory = results_lib.claim(floor_directory(self._root, config), settings, _ADVICE)
         rows = []
         for split, other in zip(SPLITS, reversed(SPLITS), strict=True):
             path = directory / f'{split}.json'
             if not path.exists():
-                self._report(f'\nfloor: {split} against {other}')
+                logging.info('\nfloor: %s against %s', split, other)
                 row = self._floor_row(config, split, getattr(self._real, other))
                 files.write_json(path, row | {'images': split, 'against': other})
             rows.append(files.read_json(path))
@@ -185,7 +168,7 @@ class Scorer:
         count, size = config.sweep.num_samples, config.sweep.batch_size
         epoch = pipeline.one_epoch(config.data, split, size)
         batches = list(itertools.islice(epoch, -(-count // size)))
-        labels = np.concatenate([batch['label'] for batch in batches])[:count]
+        labels = np.concatenate([batch['condition'] for batch in batches])[:count]
         pixels = np.concatenate([images.to_uint8(batch['image']) for batch in batches])[:count]
         parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
         features = extraction.concatenate(extraction.extract_all(self._extractor, parts, size))
@@ -197,7 +180,7 @@ def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:
     return root / 'sweep' / f'real_images-n{config.sweep.num_samples}'
 
 
-def score(
+def metrics_of(
     features: Features, labels: np.ndarray, references: References, config: ConfigDict
 ) -> Row:
     """`against` the training split, and both distances to the validation split as

@@ -1,18 +1,16 @@
-"""Training within minutes: on a machine that is lent for a while, to be gone on with later."""
+"""Training within minutes: on a machine that is lent for a while, to be continued later."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax.errors import Preempted
 from cfg_jax.training import loop
-
-Report = Callable[[str], None]
 
 _AGAIN_SECONDS = 1.0
 
@@ -41,7 +39,7 @@ class _Alarm:
         self._before = None
 
     def __enter__(self) -> '_Alarm':
-        # Where the loop does not listen yet, or no more, SIGTERM must not end the process.
+        # Where the loop does not listen yet, or no longer, SIGTERM must not end the process.
         self._before = signal.signal(signal.SIGTERM, self._outside_of_the_loop)
         self._timer.start()
         return self
@@ -61,15 +59,15 @@ class _Alarm:
         self._timer.start()
 
 
-def train(config: ConfigDict, workdir: epath.Path, budget: Budget, report: Report) -> bool:
-    """Trains, or goes on, until `config.train.steps` or until the budget is spent.
+def train(config: ConfigDict, workdir: epath.Path, budget: Budget) -> bool:
+    """Trains, or continues, until `config.train.steps` or until the budget is spent.
 
     Returns:
       Whether the training is complete.
     """
     seconds = budget.seconds_left()
     if not seconds:
-        report(f'no minutes left to train {workdir}')
+        logging.info('no minutes left to train %s', workdir)
         return False
     with _Alarm(seconds) as alarm:
         try:
@@ -77,6 +75,6 @@ def train(config: ConfigDict, workdir: epath.Path, budget: Budget, report: Repor
         except Preempted as stop:
             if not alarm.rang:
                 raise
-            report(f'the minutes are spent: {stop}; the same command trains on')
+            logging.info('the minutes are spent: %s; the same command trains on', stop)
             return False
     return True

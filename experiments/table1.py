@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     root = epath.Path(options.root).expanduser()
     columns = []
     for p_uncond in P_UNCOND:
-        config = presets.load(options, 'configs/imagenet64.py', overrides)
+        config = presets.load(options, 'imagenet64.py', overrides)
         config.p_uncond = p_uncond
         config.sweep.w = options.w or config.sweep.w
         workdir = root / f'p_uncond_{p_uncond:g}'

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     toy = options.preset != 'paper'
     columns = []
     for steps, paper_steps in zip(SMALL_STEPS if toy else STEPS, STEPS, strict=True):
-        config = presets.load(options, 'configs/imagenet128.py', overrides)
+        config = presets.load(options, 'imagenet128.py', overrides)
         config.sampler.num_steps = steps
         config.sweep.w = options.w or config.sweep.w
         name = f'table2-T{steps}'

@@ -4,11 +4,11 @@
         --inception=inception768.npz --googlenet=googlenet.npz --root=runs/tiny --minutes=20
     the same with --preset=toy       (every path of it on a CPU, in minutes; nothing is learned)
 
-Trains configs/tiny_imagenet64.py for --minutes, or goes on with it, and measures --parts:
+Trains configs/tiny_imagenet64.py for --minutes, or continues it, and measures --parts:
 
   train       alone: trains and measures nothing, for a machine lent for minutes
   sweep       the paper's 14 w; beside them real images, a second seed and an untrained network
-  steps       the paper's sampler at twice the steps, a tenth of its passes, DDIM at a tenth
+  steps       the paper's sampler at twice the steps, a tenth of its NFE, DDIM at a tenth
   p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps
   rules       guidance interval, projected guidance, autoguidance
   classifier  classifier guidance
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     import real_training
     from etils import epath
 
-    from cfg_jax import trained
+    from cfg_jax import loading
     from cfg_jax.data import sources
     from cfg_jax.perf import compilations
 
@@ -60,31 +60,30 @@ def main(argv: Sequence[str]) -> None:
         options.inception, options.googlenet, classes, config.sweep.dtype
     )
     if options.weights_in:
-        portable.load(options.weights_in, config, root / 'model', print)
+        portable.load(options.weights_in, config, root / 'model')
     budget = real_training.Budget(options.minutes)
-    real_training.train(config, root / 'model', budget, print)
-    model = trained.TrainedModel(root / 'model', config)
+    real_training.train(config, root / 'model', budget)
+    model = loading.load(root / 'model', config=config)
     if options.weights_out:
         portable.save(options.weights_out, config, root / 'model')
     parts = [part for part in options.parts if part != 'train']
     if not parts:
         return
-    references = real_scores.references(config, root, extractor, count, print)
+    references = real_scores.references(config, root, extractor, count)
     bench = real_parts.Bench(
         config=config,
         root=root,
-        step=model.step,
+        step=model.provenance()['checkpoint_step'],
         weights=options.w,
         load=lambda path: real_presets.load(options, path, of_data),
-        scorer=real_scores.Scorer(root, extractor, references, print),
+        curves=real_scores.Curves(root, extractor, references),
         budget=budget,
-        report=print,
     )
     for part in parts:
         real_parts.measure(bench, part)
         if part == 'sweep':
             real_pictures.grids(out, model, options.label)
-    print('\n' + real_report.Report(bench, out, argv).write())
+    print('\n' + real_report.Publication(bench, out, argv).write())
     print(f'written to {out}')
 
 
