@@ -114,9 +114,7 @@ def _full_size(variant: str) -> ConfigDict:
         config.train.steps = 4_000
         config.train.keep_period = 0
     elif variant:
-        raise ValueError(
-            f'no variant {variant!r}; there are: small, guide, classifier, toy, toy_...'
-        )
+        raise ValueError(f'no variant {variant!r}; there are: small, guide, classifier, toy')
     return config
 
 

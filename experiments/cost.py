@@ -4,10 +4,10 @@
     python experiments/cost.py --measured=results/bench/h200/imagenet64.json
 
 Operations are counted (cfg_jax/perf/cost.py). A throughput is estimated as a share of a chip's
-peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. An
-evaluation in the sweep takes a third of a training image. kWh are device-days times the makers' board power, without
-hosts and cooling. All-reduce: 4 bytes a parameter, (n - 1) / n of them twice over --allreduce GB/s,
-nothing overlapped.
+peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. An evaluation in
+the sweep takes a third of a training image. kWh are device-days times the makers' board power,
+without hosts and cooling. All-reduce: 4 bytes a parameter, (n - 1) / n of them twice over
+--allreduce GB/s, nothing overlapped.
 """
 
 import json

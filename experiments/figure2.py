@@ -27,8 +27,10 @@ from gaussian_mixture import GaussianMixture, class_log_densities, exact_eps, gr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cfg_jax import cli, files, guidance, keys as keys_lib, provenance, samplers
+from cfg_jax import cli, files, guidance, keys as keys_lib, provenance
 from cfg_jax.evaluation import plots
+from cfg_jax.samplers.ancestral import Ancestral
+from cfg_jax.samplers.loop import follow
 
 W = (0.0, 1.0, 10.0, 100.0, 1000.0)
 NUM_STEPS = 512
@@ -67,7 +69,7 @@ def _sample(keys: jax.Array, label: jax.Array, w: jax.Array, num_steps: int) -> 
         return guidance.guide(eps_theta(z, levels, label), eps_theta(z, levels, null), w)
 
     z = keys_lib.per_image_noise(keys, (2,))
-    return samplers.ancestral(eps_fn, z, keys, num_steps=num_steps, v=V, clip=False)
+    return follow(Ancestral(num_steps, clip=False, v=V), eps_fn, z, keys)
 
 
 def merge_cells(cells: np.ndarray, count: int) -> np.ndarray:

@@ -64,11 +64,11 @@ def markdown(measured: Sequence[Measured]) -> str:
         for line, cost in zip(metrics, cells, strict=True)
     ]
     note = (
-        'Cost per image. NFE counts evaluations of networks, classifier gradients those of them that'
-        ' are a forward and a backward pass of the noisy classifier; GFLOP counts all at 2 per'
-        ' multiply-add; ms is a warm batch on this machine. w = 0 is plain class-conditional sampling. A scale counts'
-        ' from the model that is guided: s on the conditional model answers s + 1 on the'
-        ' unconditional one.'
+        'Cost per image. NFE counts evaluations of networks, classifier gradients those of them'
+        ' that are a forward and a backward pass of the noisy classifier; GFLOP counts all at 2 per'
+        ' multiply-add; ms is a warm batch on this machine. w = 0 is plain class-conditional'
+        ' sampling. A scale counts from the model that is guided: s on the conditional model'
+        ' answers s + 1 on the unconditional one.'
     )
     return '\n'.join(lines) + f'\n\n{note}\n'
 

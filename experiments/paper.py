@@ -29,10 +29,8 @@ def load(name: str) -> Table:
     table = held[name]
     rows = {
         float(column): [
-            {'w': w, 'fid': fid, 'is': inception_score}
-            for w, fid, inception_score in zip(
-                values['w'], values['fid'], values['is'], strict=True
-            )
+            dict(zip(('w', 'fid', 'is'), row, strict=True))
+            for row in zip(values['w'], values['fid'], values['is'], strict=True)
         ]
         for column, values in table['rows'].items()
     }

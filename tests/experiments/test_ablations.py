@@ -10,14 +10,18 @@ import pytest
 from PIL import Image
 from support import ROOT, experiment, tiny_arguments, toy_instead_of_networks
 
+from cfg_jax.conditioning.label import Label
+from cfg_jax.guidance.guided import GuidedDenoiser
 from cfg_jax.metrics.features import classifier
+from cfg_jax.models.denoiser import Denoiser
 
+ablation_noise = experiment('ablation_noise')
 ablation_rows = experiment('ablation_rows')
 ablation_table = experiment('ablation_table')
 Relation, Row = ablation_rows.Relation, ablation_rows.Row
 
 
-def scores(fid, agreement=0.5, se=1.0):
+def metrics(fid, agreement=0.5, se=1.0):
     return {'fid': fid, 'fid_se': se, 'is': 5.0, 'class_agreement': agreement, 'count': 100}
 
 
@@ -36,7 +40,7 @@ def scores(fid, agreement=0.5, se=1.0):
     ],
 )
 def test_a_relation_holds_fails_or_is_undecided(fid, sign, holds):
-    rows = {'a': scores(fid), 'b': scores(10.0)}
+    rows = {'a': metrics(fid), 'b': metrics(10.0)}
     assert ablation_table.judge(Relation('fid', sign, 'b'), rows['a'], rows) is holds
 
 
@@ -44,17 +48,17 @@ def test_a_relation_holds_fails_or_is_undecided(fid, sign, holds):
 def test_agreement_with_chance(share, holds):
     """The standard error of a share of 0.16 among 100 is 0.037."""
     relation = Relation('class_agreement', '~', 0.1)
-    assert ablation_table.judge(relation, scores(1.0, share), {}) is holds
+    assert ablation_table.judge(relation, metrics(1.0, share), {}) is holds
 
 
 def test_an_agreement_of_one_has_an_error():
-    rows = {'a': scores(1.0, 1.0), 'b': scores(1.0, 0.98)}
+    rows = {'a': metrics(1.0, 1.0), 'b': metrics(1.0, 0.98)}
     relation = Relation('class_agreement', '>', 'b')
     assert ablation_table.judge(relation, rows['a'], rows) is None
 
 
 def test_verdicts_name_what_failed():
-    rows = {'a': scores(20.0, 0.9), 'b': scores(10.0, 0.2)}
+    rows = {'a': metrics(20.0, 0.9), 'b': metrics(10.0, 0.2)}
     more, less = Relation('fid', '>', 'b'), Relation('class_agreement', '<', 'b')
     row = Row('a', 'words', (more,), w=1.0)
     assert ablation_table.verdict(row, rows) == 'as expected'
@@ -92,18 +96,35 @@ def test_groups_share_a_sampler(tiny_config):
 
 def test_noise_in_the_place_of_the_unconditional_prediction():
     """eps~ - (1 + w) eps is -w times noise: standard normal, the image's own, fresh each level."""
-    rule = ablation_rows.NoiseForUnconditional(lambda params, z, logsnr, label: z * params, 10)
+    denoiser = Denoiser(lambda params, z, logsnr, condition: z * params)
     keys = jax.random.split(jax.random.key(0), 500)
-    z, label = jnp.ones((500, 4, 4, 1)), jnp.zeros(500, jnp.int32)
-    w = jnp.full(500, 3.0)
-    eps_fn = rule.guided(2.0, label, w, keys).eps_fn
-    noise = [np.asarray((4 * 2.0 - eps_fn(z, jnp.float32(level))) / 3) for level in (0.5, 0.6)]
-    for each in noise:
+    z, label, w = jnp.ones((500, 4, 4, 1)), jnp.zeros(500, jnp.int32), jnp.full(500, 3.0)
+
+    def noise(rows):
+        """Of two levels [2, B, ...], for some of the images."""
+        predict = GuidedDenoiser(
+            ablation_noise.NoiseForUnconditional(),
+            {'main': denoiser},
+            {'main': 2.0},
+            Label(10),
+            label[rows],
+            keys[rows],
+            w[rows],
+        )
+        state, found = predict.init(z[rows]), []
+        for level in (0.5, 0.6):
+            prediction, state = predict(z[rows], jnp.float32(level), state)
+            found.append(np.asarray((4 * 2.0 - prediction.eps) / 3))
+        assert int(state.nfe) == 2  # one evaluation a level
+        return np.stack(found)
+
+    every = noise(np.arange(500))
+    for each in every:
         assert abs(each.mean()) < 5 / np.sqrt(each.size)
         assert abs(each.std() - 1) < 5 / np.sqrt(2 * each.size)
-    assert abs(np.mean(noise[0] * noise[1])) < 5 / np.sqrt(noise[0].size)
-    some = rule.guided(2.0, label[7:9], w[7:9], keys[7:9]).eps_fn
-    np.testing.assert_array_equal(some(z[7:9], 0.5), eps_fn(z, jnp.float32(0.5))[7:9])
+    assert abs(np.mean(every[0] * every[1])) < 5 / np.sqrt(every[0].size)
+    assert abs(np.mean(every[:, 1:] * every[:, :-1])) < 5 / np.sqrt(every[:, 1:].size)
+    np.testing.assert_array_equal(noise(np.arange(7, 9)), every[:, 7:9])
 
 
 @pytest.mark.skipif(

@@ -5,20 +5,22 @@ import pytest
 from PIL import Image
 from support import experiment, run_here
 
+from cfg_jax.inference import Generated, Model
+
 figures_samples = experiment('figures_samples')
 
 
-class Recorder:
+class Recorder(Model):
     """A model that draws flat images and remembers what it was asked for."""
 
     def __init__(self, config):
-        self.config = config
+        super().__init__(config)
         self.asked = []
 
-    def generate(self, seed, indices, labels, w):
-        self.asked.append((seed, list(indices), list(labels), w))
-        side = self.config.data.image_size
-        return np.full((len(labels), side, side, 1), w / 4.0, np.float32)
+    def generate(self, seed, indices, condition, w):
+        self.asked.append((seed, list(indices), list(condition), w))
+        side, count = self.config.data.image_size, len(condition)
+        return Generated(np.full((count, side, side, 1), w / 4.0, np.float32), np.full(count, 4))
 
 
 @pytest.mark.parametrize(

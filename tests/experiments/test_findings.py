@@ -11,9 +11,9 @@ findings, paper, claims = experiment('findings'), experiment('paper'), experimen
 W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0)
 
 
-def column(fid, score, num_samples=50_000, **setting):
+def column(fid, inception_score, num_samples=50_000, **setting):
     """A curve over W."""
-    rows = [{'w': w, 'fid': f, 'is': s} for w, f, s in zip(W, fid, score, strict=True)]
+    rows = [{'w': w, 'fid': f, 'is': i} for w, f, i in zip(W, fid, inception_score, strict=True)]
     return findings.Column('made up', setting, findings.with_errors(rows, num_samples))
 
 
@@ -87,9 +87,9 @@ def test_dropout_half_is_worse():
 
 def test_dropout_is_compared_at_equal_is_not_at_equal_w():
     """p_uncond = 0.5 guides less: at equal w its FID is lower, at equal IS higher."""
-    score = np.array(IS)
-    columns = {p: column(score**2 / 1000, score, p_uncond=p) for p in (0.1, 0.2)}
-    columns[0.5] = column(0.9 * score**2 / 1000, 0.7 * score, p_uncond=0.5)
+    base = np.array(IS)
+    columns = {p: column(base**2 / 1000, base, p_uncond=p) for p in (0.1, 0.2)}
+    columns[0.5] = column(0.9 * base**2 / 1000, 0.7 * base, p_uncond=0.5)
     assert all(
         half['fid'] < tenth['fid']
         for half, tenth in zip(columns[0.5].rows, columns[0.1].rows, strict=True)

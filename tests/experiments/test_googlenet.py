@@ -161,7 +161,7 @@ def test_real_weights_on_real_images():
     logits, labels = [], []
     for batch in pipeline.one_epoch(group, 'validation[:1000]', 50):
         logits.append(googlenet.logits(params, images.to_uint8(batch['image']))[:, order])
-        labels.append(batch['label'])
+        labels.append(batch['condition'])
     logits, labels = np.concatenate(logits), np.concatenate(labels)
     assert scores.class_agreement(logits, labels) == pytest.approx(0.224, abs=0.03)
     assert scores.class_agreement(logits[:, : len(classes)], labels) == pytest.approx(

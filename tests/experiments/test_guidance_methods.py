@@ -14,7 +14,7 @@ from support import (
     user_error,
 )
 
-from cfg_jax import config as config_lib
+from cfg_jax import config_fields
 from cfg_jax.metrics.features import classifier
 
 guidance_methods = experiment('guidance_methods')
@@ -25,7 +25,7 @@ LISTS = ('--w=0,1', '--scales=2', '--ratios=1,2')
 
 
 def arguments(root):
-    known = config_lib.fields('classifier')
+    known = config_fields.fields('classifier')
     of_classifier = [a.replace('--config.', '--classifier.') for a in tiny_arguments()]
     of_classifier = [a for a in of_classifier if a[len('--classifier.') : a.index('=')] in known]
     return [f'--root={root}', '--preset=digits', *LISTS, *tiny_arguments(), *of_classifier]
@@ -81,16 +81,17 @@ def test_one_command_shows_all_methods_with_their_cost(root):
             assert row['seconds'] > 0
     table = (root / 'table.md').read_text()
     assert table.count('\n| ') == sum(counts.values())
-    assert '| network passes | classifier gradients | GFLOP | ms |' in table
+    assert '| NFE | classifier gradients | GFLOP | ms |' in table
     assert Image.open(root / 'tradeoff.png').width > 1000
 
 
 def test_costs_follow_from_steps(root, toy_networks):
-    """T = 4: a pass a step alone, two for classifier-free, a pass and a gradient for the other."""
+    """T = 4: one evaluation a step alone, two for classifier-free guidance; of a classifier's two
+    one is a gradient."""
     results = json.loads((root / 'results.json').read_text())
     for method in results['methods']:
         for row in method['rows']:
-            cost = row['network_passes'], row['classifier_gradients']
+            cost = row['nfe'], row['classifier_gradients']
             if method['strength'] == 'ratio':
                 assert cost == (4 * row['strength'], 0)
             elif row['strength'] == 0:
@@ -98,7 +99,7 @@ def test_costs_follow_from_steps(root, toy_networks):
             elif method['strength'] == 'w':
                 assert cost == (8, 0)
             else:
-                assert cost == (4, 4)
+                assert cost == (8, 4)
     free = next(m for m in results['methods'] if m['name'] == 'classifier-free, ancestral')
     by_strength = {row['strength']: row['gflop'] for row in free['rows']}
     second_branches = 4 * toy_second_branch(make_tiny_config()) / 1e9
@@ -122,9 +123,7 @@ def test_mistakes(root, capsys, toy_networks):
     assert '--data' in err[0]
     config = make_tiny_config()
     paths = guidance_methods.Workdirs(root / 'model', root / 'noisy_classifier')
-    message = user_error(
-        guidance_methods.filtered, config, paths, (0.5,), root, None, lambda line: None
-    )
+    message = user_error(guidance_methods.filtered, config, paths, (0.5,), root, None)
     assert '--ratios holds 0.5' in message
 
 
@@ -133,7 +132,7 @@ def test_a_pool_belongs_to_its_sampler(root, toy_networks):
     config = make_tiny_config(sampler__num_steps=5)
     extractor = classifier.load_or_train(config, root / 'classifier')
     paths = guidance_methods.Workdirs(root / 'model', root / 'noisy_classifier')
-    arguments = config, paths, (1.0,), root, extractor, lambda line: None
+    arguments = config, paths, (1.0,), root, extractor
     message = user_error(guidance_methods.filtered, *arguments)
     assert str(root / 'pool') in message
     assert 'sampler.num_steps: 4 -> 5' in message

@@ -114,12 +114,12 @@ def started(monkeypatch):
     """Stands in for training and sweeping; records what would have been run."""
     runs = []
 
-    def sweep_run(config, workdir, name, report, extractor):
+    def sweep_run(config, workdir, name, extractor):
         rows = [(w, 5.0 + w, 9.0 + w) for w in config.sweep.w]
         put_results(workdir, name, rows)
         runs.append((config, workdir.name, name))
 
-    monkeypatch.setattr(paper_table.training, 'train', lambda config, workdir, report: None)
+    monkeypatch.setattr(paper_table.loop, 'train', lambda config, workdir: None)
     monkeypatch.setattr(paper_table.extractors, 'load_extractor', lambda *args: None)
     monkeypatch.setattr(paper_table.sweep, 'run', sweep_run)
     return runs

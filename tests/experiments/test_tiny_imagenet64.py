@@ -24,7 +24,10 @@ from support import (
 )
 
 from cfg_jax.data import sources
+from cfg_jax.guidance.interval import Interval
+from cfg_jax.inference import Model
 from cfg_jax.metrics.features import Features
+from cfg_jax.training import step as train_step
 
 COMMAND = 'experiments/tiny_imagenet64.py'
 CLASSES = ('n00000001', 'n02099601', 'n00000003')
@@ -179,11 +182,11 @@ def test_curves(root):
             assert np.isfinite([row['fd768'], row['is'], row['class_agreement']]).all(), slug
             assert {'fd768_validation', 'sfid_validation', 'precision', 'fd768_se'} <= row.keys()
     assert [row['w'] for row in curves['T4']['rows']] == [0.0, 0.3, 4.0]
-    assert [row['network_passes'] for row in curves['T4']['rows']] == [4, 8, 8]
+    assert [row['nfe'] for row in curves['T4']['rows']] == [4, 8, 8]
     assert [row['w'] for row in curves['untrained']['rows']] == [0.0]
     assert curves['p_uncond_0.5']['config']['p_uncond'] == 0.5
-    assert curves['autoguidance_small']['autoguidance']['checkpoint_step'] == 3
-    assert curves['autoguidance_earlier']['autoguidance']['checkpoint_step'] == 8
+    assert curves['autoguidance_small']['guidance_network']['checkpoint_step'] == 3
+    assert curves['autoguidance_earlier']['guidance_network']['checkpoint_step'] == 8
     noise = abs(curves['seed']['rows'][0]['fd768'] - curves['T4']['rows'][0]['fd768'])
     assert noise > 0
 
@@ -200,7 +203,7 @@ def test_the_floor_is_of_real_images(root):
 
 def test_table(root):
     table = (root / 'results' / 'table.md').read_text()
-    assert '| w | network passes | FD-768 | sFID | FD-768, validation |' in table
+    assert '| w | NFE | FD-768 | sFID | FD-768, validation |' in table
     assert '| IS (GoogLeNet) | class agreement (GoogLeNet) |' in table
     assert '| real, validation | 24 | train |' in table
     assert '| untrained network, w = 0 | 30 | train |' in table
@@ -249,20 +252,21 @@ def test_weights_travel_in_half_precision(root, blobs, toys, tmp_path, capsys):
 def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_networks):
     real_training = experiment('real_training')
     config = make_tiny_config(train__steps=100_000, train__checkpoint_every=100_000)
-    lines = []
     start = time.monotonic()
     budget = real_training.Budget(3 / 60)
-    assert not real_training.train(config, tmp_path / 'run', budget, lines.append)
+    with logged() as lines:
+        assert not real_training.train(config, tmp_path / 'run', budget)
     assert 2 < time.monotonic() - start < 60
     assert 'the minutes are spent' in lines[-1]
     (step,) = (int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir())
     assert f'step {step}' in lines[-1]
     config.train.steps = step + 3
-    with logged() as resumed:
-        assert real_training.train(config, tmp_path / 'run', real_training.Budget(5), lines.append)
-    lines += resumed
+    with logged() as lines:
+        assert real_training.train(config, tmp_path / 'run', real_training.Budget(5))
     assert any(f'resuming from step {step}' in line for line in lines)
-    assert not real_training.train(config, tmp_path / 'run', real_training.Budget(0), lines.append)
+    with logged() as lines:
+        assert not real_training.train(config, tmp_path / 'run', real_training.Budget(0))
+    assert 'no minutes left' in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -297,11 +301,17 @@ def test_missing_weights_end_in_one_line(blobs, tmp_path, capsys):
     assert not (tmp_path / 'root').exists()
 
 
-def test_share_of_levels_inside_an_interval():
-    real_parts = experiment('real_parts')
+def test_an_interval_takes_a_second_evaluation_inside_of_it(toy_networks):
+    """The cosine schedule is uniform in arctan(s): s in (1, tan(3 pi / 8)] is a quarter of it."""
     config = make_tiny_config(sampler__num_steps=101)
-    assert real_parts.share_inside(config, 0.0, np.inf) == 1.0
-    assert real_parts.share_inside(config, 1.0, 1.0) == 0.0
-    # The cosine schedule is uniform in arctan(s): s in (1, tan(3 pi / 8)] is a quarter of it.
-    share = real_parts.share_inside(config, 1.0, float(np.tan(3 * np.pi / 8)))
+    params = {'main': train_step.create_state(config).ema_params}
+    zero = np.zeros(1, np.int32)
+
+    def nfe(lowest, highest):
+        rule = Interval(lowest, highest)
+        return int(Model(config, params, rule=rule).generate(0, zero, zero, 1.0).nfe[0])
+
+    assert nfe(0.0, np.inf) == 202
+    assert nfe(1.0, np.nextafter(1.0, 2.0)) == 101
+    share = nfe(1.0, float(np.tan(3 * np.pi / 8))) / 101 - 1.0
     assert share == pytest.approx(0.25, abs=0.011)

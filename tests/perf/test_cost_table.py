@@ -3,10 +3,7 @@
 import pytest
 from support import ROOT, experiment, run_here
 
-from cfg_jax import (
-    cli,
-    config as config_lib,
-)
+from cfg_jax import config as config_lib, config_files
 
 IMAGENET64 = str(ROOT / 'configs' / 'imagenet64.py')
 COMMITTED = (ROOT / 'experiments' / 'cost.md').read_text().splitlines()
@@ -40,7 +37,7 @@ def test_days_of_the_paper(table, works):
 
 def test_measured_rates(table, works):
     measured = {
-        'config': config_lib.to_json(cli.load_config(IMAGENET64)),
+        'config': config_lib.to_json(config_files.load_config(IMAGENET64)),
         'device': {'kind': 'NVIDIA H200', 'count': 2},
         'training': [{'images_per_second': 800.0}, {'images_per_second': 1000.0}],
     }
