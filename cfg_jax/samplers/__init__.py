@@ -7,6 +7,8 @@ A new sampler is one file with a frozen dataclass that extends `Sampler`, and on
 from __future__ import annotations
 
 import dataclasses
+import sys
+import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -96,3 +98,14 @@ def __getattr__(name: str) -> Any:
 
     sample.__name__, sample.__doc__ = name, SAMPLERS[name].summary
     return sample
+
+
+class _Package(types.ModuleType):
+    """Keeps `samplers.ancestral` a function after Python has imported the file of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in SAMPLERS and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

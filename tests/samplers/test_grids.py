@@ -1,0 +1,38 @@
+"""The levels of samplers: equally spaced in u, ends included."""
+
+import numpy as np
+import pytest
+from gaussian import levels64
+
+from cfg_jax.diffusion import CosineSchedule, LinearBetaSchedule
+from cfg_jax.samplers.grids import Grid
+
+
+def test_levels_are_equally_spaced_on_the_schedule():
+    for num_steps in (2, 3, 128, 1024):
+        levels = Grid().levels(num_steps)
+        assert levels.shape == (num_steps,)
+        assert (float(levels[0]), float(levels[-1])) == (-20.0, 20.0)
+        # Rounding u_t by 6e-8 moves logsnr by up to |dlogsnr/du| 6e-8, steep beside the ends.
+        expected = levels64(num_steps)[0]
+        slope = np.pi * np.cosh(expected / 2)
+        np.testing.assert_array_less(
+            np.abs(levels - expected), 4e-6 + 1e-7 * slope * (np.abs(expected) < 20)
+        )
+        assert np.all(np.diff(levels) > 0)
+    grid = Grid(CosineSchedule(-9.0, 4.0))
+    assert (float(grid.levels(5)[0])) == pytest.approx(-9.0, abs=2e-6)
+    assert (float(grid.levels(5)[-1])) == pytest.approx(4.0, abs=2e-6)
+
+
+def test_levels_of_a_table_are_entries_of_it():
+    """Of 1,000 discrete steps, 10 levels are every 111th, from the noisiest to the cleanest."""
+    schedule = LinearBetaSchedule()
+    levels = Grid(schedule).levels(10)
+    np.testing.assert_allclose(levels, schedule.table()[::-111], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('num_steps', [1, 0, -3])
+def test_fewer_than_two_levels_are_refused(num_steps):
+    with pytest.raises(ValueError, match='at least 2'):
+        Grid().levels(num_steps)
