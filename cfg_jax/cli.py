@@ -60,7 +60,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     Anything that is not a user's mistake keeps its traceback.
     """
     with console.log_shown():
-        sys.exit(_status(main))
+        status = _status(main)
+    sys.exit(status)
 
 
 def _status(main: Callable[[Sequence[str]], None]) -> int:

@@ -1,6 +1,7 @@
 """What commands show of the log: our notices on standard output, warnings on standard error."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -27,16 +28,22 @@ def log_shown() -> Iterator[None]:
 
     Ours (cfg_jax, scripts, experiments): INFO as bare lines on standard output, from WARNING on as
     'warning: ...' on standard error. Of other libraries: errors, and JAX's warnings about devices,
-    one line each. While `debugging`, their warnings and all tracebacks too.
+    one line each; of Orbax, which logs through absl and asyncio, nothing, because the exceptions
+    that it raises say it again. While `debugging`, all their warnings and tracebacks.
     """
-    handler, verbosity = _Lines(), absl_logging.get_verbosity()
+    handler, verbosity, hook = _Lines(), absl_logging.get_verbosity(), sys.unraisablehook
     logging.root.addHandler(handler)
     absl_logging.set_verbosity(absl_logging.INFO)
+    if not debugging():
+        # A failed save leaves hundreds of coroutines, and Python reports each when it is collected.
+        sys.unraisablehook = lambda unraisable: None
     try:
         yield
+        gc.collect()
     finally:
         logging.root.removeHandler(handler)
         absl_logging.set_verbosity(verbosity)
+        sys.unraisablehook = hook
 
 
 class _Lines(logging.Handler):
@@ -63,8 +70,9 @@ def is_ours(record: logging.LogRecord) -> bool:
 def _wanted(record: logging.LogRecord) -> bool:
     if is_ours(record):
         return True
-    warnings_too = record.name == _DEVICES or debugging()
-    return record.levelno >= (logging.WARNING if warnings_too else logging.ERROR)
+    if record.name == _DEVICES or debugging():
+        return record.levelno >= logging.WARNING
+    return record.levelno >= logging.ERROR and record.name not in ('absl', 'asyncio')
 
 
 def _write(line: str, stream) -> None:

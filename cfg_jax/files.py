@@ -1,45 +1,102 @@
-"""Writing files so that a killed process leaves the old content or the new, never half of it."""
+"""Paths as users write them; files written whole or not at all; damage as one sentence."""
 
 import contextlib
+import errno
 import hashlib
+import importlib.util
 import io
 import json
 import os
+import re
+import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Container, Iterator
-from typing import Any
+from collections.abc import Callable, Container, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from cfg_jax.errors import UserError
 
-# What NumPy and zipfile raise over bytes that are no `.npz`, or one cut or changed anywhere.
+_T = TypeVar('_T')
+
+# What NumPy, zipfile and json raise over bytes of another kind, or cut or changed anywhere.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     tokenize.TokenError,
     EOFError,
     ValueError,
     TypeError,
     AttributeError,
+    LookupError,
     NotImplementedError,
-    IsADirectoryError,
+    RuntimeError,
 )
+_ADVICE = 'copy it again, or remove it and run again'
+
+# Storage that etils reaches, and the package that it needs for that where TensorFlow is missing.
+_REMOTE = {'gs': 'gcsfs', 's3': 's3fs', 'az': 'adlfs'}
+
+
+class Damaged(UserError):
+    """A file that is not what its name promises."""
+
+
+def as_path(path: epath.PathLike) -> epath.Path:
+    """The path that a user wrote: `~` is expanded, gs:// stays as it is.
+
+    Everything that opens a file comes through here.
+
+    Raises:
+      UserError: storage of an unknown kind, or a package that is missing for it.
+    """
+    text = os.fspath(path)
+    scheme = re.match(r'([A-Za-z][A-Za-z0-9+.-]*):/', text)
+    if scheme is None:
+        return epath.Path(text).expanduser()
+    package = _REMOTE.get(scheme[1])
+    if package is None:
+        raise UserError(f'{text}: paths are local or begin with gs://, s3:// or az://')
+    if not text.startswith(f'{scheme[1]}://'):
+        raise UserError(f'{text}: write {scheme[1]}:// with two slashes')
+    if not any(importlib.util.find_spec(name) for name in (package, 'tensorflow')):
+        raise UserError(f'{text} needs the package {package}; install it: pip install {package}')
+    return epath.Path(text)
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is on an object store."""
+    return '://' in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """`as_path`, a local one made absolute: Orbax takes no other."""
+    path = as_path(path)
+    return path if is_remote(path) else path.resolve()
 
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
-    """Replaces `path` by `content` in one atomic rename (a plain write on object stores)."""
-    path = epath.Path(path).expanduser()
+    """Replaces `path` by `content` in one atomic rename (a plain write on object stores).
+
+    Directories above it are made. What was written of a failed attempt is removed.
+    """
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if '://' in os.fspath(path):  # an object store makes a finished upload visible at once
+    if is_remote(path):  # an object store makes a finished upload visible at once
         path.write_bytes(content)
         return
     temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
@@ -56,31 +113,105 @@ def write_npz(path: epath.PathLike, arrays: dict[str, np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def damage_reported(path: epath.PathLike, advice: str) -> Iterator[None]:
-    """Turns whatever reading a damaged or foreign `.npz` inside raises into a UserError.
+    """Turns whatever reading a damaged or foreign file inside raises into `Damaged`.
 
     `advice` ends its sentence: 'PATH is damaged or of another kind; ADVICE'.
     """
     try:
         yield
-    except _DAMAGE as error:
-        raise UserError(f'{os.fspath(path)} is damaged or of another kind; {advice}') from error
+    except (*_DAMAGE, Damaged, OSError) as error:
+        # zipfile seeks where a damaged directory sends it.
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EISDIR):
+            raise
+        raise Damaged(f'{os.fspath(path)} is damaged or of another kind; {advice}') from error
 
 
-def read_json(path: epath.PathLike) -> Any:
-    """The value of a JSON file."""
-    return json.loads(epath.Path(path).expanduser().read_text())
+def read_json(
+    path: epath.PathLike,
+    kind: type[_T] = dict,
+    keys: Container[str] = (),
+    advice: str = _ADVICE,
+) -> _T:
+    """The value of a JSON file of ours.
+
+    Args:
+      path: of the file.
+      kind: what it must hold.
+      keys: that an object must have.
+      advice: see `damage_reported`.
+
+    Raises:
+      Damaged: anything else than such a file.
+      OSError: no file, or the storage fails.
+    """
+    with damage_reported(path, advice):
+        value = json.loads(as_path(path).read_bytes())
+        if not isinstance(value, kind):
+            raise TypeError(f'{type(value).__name__} instead of {kind.__name__}')
+        for key in keys:
+            value[key]
+        return value
 
 
-def read_npz(path: epath.PathLike, only: Container[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`, or those named in `only`; pickled objects are refused."""
-    path = epath.Path(path).expanduser()
-    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files if only is None or name in only}
+def read_npz(
+    path: epath.PathLike,
+    only: Container[str] | None = None,
+    keys: Container[str] = (),
+    advice: str = _ADVICE,
+) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`, or those named in `only`; pickled objects are refused.
+
+    Args:
+      path: of the file.
+      only: names of the arrays to read; by default all.
+      keys: names that it must hold.
+      advice: see `damage_reported`.
+
+    Raises:
+      Damaged: anything else than such a file.
+      OSError: no file, or the storage fails.
+    """
+    with (
+        damage_reported(path, advice),
+        as_path(path).open('rb') as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        arrays = {name: archive[name] for name in archive.files if only is None or name in only}
+        for key in keys:
+            arrays[key]
+        return arrays
+
+
+def read_or_set_aside(path: epath.PathLike, read: Callable[[epath.Path], _T]) -> _T | None:
+    """`read(path)` of a file that can be computed again; None where it is missing or damaged.
+
+    A damaged one is renamed to NAME.damaged, with a warning.
+
+    Args:
+      path: of the file.
+      read: raises `Damaged`, such as `read_json` and `read_npz`.
+    """
+    path = as_path(path)
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except Damaged:
+        aside = set_aside(path)
+        logging.warning(f'{path} is damaged; it is kept as {aside.name} and made again')
+        return None
+
+
+def set_aside(path: epath.Path) -> epath.Path:
+    """Renames a file or directory to NAME.damaged, NAME.damaged_1, ...; returns its new path."""
+    names = (f'{path.name}.damaged{"_" * bool(n)}{n or ""}' for n in range(10_000))
+    aside = next(path.parent / name for name in names if not (path.parent / name).exists())
+    return path.rename(aside)
 
 
 def sha256_of_file(path: epath.PathLike) -> str:
     """Hash of a file's bytes."""
-    with epath.Path(path).expanduser().open('rb') as file:
+    with as_path(path).open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 

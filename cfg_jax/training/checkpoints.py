@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import logging as python_logging
+import os
 import re
 import sys
 import time
@@ -18,7 +19,11 @@ from absl import logging
 from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from cfg_jax.distributed import devices, multihost
+from cfg_jax import files
+from cfg_jax.distributed import (
+    devices,
+    multihost,
+)
 from cfg_jax.errors import UserError
 
 # The storage is away, not the checkpoint damaged: nothing may be judged by these.
@@ -34,7 +39,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, *, keep: int = 3, keep_period: int = 0):
-        self.directory = epath.Path(workdir) / 'checkpoints'
+        self.directory = files.absolute(workdir) / 'checkpoints'
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f'{self.directory} must be a directory; move it away and run again')
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_period or None,
@@ -42,7 +49,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # what a killed process left of a save
         )
         self._manager = ocp.CheckpointManager(
-            self.directory.resolve(), options=options, item_names=('state', 'data')
+            self.directory, options=options, item_names=('state', 'data')
         )
         self._saving: int | None = None
 
@@ -103,12 +110,20 @@ class Checkpoints:
                     break
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, int]]:
-        """State and input-iterator state of a step; `like` is a state of the same structure."""
+        """State and input-iterator state of a step; `like` is a state of the same structure.
+
+        Raises:
+          UserError: the checkpoint holds a state of another structure.
+          Damaged: its input-iterator state is not one.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, devices.to_global(like))
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
         )
-        restored = self._manager.restore(step, args=items)
+        with _orbax_silenced():
+            _check_shapes(self.directory / str(step), like)
+            restored = self._manager.restore(step, args=items)
+        _check_data(restored['data'], self.directory / str(step) / 'data')
         return devices.to_local(restored['state']), restored['data']
 
     def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, int]] | None:
@@ -117,8 +132,9 @@ class Checkpoints:
         One that cannot be read is set aside with a warning, and the one before is tried.
 
         Raises:
-          UserError: there were checkpoints, and none can be read.
+          UserError: there were checkpoints, and none can be read; or as `restore`.
         """
+        multihost.run_on_process_zero('files set aside', self._set_files_aside)
         self._manager.reload()
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -130,19 +146,24 @@ class Checkpoints:
             self._manager.reload()
         if steps:
             raise UserError(
-                f'no checkpoint in {self.directory} can be read; they are kept beside it as'
-                ' damaged_checkpoints; run again to begin anew'
+                f'no checkpoint in {self.directory} can be read; they are kept next to it as'
+                ' damaged_checkpoints; run again to start from scratch'
             )
         return None
 
     def _try(self, step: int, like: Any) -> tuple[tuple[Any, dict[str, int]] | None, str]:
         try:
-            with _without_orbax_story():
-                return self.restore(step, like), ''
+            return self.restore(step, like), ''
         except Exception as error:
             if not _is_damage(error):
                 raise
             return None, _clause(error)
+
+    def _set_files_aside(self) -> None:
+        """Orbax overlooks a file in the place of a checkpoint, and could never save that step."""
+        for path in () if files.is_remote(self.directory) else self.directory.iterdir():
+            if path.name.isdecimal() and not path.is_dir():
+                self._set_aside(int(path.name), 'it is a file')
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = self.directory.parent / 'damaged_checkpoints'
@@ -160,9 +181,11 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _without_orbax_story() -> Iterator[None]:
-    """Orbax tells of a failure at length, and of every coroutine that it leaves behind; ours is
-    one line."""
+def _orbax_silenced() -> Iterator[None]:
+    """Keeps off the terminal what Orbax logs of a failure, and the coroutines it leaves behind.
+
+    The exception that it raises says the same in one line.
+    """
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     python_logging.disable(python_logging.ERROR)
     try:
@@ -173,15 +196,49 @@ def _without_orbax_story() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
+def _check_shapes(path: epath.Path, like: Any) -> None:
+    """Raises UserError where arrays of the checkpoint at `path` are not shaped as those of `like`.
+
+    `like` may hold a part of the state. Orbax would say so at a length of hundreds of lines.
+    """
+    stored = ocp.PyTreeCheckpointer().metadata(path / 'state').item_metadata
+    if stored is None:
+        return  # damaged: restoring will say how
+    shapes = {_name(p): tuple(leaf.shape) for p, leaf in jax.tree.leaves_with_path(stored.tree)}
+    for key_path, leaf in jax.tree.leaves_with_path(like):
+        name, wanted = _name(key_path), tuple(leaf.shape)
+        if shapes.get(name) != wanted:
+            there = f'shape {shapes[name]}' if name in shapes else 'no such array'
+            raise UserError(
+                f'{path} does not fit the config: {name} has shape {wanted} by the config, {there}'
+                ' in the checkpoint; give back the config that it was trained with'
+            )
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """'opt_state.1.0.mu.kernel', whatever the containers are."""
+    return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def _check_data(state: Any, path: epath.Path) -> None:
+    """Raises Damaged unless `state` is what `pipeline.TrainingBatches.set_state` takes."""
+    if not (isinstance(state, dict) and all(type(value) is int for value in state.values())):
+        raise files.Damaged(f'{path} holds no state of the input')
+    if state.get('next_batch', -1) < 0:
+        raise files.Damaged(f'{path} lacks the number of the next batch')
+
+
 def _is_damage(error: Exception) -> bool:
-    """Whether a restoration failed for what is on the disk; else another network was asked for."""
+    """Whether a restoration failed for what is on the disk, and not for what was asked."""
+    if isinstance(error, UserError):
+        return isinstance(error, files.Damaged)
     if isinstance(error, OSError):
         return error.errno not in _STORAGE
     # TensorStore's own errors are of no class, or begin with a status such as DATA_LOSS.
     status = isinstance(error, ValueError) and re.match(r'[A-Z]+_[A-Z_]+: ', str(error))
     return (
         bool(status)
-        or isinstance(error, KeyError | json.JSONDecodeError)
+        or isinstance(error, KeyError | json.JSONDecodeError | UnicodeDecodeError)
         or type(error) is Exception
     )
 
@@ -194,31 +251,27 @@ def _clause(error: Exception) -> str:
     """The first line of an error, short enough to stand in a sentence."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    said_by_system = re.search(r'\[OS error \d+: ([^]]*?)\]', str(error))
-    if said_by_system:
-        return said_by_system[1].partition(' ')[2] or said_by_system[1]
+    code = re.search(r"os_error_code='(\d+)'|\[OS error (\d+):", str(error))  # TensorStore's words
+    if code:
+        return os.strerror(int(code[1] or code[2]))
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     line = line.partition(' See full TensorStore details')[0].strip(' ."')
     return line if len(line) <= 160 else f'{line[:157]}...'
 
 
 def restore_ema(workdir: epath.PathLike, like: Any, step: int | None = None) -> tuple[Any, int]:
-    """The EMA parameters of a checkpoint of a work directory, and its step; by default the newest.
+    """The EMA parameters of a checkpoint of a work directory, and its step.
 
-    `like` is a pytree of arrays or `jax.ShapeDtypeStruct`s; nothing else of the state is read.
+    Args:
+      workdir: of the training.
+      like: a pytree of arrays or `jax.ShapeDtypeStruct`s; nothing else of the state is read.
+      step: of the checkpoint; by default the newest.
 
     Raises:
-      UserError: there is no complete checkpoint, or the newest cannot be read.
+      UserError: there is no complete checkpoint, or none of this step; or it cannot be read, or is
+        of another network.
     """
-    directory = epath.Path(workdir) / 'checkpoints'
-    steps = ocp.utils.checkpoint_steps(directory) if directory.exists() else []
-    if not steps:
-        raise UserError(f'{workdir} holds no complete checkpoint yet; let training reach one')
-    if step is None:
-        step = max(steps)
-    elif step not in steps:
-        known = ', '.join(map(str, sorted(steps)))
-        raise UserError(f'{workdir} holds no checkpoint of step {step}; it has: {known}')
+    step, path = find_checkpoint(workdir, step)
     device = SingleDeviceSharding(jax.local_devices()[0])
     item = {
         'ema_params': jax.tree.map(
@@ -231,13 +284,33 @@ def restore_ema(workdir: epath.PathLike, like: Any, step: int | None = None) -> 
         partial_restore=True,
     )
     try:
-        path = directory.resolve() / str(step) / 'state'
-        restored = ocp.PyTreeCheckpointer().restore(path, args)
+        with _orbax_silenced():
+            _check_shapes(path, item)
+            restored = ocp.PyTreeCheckpointer().restore(path / 'state', args)
     except Exception as error:
         if not _is_damage(error):
             raise
         raise UserError(
-            f'{directory / str(step)} cannot be read ({_clause(error)}); run the training command'
-            ' again: it sets a damaged checkpoint aside and goes on from the one before'
+            f'{path} cannot be read ({_clause(error)}); run the training command again: it sets a'
+            ' damaged checkpoint aside and continues from the one before'
         ) from error
     return restored['ema_params'], step
+
+
+def find_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[int, epath.Path]:
+    """Step and directory of a checkpoint of a work directory; by default of the newest.
+
+    Raises:
+      UserError: there is no complete checkpoint, or none of this step.
+    """
+    directory = files.absolute(workdir) / 'checkpoints'
+    steps = sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
+    if not steps:
+        raise UserError(f'{workdir} holds no complete checkpoint yet; let training reach one')
+    if step is None:
+        step = steps[-1]
+    elif step not in steps:
+        raise UserError(
+            f'{workdir} has no checkpoint of step {step}; it has: {", ".join(map(str, steps))}'
+        )
+    return step, directory / str(step)

@@ -54,7 +54,7 @@ def train(
         multihost.run_on_process_zero(
             'claim', lambda: workdirs.create_or_validate_workdir(config, workdir)
         )
-        workdir = epath.Path(workdir).expanduser()
+        workdir = files.as_path(workdir)
         saved = stack.enter_context(_open_checkpoints(config, workdir))
         # Where the mapped step leaves it: another sharding would compile the step twice.
         state = jax.device_put(create_state(config), devices.replicated())

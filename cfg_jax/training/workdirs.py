@@ -17,7 +17,7 @@ def create_or_validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> e
     Raises:
       UserError: the directory belongs to something else, or to a run with another config.
     """
-    workdir = epath.Path(workdir).expanduser()
+    workdir = files.as_path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f'{workdir} is a file; --workdir needs a directory')
     if (workdir / CONFIG).exists():
@@ -43,7 +43,7 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
     Raises:
       UserError: not a work directory.
     """
-    workdir = epath.Path(workdir).expanduser()
+    workdir = files.as_path(workdir)
     if not (workdir / CONFIG).exists():
         what = 'holds no config.json' if workdir.exists() else 'does not exist'
         raise UserError(

@@ -28,7 +28,7 @@ class MetricWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row; it is on disk when this returns."""
         self._rows.append({'step': step} | dict(values))
-        if '://' in os.fspath(self._path):
+        if files.is_remote(self._path):
             self._rewrite()  # an object store cannot append
         else:
             with self._path.open('a') as file:

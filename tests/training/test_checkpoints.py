@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import assert_trees_equal, checkpoint_steps, logged, user_error
 
+from cfg_jax import files
 from cfg_jax.training import checkpoints
 
 
@@ -120,8 +121,29 @@ def test_restore_ema_without_a_checkpoint(tmp_path, folder):
 def test_restore_ema_of_another_network(tmp_path):
     save(tmp_path, {1: make_state(1)})
     other = {'params': {'dense': {'kernel': jnp.zeros((4, 5))}}}
-    with pytest.raises(ValueError, match='shape'):
-        checkpoints.restore_ema(tmp_path, other)
+    message = user_error(checkpoints.restore_ema, tmp_path, other)
+    assert 'ema_params.params.dense.kernel has shape (4, 5) by the config, shape (3, 5)' in message
+    more = make_state()['ema_params'] | {'head': jnp.zeros(2)}
+    assert 'ema_params.head' in user_error(checkpoints.restore_ema, tmp_path, more)
+
+
+def test_restoring_another_network_sets_nothing_aside(tmp_path):
+    save(tmp_path, {1: make_state(1)})
+    other = make_state() | {'half': jnp.zeros(8, jnp.bfloat16)}
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        message = user_error(saved.restore_newest, other)
+    assert 'half has shape (8,) by the config, shape (7,) in the checkpoint' in message
+    assert checkpoint_steps(tmp_path) == [1]
+
+
+def test_restore_ema_of_an_earlier_step(tmp_path):
+    states = {3: make_state(3), 6: make_state(6)}
+    save(tmp_path, states)
+    ema_params, step = checkpoints.restore_ema(tmp_path, make_state()['ema_params'], 3)
+    assert step == 3
+    assert_trees_equal(ema_params, states[3]['ema_params'])
+    message = user_error(checkpoints.restore_ema, tmp_path, make_state()['ema_params'], 4)
+    assert 'no checkpoint of step 4; it has: 3, 6' in message
 
 
 def files_of(workdir, step, part):
@@ -161,8 +183,31 @@ def foreign(workdir):
     (workdir / 'checkpoints' / '6' / 'thesis.tex').write_text('mine')
 
 
+def file_instead(workdir):
+    shutil.rmtree(workdir / 'checkpoints' / '6')
+    (workdir / 'checkpoints' / '6').write_bytes(b'\x00' * 100)
+
+
+def with_data(content):
+    def write(workdir):
+        (path,) = [path for path in files_of(workdir, 6, 'data') if path.name == 'metadata']
+        path.write_bytes(content)
+
+    return write
+
+
 @pytest.mark.parametrize(
-    'damage', [truncate, flip_a_bit, remove_data, remove_largest, empty, foreign]
+    'damage',
+    [
+        truncate,
+        flip_a_bit,
+        remove_data,
+        remove_largest,
+        empty,
+        foreign,
+        file_instead,
+        *map(with_data, (b'', b'[1]', b'{}', b'\xff\xfe', b'{"next_batch": "6"}', b'{"next_b')),
+    ],
 )
 def test_damage_is_set_aside(tmp_path, damage):
     states = {3: make_state(3), 6: make_state(6)}
@@ -204,7 +249,7 @@ def test_nothing_left_to_restore(tmp_path):
     truncate(tmp_path)
     with checkpoints.Checkpoints(tmp_path) as saved:
         message = user_error(saved.restore_newest, make_state())
-    assert 'run again to begin anew' in message
+    assert 'run again to start from scratch' in message
 
 
 def test_lost_storage_is_no_damage(tmp_path, monkeypatch):
@@ -251,3 +296,53 @@ def test_ema_of_a_damaged_checkpoint(tmp_path):
     truncate(tmp_path)
     message = user_error(checkpoints.restore_ema, tmp_path, make_state()['ema_params'])
     assert 'run the training command again' in message
+
+
+def test_ema_of_a_damaged_checkpoint_is_one_line(tmp_path, capfd):
+    save(tmp_path, {6: make_state(6)})
+    truncate(tmp_path)
+    capfd.readouterr()
+    user_error(checkpoints.restore_ema, tmp_path, make_state()['ema_params'])
+    assert capfd.readouterr() == ('', '')
+
+
+def test_a_file_in_the_place_of_all_checkpoints(tmp_path):
+    (tmp_path / 'checkpoints').write_text('mine')
+    assert 'must be a directory' in user_error(checkpoints.Checkpoints, tmp_path)
+    message = user_error(checkpoints.restore_ema, tmp_path, make_state()['ema_params'])
+    assert 'no complete checkpoint' in message
+    assert (tmp_path / 'checkpoints').read_text() == 'mine'
+
+
+def test_gs_reaches_orbax_as_it_was_given(monkeypatch):
+    """`resolve()` would make it a local path below the current directory."""
+    given = []
+
+    class Manager:
+        def __init__(self, directory, **_):
+            given.append(directory)
+
+    monkeypatch.setattr(files.importlib.util, 'find_spec', lambda name: name == 'gcsfs')
+    monkeypatch.setattr('etils.epath.gpath._GPath.exists', lambda self: False)
+    monkeypatch.setattr(checkpoints.ocp, 'CheckpointManager', Manager)
+    checkpoints.Checkpoints('gs://bucket/run')
+    assert [str(path) for path in given] == ['gs://bucket/run/checkpoints']
+
+
+def test_gs_reaches_orbax_in_restore_ema(monkeypatch):
+    monkeypatch.setattr(files.importlib.util, 'find_spec', lambda name: name == 'gcsfs')
+    monkeypatch.setattr('etils.epath.gpath._GPath.is_dir', lambda self: True)
+    asked = []
+    monkeypatch.setattr(
+        checkpoints.ocp.utils, 'checkpoint_steps', lambda path: asked.append(str(path)) or [3]
+    )
+    step, path = checkpoints.find_checkpoint('gs://bucket/run')
+    assert asked == ['gs://bucket/run/checkpoints']
+    assert (step, str(path)) == (3, 'gs://bucket/run/checkpoints/3')
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    save(tmp_path, {6: make_state(6)})
+    monkeypatch.setenv('HOME', str(tmp_path.parent))
+    shapes = jax.eval_shape(make_state)['ema_params']
+    assert checkpoints.restore_ema(f'~/{tmp_path.name}', shapes)[1] == 6
