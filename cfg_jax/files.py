@@ -84,12 +84,18 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
     """Replaces `path` by `content` in one atomic rename (a plain write on object stores).
 
     Directories above it are made. What was written of a failed attempt is removed.
+
+    Raises:
+      UserError: `path` is a directory.
+      OSError: no room, no permission.
     """
     path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_remote(path):  # an object store makes a finished upload visible at once
         path.write_bytes(content)
         return
+    if path.is_dir():
+        raise UserError(f'{path} is a directory; name a file')
     temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
     try:
         temporary.write_bytes(content)

@@ -45,7 +45,7 @@ def load(
     Raises:
       UserError: not a model, no such checkpoint, or networks that do not fit together.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     config = (config or read_config(path)).copy_and_resolve_references()
     if guidance:
         config.guidance.rule, _, config.guidance.options = guidance.partition(':')
@@ -68,7 +68,7 @@ def load_params(
     path: epath.PathLike, *, step: int | None = None
 ) -> tuple[Any, ConfigDict, dict[str, Any]]:
     """EMA parameters, config and provenance of any kind of model; arguments as `load`."""
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     config = read_config(path)
     params, provenance = _read(path, config, config.model.kind, step)
     return params, config, provenance
@@ -80,13 +80,13 @@ def read_config(path: epath.PathLike) -> ConfigDict:
     Raises:
       UserError: neither of them.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     return export.read_config(path) if export.is_export(path) else workdirs.read_config(path)
 
 
 def _other_network(config: ConfigDict, role: str) -> tuple[Any, Any, Mapping[str, Any]]:
     """The guide or the classifier of a rule: the network, its parameters and their provenance."""
-    path = epath.Path(config.guidance.network).expanduser()
+    path = files.as_path(config.guidance.network)
     other = read_config(path)
     kind = 'classifier' if role == 'classifier' else 'unet'
     params, provenance = _read(path, other, kind, None)

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from gaussian_mixture import GaussianMixture, class_log_densities, exact_eps, grid, tilted_cells
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -274,7 +273,7 @@ def main(argv: Sequence[str]) -> None:
         'mass_error': float(np.abs(mass(points) - 1.0).max()),
         'deviation_at_w_0': deviation(unguided, MIXTURE),
     }
-    directory = epath.Path(options.out)
+    directory = files.as_path(options.out)
     plots.save(directory / 'figure2.png', draw(rows, densities, samples))
     results = _results(rows, options.num_samples, options.seed) | exactness
     files.write_json(directory / 'figure2.json', results)

@@ -73,7 +73,7 @@ def load(path: epath.PathLike) -> tuple[Params, list[str], dict[str, str]]:
     Raises:
       UserError: no such file, a damaged one, or not these layers.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if not path.is_file():
         raise UserError(f'no GoogLeNet weights at {path}; {_HOW}')
     with files.damage_reported(path, _HOW):

@@ -30,8 +30,6 @@ def main(argv: Sequence[str]) -> None:
     if options.count < 2:
         parser.error('--count is at least 2')
 
-    from etils import epath
-
     from cfg_jax import (
         files,
         provenance,
@@ -44,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.metrics.features import inception_extractor
 
     extractor = inception_extractor.load(options.inception, options.features)
-    out = epath.Path(options.out)
+    out = files.as_path(options.out)
     features = {
         name: kept_features(out / f'features_{name}.npz', extractor, make)
         for name, make in image_sets(options.data, options.size, options.count).items()

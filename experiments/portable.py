@@ -50,7 +50,7 @@ def load(path: epath.PathLike, config: ConfigDict, workdir: epath.Path) -> None:
     Raises:
       UserError: no such file, or not of this network.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if (workdir / workdir_lib.CONFIG).exists():
         logging.info('%s exists already; %s is not read', workdir, path)
         return

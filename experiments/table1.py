@@ -34,9 +34,10 @@ def main(argv: Sequence[str]) -> None:
 
     import paper
     import paper_table
-    from etils import epath
 
-    root = epath.Path(options.root).expanduser()
+    from cfg_jax import files
+
+    root = files.as_path(options.root)
     columns = []
     for p_uncond in P_UNCOND:
         config = presets.load(options, 'imagenet64.py', overrides)

@@ -36,9 +36,10 @@ def main(argv: Sequence[str]) -> None:
 
     import paper
     import paper_table
-    from etils import epath
 
-    root = epath.Path(options.root).expanduser()
+    from cfg_jax import files
+
+    root = files.as_path(options.root)
     toy = options.preset != 'paper'
     columns = []
     for steps, paper_steps in zip(SMALL_STEPS if toy else STEPS, STEPS, strict=True):

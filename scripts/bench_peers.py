@@ -24,8 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from cfg_jax import (
     cli,
     config as config_lib,
@@ -99,8 +97,8 @@ def write(out: str, argv: Sequence[str], turns: Sequence[dict]) -> None:
     """OUT/peers.json and OUT/table.md of the turns so far; a later one may fail."""
     compared = compare(turns)
     result = {'command': ['scripts/bench_peers.py', *argv], 'turns': turns, 'compared': compared}
-    files.write_json(epath.Path(out) / 'peers.json', result)
-    files.write_bytes(epath.Path(out) / 'table.md', table(compared).encode())
+    files.write_json(files.as_path(out) / 'peers.json', result)
+    files.write_bytes(files.as_path(out) / 'table.md', table(compared).encode())
     print(json.dumps(turns[-1]), flush=True)
 
 

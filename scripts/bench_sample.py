@@ -33,8 +33,6 @@ def main(argv: Sequence[str]) -> None:
     if 'sampler' not in config:
         parser.error(f'{options.config} is a classifier: it samples nothing')
 
-    from etils import epath
-
     from cfg_jax import (
         config as config_lib,
         files,
@@ -53,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         ),
     }
     if options.features:
-        workdir = epath.Path(options.workdir).expanduser()
+        workdir = files.as_path(options.workdir)
         extractor = extractors.load_extractor(config, workdir, print)
         trajectories[WITH_FEATURES] = benchmark.Trajectory(plain, options.w, extractor)
     rows = benchmark.by_turns(trajectories, options.rounds)
@@ -77,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         print(f'features add {result["features_add"]:.2%}, scores {result["scores_add"]:.2%}')
     result |= provenance.describe_environment()
     if options.out:
-        files.write_json(epath.Path(options.out), result)
+        files.write_json(options.out, result)
     print(json.dumps(result))
 
 

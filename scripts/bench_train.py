@@ -32,7 +32,6 @@ def main(argv: Sequence[str]) -> None:
         parser.error('--steps and --rounds are at least 1')
 
     import jax
-    from etils import epath
 
     from cfg_jax import (
         config as config_lib,
@@ -68,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
         print(f'with the input pipeline: {line(result["with_input"])}')
     result |= provenance.describe_environment()
     if options.out:
-        files.write_json(epath.Path(options.out), result)
+        files.write_json(options.out, result)
     print(json.dumps(result))
 
 

@@ -24,12 +24,11 @@ def main(argv: Sequence[str]) -> None:
     if not options.batch_size:
         parser.error('--batch_size is at least 1')
 
-    from etils import epath
-
+    from cfg_jax import files
     from cfg_jax.evaluation import dataset_reference, reference
     from cfg_jax.metrics.features import inception_extractor
 
-    if epath.Path(options.out).exists():
+    if files.as_path(options.out).exists():
         parser.error(f'{options.out} exists already; choose another --out')
     extractor = inception_extractor.load(options.inception, options.features)
     dataset_reference.compute(config.data, extractor, options.out, options.batch_size, print)

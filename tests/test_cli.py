@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support import DIGITS, ROOT, checkpoint_steps, run_here, run_script, tiny_arguments
 
-from cfg_jax import trained
+from cfg_jax import loading
 from cfg_jax.data import images
 
 # torch_peer.py belongs to bench_peers.py and needs PyTorch.
@@ -114,9 +114,11 @@ MISTAKES = {
     'sample_w': ('sample.py --workdir={run} --labels=1,2,3 --w=1,2', ['--w', '3']),
     'sample_seed': ('sample.py --workdir={run} --labels=1 --seed=-1', ['--seed', '-1']),
     'sample_out': (
-        'sample.py --workdir={run} --labels=1 --out={empty}/no/grid.png',
-        ['{empty}/no/grid.png'],
+        'sample.py --workdir={run} --labels=1 --out={empty}',
+        ['{empty} is a directory'],
     ),
+    'sample_step': ('sample.py --workdir={run} --labels=1 --step=4', ['step 4', '3, 6']),
+    'unknown_storage': ('sample.py --workdir=gcs://bucket/run --labels=1', ['gs://']),
     'accelerator': ('describe.py --config={digits} --accelerator=b900', ['a100', 'tpu-v4']),
     'two_throughputs': (
         'describe.py --config={digits} --accelerator=a100 --images_per_second=5',
@@ -268,11 +270,21 @@ def test_sample_draws_the_images_of_the_library(trained_workdir, tmp_path):
     assert status == 0, stderr
     assert str(out) in stdout
     drawn = np.asarray(Image.open(out))
-    x = trained.TrainedModel(trained_workdir).generate(5, [0, 1, 2], [3, 3, 7], [0.0, 1.0, 2.0])
-    picture = images.grid(np.asarray(images.to_uint8(x)), 2)[..., 0]
+    pictures = loading.load(trained_workdir).sample([3, 3, 7], w=[0.0, 1.0, 2.0], seed=5)
+    picture = images.grid(pictures, 2)[..., 0]
     factor = drawn.shape[0] // picture.shape[0]
     assert factor > 1
     assert np.abs(drawn[::factor, ::factor].astype(int) - picture).max() <= 1
+
+
+def test_home_after_an_equals_sign(trained_workdir, tmp_path, monkeypatch, capsys):
+    """The shell expands `~` in the beginning of a word only; directories of --out are made."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'run').symlink_to(trained_workdir)
+    arguments = ('--workdir=~/run', '--labels=3', '--out=~/new/deep/grid.png')
+    status, _, errors = run_here(capsys, 'scripts/sample.py', *arguments)
+    assert (status, errors) == (0, [])
+    assert Image.open(tmp_path / 'new' / 'deep' / 'grid.png').size[0] >= 256
 
 
 def test_quickstart_goes_on_from_a_trained_run(swept_workdir, tmp_path):

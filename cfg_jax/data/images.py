@@ -8,6 +8,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from cfg_jax import files
+
 
 def to_uint8(x: jax.Array) -> jax.Array:
     """float [-1, 1] -> uint8 by floor(127.5 x + 128) clipped to 0..255 (round half up).
@@ -42,4 +44,4 @@ def save_png(path: epath.PathLike, image: np.ndarray, min_side: int = 0) -> None
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, 'PNG')
-    epath.Path(path).write_bytes(buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from cfg_jax import files
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import (
     image_sets,
@@ -97,7 +98,7 @@ def open_reference(
     Raises:
       UserError: see `compare`.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if not image_sets.has_images(path):
         return reference_lib.load(path, extractor)
     found = image_sets.open_images(path)

@@ -33,7 +33,7 @@ def open_images(path: epath.PathLike) -> ImageSet:
     Raises:
       UserError: nothing there, not images, or images of another kind: named with its file.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if path.is_dir():
         return _Folder(path)
     if not path.exists():
@@ -47,7 +47,7 @@ def has_images(path: epath.PathLike) -> bool:
     Raises:
       UserError: as `open_images`, where there is nothing, or a damaged file.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if path.is_dir():
         return True
     if not path.exists():

@@ -85,7 +85,7 @@ def compute(
       record: see `Reference`; the extractor's provenance joins it.
       report: receives lines of progress.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     partial = path.parent / f'{path.stem}.partial.npz'
     record = record | {'num_images': count, 'features': extractor.provenance()}
     state = _State(count)
@@ -118,7 +118,7 @@ def load(path: epath.PathLike, extractor: FeatureExtractor | None = None) -> Ref
     Raises:
       UserError: no such file, no statistics in it, or made with other weights.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     arrays = read_statistics(path)
     with files.damage_reported(path, 'make it anew with scripts/reference_stats.py'):
         record = json.loads(str(arrays['record'])) if 'record' in arrays else {}

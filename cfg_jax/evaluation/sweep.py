@@ -61,7 +61,7 @@ def prepare(
 ) -> tuple[Model, epath.Path, str]:
     """The model of a sweep, its work directory and its name; arguments and errors as `run`."""
     config_lib.validate(config)
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     workdir = path.with_suffix('.sweep') if path.suffix == '.safetensors' else path
     if step is None and name:
         step = results_lib.step_of(workdir / 'sweep' / name)
@@ -91,7 +91,7 @@ def measure(
     Raises:
       UserError: as `run`.
     """
-    config, workdir = model.config, epath.Path(workdir).expanduser()
+    config, workdir = model.config, files.as_path(workdir)
     settings, directory = settings_of(model, extractor), workdir / 'sweep' / name
     multihost.run_on_process_zero('claim', lambda: results_lib.claim(directory, settings))
 

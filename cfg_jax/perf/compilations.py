@@ -5,6 +5,8 @@ import os
 import jax
 from etils import epath
 
+from cfg_jax import files
+
 
 def keep(workdir: epath.PathLike, on_cpu: bool = False) -> None:
     """Keeps compilations in WORKDIR/compilations, unless JAX_COMPILATION_CACHE_DIR says where.
@@ -13,5 +15,5 @@ def keep(workdir: epath.PathLike, on_cpu: bool = False) -> None:
     """
     wanted = on_cpu or jax.default_backend() != 'cpu'
     if wanted and not jax.config.jax_compilation_cache_dir:
-        directory = epath.Path(workdir).expanduser() / 'compilations'
+        directory = files.as_path(workdir) / 'compilations'
         jax.config.update('jax_compilation_cache_dir', os.fspath(directory))

@@ -95,7 +95,7 @@ def _metadata(path: epath.PathLike) -> dict[str, str]:
 
 
 def _opened(path: epath.PathLike) -> Any:
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if not path.exists():
         raise UserError(f'there is no file {path}')
     try:

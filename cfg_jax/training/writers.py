@@ -20,7 +20,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: epath.PathLike, resume_step: int = 0):
-        self._path = epath.Path(workdir) / 'metrics.jsonl'
+        self._path = files.as_path(workdir) / 'metrics.jsonl'
         self._rows = [row for row in read_metrics(workdir) if row['step'] <= resume_step]
         self._rewrite()
         self._tensorboard = _tensorboard_writer(workdir)
@@ -48,7 +48,7 @@ class MetricWriter:
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
     """The rows of a work directory's metrics.jsonl; a line torn by a killed process is left out."""
-    path = epath.Path(workdir) / 'metrics.jsonl'
+    path = files.as_path(workdir) / 'metrics.jsonl'
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -63,7 +63,7 @@ def _tensorboard_writer(workdir: epath.PathLike):
         return None
     from clu import metric_writers  # imports TensorFlow
 
-    return metric_writers.SummaryWriter(os.fspath(epath.Path(workdir) / 'tensorboard'))
+    return metric_writers.SummaryWriter(os.fspath(files.as_path(workdir) / 'tensorboard'))
 
 
 class Progress:

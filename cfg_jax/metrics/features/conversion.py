@@ -50,7 +50,7 @@ def convert(
       UserError: no such file, an unknown suffix, an unknown digest without `accept_unknown`, a
         damaged file, a layer of another shape, values that are not finite, or no layer at all.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if path.suffix not in _READERS:
         raise UserError(f'{path} ends in none of {", ".join(_READERS)}; give one such file')
     if not path.is_file():

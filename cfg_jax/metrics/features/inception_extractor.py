@@ -97,7 +97,7 @@ def load_weights(path: epath.PathLike) -> tuple[dict[str, dict[str, np.ndarray]]
     Raises:
       UserError: see `load`.
     """
-    path = epath.Path(path).expanduser()
+    path = files.as_path(path)
     if not path.exists():
         raise UserError(f'no Inception weights at {path}; {_HOW}')
     with files.damage_reported(path, f'convert the weights again; {_HOW}'):
