@@ -18,6 +18,7 @@ OPTIONS = {
     'train.py': ['--config', '--workdir', '--profile', '--coordinator', '--num_processes'],
     'sweep.py': ['--workdir', '--w', '--num_samples', '--sampler', '--name', '--coordinator'],
     'sample.py': ['--workdir', '--labels', '--w', '--seed', '--out'],
+    'export.py': ['--workdir', '--step', '--out'],
     'describe.py': ['--config', '--images_per_second', '--accelerator', '--decode_rate'],
     'prepare_data.py': ['--name', '--data_dir', '--manual_dir', '--resize'],
     'bench_input.py': ['--config', '--workers', '--seconds'],

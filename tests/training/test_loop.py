@@ -212,8 +212,9 @@ def test_a_bad_batch_is_skipped_and_changes_nothing(toy_networks, tmp_path, monk
     assert all(math.isfinite(value) for row in rows.values() for value in row.values())
 
 
-def test_divergence_before_the_first_checkpoint(toy_networks, tmp_path):
-    config = make_tiny_config(train__learning_rate=1e30, train__checkpoint_every=100)
+def test_divergence_before_the_first_checkpoint(toy_networks, tmp_path, monkeypatch):
+    nan_at(monkeypatch, 2)
+    config = make_tiny_config(train__checkpoint_every=100)
     message = user_error(loop.train, config, tmp_path / 'run')
     assert 'stopped at step 2' in message
     assert 'there was no checkpoint yet' in message
