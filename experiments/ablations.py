@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import presets
 
-from cfg_jax import cli
+from cfg_jax import cli, files
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,12 +28,11 @@ def main(argv: Sequence[str]) -> None:
     import ablation_rows
     import ablation_table
     from absl import logging
-    from etils import epath
 
     from cfg_jax.metrics.features import extractors
     from cfg_jax.training import loop
 
-    root = epath.Path(options.root).expanduser()
+    root = files.as_path(options.root)
     extractor = extractors.load_extractor(config, root, logging.info)
     rows = {}
     for group in ablation_rows.groups():

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import presets
 
-from cfg_jax import cli
+from cfg_jax import cli, files
 
 W = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -57,15 +57,14 @@ def main(argv: Sequence[str]) -> None:
     import guidance_methods
     import method_table
     from absl import logging
-    from etils import epath
 
     from cfg_jax.metrics.features import extractors
     from cfg_jax.training import loop
 
-    root = epath.Path(options.root).expanduser()
+    root = files.as_path(options.root)
     paths = guidance_methods.Workdirs(
-        epath.Path(options.model or root / 'model').expanduser(),
-        epath.Path(options.classifier or root / 'noisy_classifier').expanduser(),
+        files.as_path(options.model or root / 'model'),
+        files.as_path(options.classifier or root / 'noisy_classifier'),
     )
     loop.train(config, paths.model)
     loop.train(classifier_config, paths.classifier)

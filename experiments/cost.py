@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import paper
 
-from cfg_jax import cli, config as config_lib, config_files
+from cfg_jax import cli, config as config_lib, config_files, files
 from cfg_jax.errors import UserError
 
 WATTS = {'v100': 300, 'a100': 400, 'h100': 700, 'h200': 700}
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
             *scaling(works, options.utilisation, options.allreduce),
         ]
     )
-    Path(options.out).write_text(text + '\n')
+    files.write_bytes(options.out, f'{text}\n'.encode())
     print(text)
 
 

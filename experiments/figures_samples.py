@@ -13,7 +13,7 @@ pair of panels shows what guidance alone does. EMA parameters; the config's samp
 
 from collections.abc import Sequence
 
-from cfg_jax import cli
+from cfg_jax import cli, files
 
 MALAMUTE = 249  # its id among ImageNet's 1,000
 ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -39,8 +39,6 @@ def main(argv: Sequence[str]) -> None:
     if unknown:
         parser.error(f'--figures={unknown[0]} is none of {", ".join(map(str, PANELS))}')
 
-    from etils import epath
-
     from cfg_jax import loading
 
     model = loading.load(options.model)
@@ -50,9 +48,9 @@ def main(argv: Sequence[str]) -> None:
     last = model.config.data.num_classes - 1
     if label > last:
         parser.error(f'--label={label} is no class; there are 0..{last}')
-    beside = epath.Path(options.model).expanduser()
+    beside = files.as_path(options.model)
     default = beside.with_suffix('.figures') if beside.is_file() else beside / 'figures'
-    out = epath.Path(options.out).expanduser() if options.out else default
+    out = files.as_path(options.out) if options.out else default
     for number in options.figures:
         path = out / f'figure{number}.png'
         draw(path, number, model, label, options.seed)

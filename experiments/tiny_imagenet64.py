@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import real_presets
 
-from cfg_jax import cli
+from cfg_jax import cli, files
 from cfg_jax.errors import UserError
 
 COMPARED_W = (0.0, 0.1, 0.3, 1.0, 4.0)
@@ -40,14 +40,13 @@ def main(argv: Sequence[str]) -> None:
     import real_report
     import real_scores
     import real_training
-    from etils import epath
 
     from cfg_jax import loading
     from cfg_jax.data import sources
     from cfg_jax.perf import compilations
 
-    root = epath.Path(options.root).expanduser()
-    out = epath.Path(options.out).expanduser() if options.out else root / 'results'
+    root = files.as_path(options.root)
+    out = files.as_path(options.out) if options.out else root / 'results'
     # Several compilations of minutes, the same in every call on a machine.
     compilations.keep(root, on_cpu=True)
     config = real_presets.load(options, options.config, overrides)
