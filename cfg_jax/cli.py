@@ -127,7 +127,8 @@ def add_model_options(parser: Parser) -> None:
         '--step', type=natural_number, help='of the checkpoint; by default the newest'
     )
     parser.add_argument(
-        '--guidance', help='NAME or NAME:OPTION=VALUE,... of a rule, see the end of this help'
+        '--guidance',
+        help='RULE, RULE:OPTION=VALUE,... or RULE+MODIFIER+..., see the end of this help',
     )
     parser.add_argument(
         '--guidance_network', help='model of the guide, or of the classifier, of rules with one'
@@ -146,7 +147,7 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
     if 'sampler' not in config:
         raise UserError(f'{options.model} holds a noisy classifier, which generates nothing')
     if options.guidance is not None:
-        config.guidance.rule, _, config.guidance.options = options.guidance.partition(':')
+        config.guidance.rule, config.guidance.options = options.guidance, ''
     if options.guidance_network is not None:
         config.guidance.network = options.guidance_network
     if options.sampler is not None:

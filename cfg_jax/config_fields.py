@@ -10,7 +10,7 @@ from cfg_jax.evaluation.scoring import METRICS
 from cfg_jax.guidance import RULES
 from cfg_jax.models import BACKBONES
 from cfg_jax.registry import SCALINGS, SCHEDULES, TARGETS, WEIGHTINGS
-from cfg_jax.samplers import SAMPLERS
+from cfg_jax.samplers import GRIDS, SAMPLERS
 
 DTYPES = ('float32', 'bfloat16')
 ATTENTION_KERNELS = ('auto', 'xla')
@@ -67,6 +67,11 @@ _logsnr = _number(lambda a: abs(a) <= 100.0, 'a number in [-100, 100]')
 _flag = Range(bool, lambda _: True, 'True or False')
 _text = Range(str, lambda _: True, 'a text')
 _name = Range(str, bool, 'a text that is not empty')
+_guidance = Range(
+    str,
+    lambda text: all(part.partition(':')[0].strip() in RULES for part in text.split('+')),
+    'one of ' + ', '.join(RULES) + ', or several joined by +',
+)
 _sides = _tuple_of(lambda n: isinstance(n, int) and n >= 1, 'a tuple of feature map sides')
 _mults = _tuple_of(
     lambda n: isinstance(n, int | float) and not isinstance(n, bool) and 0 < n <= 64,
@@ -139,7 +144,9 @@ FIELDS: dict[str, Field] = {
     'train.keep_checkpoints': Field(3, _positive, 'newest ones that are kept'),
     'train.keep_period': Field(100_000, _count, 'every such step is kept for good; 0: none'),
     'train.sample_every': Field(10_000, _positive, 'steps between pictures'),
-    'guidance.rule': Field('classifier_free', _one_of(RULES), 'how predictions are guided'),
+    'guidance.rule': Field(
+        'classifier_free', _guidance, 'how predictions are guided: RULE or RULE+MODIFIER+...'
+    ),
     'guidance.options': Field('', _text, "of the rule, such as 'lowest=0.3,highest=5'"),
     'guidance.network': Field(
         '',
@@ -150,6 +157,7 @@ FIELDS: dict[str, Field] = {
     'sampler.num_steps': Field(256, _whole(2, 1_000_000), 'T, levels of log-SNR'),
     'sampler.v': Field(0.3, _probability, 'variance exponent of the ancestral sampler, eq. (4)'),
     'sampler.clip': Field(True, _flag, 'clip x to [-1, 1] at every level'),
+    'sampler.grid': Field('schedule', _one_of(GRIDS), 'where the levels lie'),
     'sampler.options': Field('', _text, "further options of the sampler, 'name=value,...'"),
     'sweep.w': Field(PAPER_WEIGHTS, _tuple_of(_finite, 'a tuple of numbers below 1e6'), 'swept'),
     'sweep.num_samples': Field(50_000, _whole(2), 'images a w'),

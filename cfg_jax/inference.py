@@ -18,18 +18,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
+from cfg_jax import guidance as guidance_lib
 from cfg_jax.conditioning import Condition
 from cfg_jax.data.images import to_uint8
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
-from cfg_jax.guidance import RULES, Rule
+from cfg_jax.guidance import Rule
 from cfg_jax.guidance.guided import GuidedDenoiser
 from cfg_jax.keys import image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
-from cfg_jax.registry import Registry
-from cfg_jax.samplers import SAMPLERS, Sampler
-from cfg_jax.samplers.grids import Grid
+from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
 from cfg_jax.samplers.loop import sample_loop
 
 _CONDITION, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
@@ -121,8 +120,11 @@ class Model:
         num_steps: int | None = None,
     ) -> Model:
         """The same networks with another rule or sampler; itself if nothing changes."""
-        rule = _made(RULES, guidance) or self.rule
-        other = _made(SAMPLERS, sampler, **_sampler_settings(self.config, sampler)) or self.sampler
+        rule = guidance_lib.make_rule(guidance) if isinstance(guidance, str) else guidance
+        rule = rule or self.rule
+        if isinstance(sampler, str):
+            sampler = _named_sampler(self.config, sampler)
+        other = sampler or self.sampler
         if num_steps is not None:
             other = dataclasses.replace(other, num_steps=num_steps)
         if (rule, other) == (self.rule, self.sampler):
@@ -229,31 +231,26 @@ class Model:
 
 
 def make_rule(config: ConfigDict) -> Rule:
-    """The guidance rule of a config."""
-    return RULES.make(config.guidance.rule, config.guidance.options)
+    """The guidance rule of a config, see `guidance.make_rule`."""
+    options = f':{config.guidance.options}' if config.guidance.options else ''
+    return guidance_lib.make_rule(config.guidance.rule + options)
 
 
 def make_sampler(config: ConfigDict) -> Sampler:
-    """The sampler of a config, on the levels of its schedule."""
-    name = config.sampler.name
-    return SAMPLERS.make(name, config.sampler.options, **_sampler_settings(config, name))
+    """The sampler of a config, on the levels of its grid and schedule."""
+    options = f':{config.sampler.options}' if config.sampler.options else ''
+    return _named_sampler(config, config.sampler.name + options)
 
 
-def _sampler_settings(config: ConfigDict, sampler: str | Sampler | None) -> dict[str, Any]:
-    """The config's settings that the sampler has."""
-    if not isinstance(sampler, str):
-        return {}
-    settings = config.sampler.to_dict() | {'grid': Grid(networks_lib.make_schedule(config))}
-    known = {field.name for field in dataclasses.fields(SAMPLERS.load(sampler.partition(':')[0]))}
-    return {name: value for name, value in settings.items() if name in known}
-
-
-def _made(registry: Registry, spec: Any, **settings: Any) -> Any:
-    """'name' or 'name:option=value,...' as an instance; instances and None stay."""
-    if not isinstance(spec, str):
-        return spec
+def _named_sampler(config: ConfigDict, spec: str) -> Sampler:
+    """'NAME' or 'NAME:OPTION=VALUE,...' with those of the config's settings that it has."""
     name, _, options = spec.partition(':')
-    return registry.make(name, options, **settings)
+    grid = GRIDS.make(config.sampler.grid, schedule=networks_lib.make_schedule(config))
+    settings = config.sampler.to_dict() | {'grid': grid}
+    known = {field.name for field in dataclasses.fields(SAMPLERS.load(name))}
+    return SAMPLERS.make(
+        name, options, **{key: value for key, value in settings.items() if key in known}
+    )
 
 
 def _check(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> None:
@@ -267,6 +264,11 @@ def _check(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> None:
         raise UserError(
             f'{type(rule).__name__} shifts the mean of transitions, which {type(sampler).__name__}'
             ' does not have; use the ancestral sampler, or a rule that shifts eps'
+        )
+    if rule.renoises and not sampler.renoises:
+        raise UserError(
+            f'{type(rule).__name__} changes how the sampler adds noise, which'
+            f' {type(sampler).__name__} does not support; use --sampler=ddim'
         )
 
 

@@ -48,7 +48,7 @@ def load(
     path = files.as_path(path)
     config = (config or read_config(path)).copy_and_resolve_references()
     if guidance:
-        config.guidance.rule, _, config.guidance.options = guidance.partition(':')
+        config.guidance.rule, config.guidance.options = guidance, ''
     if guidance_network:
         config.guidance.network = str(guidance_network)
     params, provenance = _read(path, config, 'unet', step)

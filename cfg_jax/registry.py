@@ -89,7 +89,11 @@ def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:
     Raises:
       UserError: naming `owner`, for an unknown option or a value of the wrong type.
     """
-    types = {field.name: type(field.default) for field in dataclasses.fields(cls) if field.init}
+    types = {
+        field.name: type(field.default)
+        for field in dataclasses.fields(cls)
+        if type(field.default) in _PARSERS
+    }
     options = {}
     for part in filter(None, (part.strip() for part in text.split(','))):
         name, equals, value = (piece.strip() for piece in part.partition('='))

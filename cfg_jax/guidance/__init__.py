@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from cfg_jax.errors import UserError
 from cfg_jax.registry import Registry
 
 if TYPE_CHECKING:
@@ -29,15 +30,79 @@ RULES = Registry(
         ),
         'interval': (
             'cfg_jax.guidance.interval:Interval',
-            'classifier-free at noise levels in (lowest, highest] only (Kynkaanniemi 2024)',
+            'at noise levels in (lowest, highest] only (Kynkaanniemi 2024)  [modifier]',
         ),
-        'projected': (
-            'cfg_jax.guidance.projected:Projected',
-            'adaptive projected guidance, in x, with momentum (Sadat 2024)',
+        'schedule': (
+            'cfg_jax.guidance.schedule:WeightSchedule',
+            'w as a function of the level: linear, cosine, ... (Wang 2024)  [modifier]',
+        ),
+        'rescale': (
+            'cfg_jax.guidance.rescale:Rescale',
+            'the deviation of the conditional prediction is kept (Lin 2024)  [modifier]',
+        ),
+        'threshold': (
+            'cfg_jax.guidance.threshold:Threshold',
+            'x is clipped, at 1 or at a quantile (Saharia 2022)  [modifier]',
+        ),
+        'negative': (
+            'cfg_jax.guidance.negative:Negative',
+            "away from a class, in the null condition's place or next to it",
+        ),
+        'composition': (
+            'cfg_jax.guidance.composition:Composition',
+            'several classes at once, AND and NOT (Liu 2022)',
+        ),
+        'two_conditions': (
+            'cfg_jax.guidance.two_conditions:TwoConditions',
+            'a weight for each part of a condition (Brooks 2023)',
         ),
         'autoguidance': (
             'cfg_jax.guidance.autoguidance:Autoguidance',
             'away from a worse model, given as guidance.network (Karras 2024)',
+        ),
+        'independent': (
+            'cfg_jax.guidance.independent:Independent',
+            'a random other condition stands for the null (ICG, Sadat 2024)',
+        ),
+        'time_step': (
+            'cfg_jax.guidance.time_step:TimeStep',
+            'away from the model shown a wrong noise level (TSG, Sadat 2024)',
+        ),
+        'perturbed_attention': (
+            'cfg_jax.guidance.perturbed:PerturbedAttention',
+            'away from the model with identity attention (PAG, Ahn 2024)',
+        ),
+        'smoothed_energy': (
+            'cfg_jax.guidance.perturbed:SmoothedEnergy',
+            'away from the model with blurred queries (SEG, Hong 2024)',
+        ),
+        'skip_layer': (
+            'cfg_jax.guidance.perturbed:SkipLayer',
+            'away from the model without some attention layers (SLG)',
+        ),
+        'projected': (
+            'cfg_jax.guidance.projected:Projected',
+            'adaptive projected guidance, in x, with momentum (APG, Sadat 2024)',
+        ),
+        'annealed_condition': (
+            'cfg_jax.guidance.annealed_condition:AnnealedCondition',
+            'noise on the condition, less at cleaner levels (CADS, Sadat 2024)  [modifier]',
+        ),
+        'cfg_plus_plus': (
+            'cfg_jax.guidance.cfg_plus_plus:CFGPlusPlus',
+            'DDIM that renoises with the unconditional eps (Chung 2024)',
+        ),
+        'cfg_zero_star': (
+            'cfg_jax.guidance.cfg_zero_star:CFGZeroStar',
+            'the unconditional velocity is scaled to fit, and zero at first (Fan 2025)',
+        ),
+        'tangential_damping': (
+            'cfg_jax.guidance.tangential_damping:TangentialDamping',
+            'the unconditional eps along the common direction only (TCFG, Kwon 2025)',
+        ),
+        'frequency_decoupled': (
+            'cfg_jax.guidance.frequency_decoupled:FrequencyDecoupled',
+            'low and high frequencies have weights of their own (FDG, Sadat 2025)',
         ),
         'classifier_mean': (
             'cfg_jax.guidance.classifier:ClassifierMean',
@@ -51,6 +116,27 @@ RULES = Registry(
 )
 
 
+def make_rule(spec: str) -> Rule:
+    """The rule of a text: 'NAME', 'NAME:OPTION=VALUE,...', or 'RULE+MODIFIER+...'.
+
+    Each modifier acts on the rule to its left: 'projected:eta=0.2+interval:highest=5'.
+
+    Raises:
+      UserError: an unknown name or option, or a '+' before what is not a modifier.
+    """
+    rule = None
+    for part in spec.split('+'):
+        name, _, options = part.strip().partition(':')
+        if rule is None:
+            rule = RULES.make(name, options)
+            continue
+        if 'inner' not in {field.name for field in dataclasses.fields(RULES.load(name))}:
+            raise UserError(f'{name!r} is not a modifier: it can only stand first in {spec!r}')
+        rule = RULES.make(name, options, inner=rule)
+    assert rule is not None
+    return rule
+
+
 class Evaluation(NamedTuple):
     """One evaluation of a network.
 
@@ -59,12 +145,14 @@ class Evaluation(NamedTuple):
         grad_z log p(c | z).
       condition: 'given', 'null', or another name of `Rule.conditions`.
       perturbation: an option of the network that changes its forward pass, such as
-        `models.attention.Perturbation`; None for the network as it is.
+        `models.perturbation.Perturbation`; None for the network as it is.
+      time: 'given', or another name that `Rule.time` knows.
     """
 
     network: str = 'main'
     condition: str = 'given'
     perturbation: Any = None
+    time: str = 'given'
 
 
 class GuidanceLevel(NamedTuple):
@@ -95,11 +183,14 @@ class Rule:
       evaluations: what it combines, in this order.
       space: 'eps', 'x' or 'v': what the predictions of denoisers are given in.
       ancestral_only: whether it shifts the mean of transitions, which other samplers do not have.
+      renoises: whether it gives another eps for the way to the next level, which only samplers of
+        that attribute take.
     """
 
     evaluations: ClassVar[tuple[Evaluation, ...]] = (CONDITIONAL, NULL)
     space: ClassVar[str] = 'eps'
     ancestral_only: ClassVar[bool] = False
+    renoises: ClassVar[bool] = False
 
     @property
     def unguided(self) -> Evaluation:
@@ -130,9 +221,13 @@ class Rule:
         """
         return {'given': condition, 'null': conditioning.null(condition)}
 
-    def time(self, evaluation: Evaluation, logsnr: jax.Array) -> jax.Array:
-        """The log-SNR that the network of an evaluation is shown at the level logsnr, []."""
-        return logsnr
+    def time(self, evaluation: Evaluation, level: GuidanceLevel) -> jax.Array:
+        """The log-SNR that the network of an evaluation is shown at a level, [] or [B]."""
+        return level.logsnr
+
+    def weight(self, level: GuidanceLevel, w: jax.Array) -> jax.Array:
+        """The guidance weight at a level, [B] or []."""
+        return w
 
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
@@ -149,6 +244,10 @@ class Rule:
 
     def mean_gradient(self, w: jax.Array, predictions: Predictions) -> jax.Array | None:
         """w grad_z log p, added to the mean of ancestral transitions times their variance."""
+        return None
+
+    def renoise(self, predictions: Predictions) -> jax.Array | None:
+        """eps that takes x~ to the next level, where it is not the guided one (CFG++)."""
         return None
 
 

@@ -72,6 +72,8 @@ class GuidedDenoiser:
         level = self._level(z, logsnr, state)
         evaluation = self.rule.unguided
         prediction = self._evaluate((evaluation,), level)[evaluation]
+        if self.w is not None and self.rule.renoises:
+            prediction = prediction._replace(renoise=prediction.eps)
         return prediction, state._replace(nfe=state.nfe + 1)
 
     def _guided(
@@ -89,12 +91,14 @@ class GuidedDenoiser:
             return target.of(diffusion.x_from_eps(z, result.eps, logsnr), result.eps, logsnr)
 
         predictions = tuple(in_space(results[evaluation]) for evaluation in evaluations)
-        combined, rule_state = self.rule.combine(level, self.w, predictions, state.rule)
+        w = self.rule.weight(level, self.w)
+        combined, rule_state = self.rule.combine(level, w, predictions, state.rule)
         diffusion.check_same_shape(z=z, guided=combined)
         prediction = Prediction(
             target.to_eps(z, combined, logsnr),
             results[self.rule.unguided].v,
-            self.rule.mean_gradient(self.w, predictions),
+            self.rule.mean_gradient(w, predictions),
+            self.rule.renoise(predictions),
         )
         return prediction, GuidanceState(state.nfe + len(evaluations), rule_state)
 
@@ -110,7 +114,7 @@ class GuidedDenoiser:
             self.conditioning, self.condition, level.logsnr, level.keys
         )
         results: dict[Evaluation, Any] = {}
-        for batch in _batches(evaluations, self.rule, level.logsnr):
+        for batch in _batches(evaluations):
             if batch[0].network == 'classifier':
                 results[batch[0]] = self._gradient(level)
             else:
@@ -130,7 +134,7 @@ class GuidedDenoiser:
     ) -> list[Prediction]:
         denoiser: Denoiser = self.networks[evaluation.network]
         params = self.params[evaluation.network]
-        shown = self.rule.time(evaluation, level.logsnr)
+        shown = self.rule.time(evaluation, level)
         options = {}
         if evaluation.perturbation is not None:
             options['perturbation'] = evaluation.perturbation
@@ -149,13 +153,9 @@ class GuidedDenoiser:
         return [jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(len(conditions))]
 
 
-def _batches(
-    evaluations: tuple[Evaluation, ...], rule: Rule, logsnr: jax.Array
-) -> list[list[Evaluation]]:
+def _batches(evaluations: tuple[Evaluation, ...]) -> list[list[Evaluation]]:
     """Evaluations that differ by their condition alone, together."""
-    batches: dict[Any, list[Evaluation]] = {}
+    batches: dict[Evaluation, list[Evaluation]] = {}
     for evaluation in dict.fromkeys(evaluations):
-        as_shown = rule.time(evaluation, logsnr) is logsnr
-        same = evaluation.network, evaluation.perturbation, as_shown or evaluation
-        batches.setdefault(same, []).append(evaluation)
+        batches.setdefault(evaluation._replace(condition=''), []).append(evaluation)
     return list(batches.values())

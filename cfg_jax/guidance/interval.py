@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from cfg_jax.guidance.classifier_free import ClassifierFree
+from cfg_jax.guidance.modifier import Modifier
 
 
 def logsnr_of_noise_level(noise_level: float) -> float:
@@ -22,8 +22,8 @@ def logsnr_of_noise_level(noise_level: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval(ClassifierFree):
-    """The paper's rule at noise levels s = sigma / alpha in (lowest, highest], w = 0 elsewhere.
+class Interval(Modifier):
+    """A rule at noise levels s = sigma / alpha in (lowest, highest], w = 0 elsewhere.
 
     "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality": with
     s = exp(-logsnr / 2) it guides for logsnr in [-2 ln highest, -2 ln lowest). Outside of it the
@@ -40,6 +40,8 @@ class Interval(ClassifierFree):
             )
 
     def active(self, logsnr: jax.Array) -> jax.Array:
-        """Whether the level lies in the interval."""
+        """Whether the level lies in the interval, and the inner rule is active there."""
         first, end = logsnr_of_noise_level(self.highest), logsnr_of_noise_level(self.lowest)
-        return (first <= logsnr) & (logsnr < end)
+        inside = (first <= logsnr) & (logsnr < end)
+        inner = self.inner.active(logsnr)
+        return inside if inner is None else inside & inner

@@ -31,11 +31,13 @@ class Prediction(NamedTuple):
         does not predict it.
       mean_gradient: gradient of a log-density that shifts the mean of ancestral transitions, times
         its weight (classifier guidance); None without.
+      renoise: eps that takes x~ to the next level, where it is not `eps` (CFG++); None without.
     """
 
     eps: jax.Array
     v: jax.Array | None = None
     mean_gradient: jax.Array | None = None
+    renoise: jax.Array | None = None
 
 
 class Preconditioning(NamedTuple):

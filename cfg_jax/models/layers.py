@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from cfg_jax.models.attention import attend
 from cfg_jax.models.group_norm import GroupNorm, at_least_float32
+from cfg_jax.models.perturbation import Perturbation, blur_positions
 
 Dtype = Any
 
@@ -128,14 +129,21 @@ class AttentionBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
+    def __call__(self, h: jax.Array, perturbation: Perturbation | None = None) -> jax.Array:
         batch, height, width, channels = h.shape
+        if perturbation is not None and perturbation.kind == 'skip':
+            return h
         tokens = h.reshape(batch, height * width, channels)
         normed = GroupNorm(self.groups, dtype=self.dtype, name='norm')(tokens)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(normed)
         heads = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(heads), 2, 0)  # each [B, HW, heads, C / heads]
-        attended = attend(q, k, v, self.attention).reshape(tokens.shape)
+        if perturbation is not None and perturbation.kind == 'blur':
+            q = blur_positions(q, height, width, perturbation.blur)
+        if perturbation is not None and perturbation.kind == 'identity':
+            attended = v.reshape(tokens.shape)
+        else:
+            attended = attend(q, k, v, self.attention).reshape(tokens.shape)
         out = nn.Dense(channels, dtype=self.dtype, kernel_init=_zeros, name='proj')(attended)
         return h + out.reshape(h.shape)
 
@@ -185,9 +193,15 @@ class Encoder(nn.Module):
         return nn.Dense(4 * self.width, dtype=self.dtype, name='logsnr_1')(nn.silu(emb))
 
     def encode(
-        self, z: jax.Array, emb: jax.Array, train: bool
+        self,
+        z: jax.Array,
+        emb: jax.Array,
+        train: bool,
+        perturbation: Perturbation | None = None,
     ) -> tuple[jax.Array, list[jax.Array]]:
         """Features of z: [B, H, W, C] and emb [B, 4 * width].
+
+        `perturbation` weakens the attention of the layers whose names it matches.
 
         Returns:
           The features behind the middle block, [B, h, w, F] with h = H / 2^(levels - 1), and those
@@ -199,21 +213,21 @@ class Encoder(nn.Module):
         last = len(self.channel_mult) - 1
         for level, mult in enumerate(self.channel_mult):
             for block in range(self.num_res_blocks):
-                h = self.block(mult, f'down_{level}_{block}', h, emb, train)
+                h = self.block(mult, f'down_{level}_{block}', h, emb, train, perturbation)
                 skips.append(h)
             if level != last:
                 h = self.resample('down', mult, f'down_{level}', h, emb, train)
                 skips.append(h)
 
         h = self._res(self.channel_mult[-1], 'middle_0', h, emb, train)
-        h = self._attention('middle_attention', h)
+        h = self._attention('middle_attention', h, perturbation)
         return self._res(self.channel_mult[-1], 'middle_1', h, emb, train), skips
 
-    def block(self, mult, name, h, emb, train) -> jax.Array:
+    def block(self, mult, name, h, emb, train, perturbation=None) -> jax.Array:
         """A residual block, with attention where the resolution asks for it."""
         h = self._res(mult, name, h, emb, train)
         if h.shape[1] in self.attention_resolutions:
-            h = self._attention(f'{name}_attention', h)
+            h = self._attention(f'{name}_attention', h, perturbation)
         return h
 
     def resample(self, direction, mult, name, h, emb, train) -> jax.Array:
@@ -254,7 +268,10 @@ class Encoder(nn.Module):
             name=name,
         )(h, emb, train)
 
-    def _attention(self, name: str, h: jax.Array) -> jax.Array:
+    def _attention(self, name: str, h: jax.Array, perturbation: Perturbation | None) -> jax.Array:
         heads = self.heads(h.shape[-1])
+        if perturbation is not None and perturbation.applies(name):
+            block = AttentionBlock(heads, self.norm_groups, self.attention, self.dtype, name=name)
+            return block(h, perturbation)
         block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         return block(heads, self.norm_groups, self.attention, self.dtype, name=name)(h)

@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.conditioning import Condition, Conditioning
+from cfg_jax.conditioning import Condition, Conditioning, noisy
 from cfg_jax.models.group_norm import GroupNorm
 from cfg_jax.models.layers import Encoder, conv
+from cfg_jax.models.perturbation import Perturbation
 
 
 class UNet(Encoder, kw_only=True):
@@ -23,7 +24,12 @@ class UNet(Encoder, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, z: jax.Array, logsnr: jax.Array, condition: Condition, train: bool = False
+        self,
+        z: jax.Array,
+        logsnr: jax.Array,
+        condition: Condition,
+        train: bool = False,
+        perturbation: Perturbation | None = None,
     ) -> jax.Array:
         """Predicts eps, or another target it was trained for.
 
@@ -32,17 +38,18 @@ class UNet(Encoder, kw_only=True):
           logsnr: float32 [B].
           condition: a pytree of arrays [B, ...].
           train: turns dropout on (needs a 'dropout' key).
+          perturbation: weakens self-attention, for guidance rules that need it.
 
         Returns:
           float32 [B, H, W, out_channels].
         """
         emb = self.embed_logsnr(logsnr)
-        emb = emb + self.conditioning.encode(condition, emb.shape[-1], self.dtype)
-        h, skips = self.encode(z, emb, train)
+        emb = emb + noisy.encode(self.conditioning, condition, emb.shape[-1], self.dtype)
+        h, skips = self.encode(z, emb, train, perturbation)
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for block in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self.block(mult, f'up_{level}_{block}', h, emb, train)
+                h = self.block(mult, f'up_{level}_{block}', h, emb, train, perturbation)
             if level != 0:
                 h = self.resample('up', mult, f'up_{level}', h, emb, train)
 

@@ -24,7 +24,34 @@ SAMPLERS = Registry(
     'sampler',
     {
         'ancestral': ('cfg_jax.samplers.ancestral:Ancestral', "the paper's Algorithm 2"),
-        'ddim': ('cfg_jax.samplers.ddim:DDIM', 'deterministic, eta = 0 (Song et al. 2021)'),
+        'ddim': ('cfg_jax.samplers.ddim:DDIM', 'eta = 0 deterministic, eta = 1 (Song 2021)'),
+        'dpmpp_2m': (
+            'cfg_jax.samplers.dpmpp:DPMPP2M',
+            'DPM-Solver++ of order 2, one evaluation a level (Lu 2022)',
+        ),
+        'dpmpp_2m_sde': (
+            'cfg_jax.samplers.dpmpp:DPMPP2MSDE',
+            'its stochastic form',
+        ),
+        'unipc': ('cfg_jax.samplers.unipc:UniPC', 'predictor-corrector of order 2 (Zhao 2023)'),
+        'euler': ('cfg_jax.samplers.edm:Euler', "EDM's Euler steps, with churn (Karras 2022)"),
+        'heun': ('cfg_jax.samplers.edm:Heun', "EDM's Heun steps of order 2, with churn"),
+    },
+)
+
+GRIDS = Registry(
+    'grid',
+    {
+        'schedule': (
+            'cfg_jax.samplers.grids:Grid',
+            "the paper's: uniform in the u of the schedule",
+        ),
+        'logsnr': ('cfg_jax.samplers.grids:LogSNRGrid', 'uniform in log-SNR'),
+        'edm': ('cfg_jax.samplers.grids:EDMGrid', 'noise levels uniform in s^(1/7) (Karras 2022)'),
+        'respaced': (
+            'cfg_jax.samplers.grids:RespacedGrid',
+            'steps of 1,000 discrete ones, evenly spaced as ADM does',
+        ),
     },
 )
 
@@ -68,9 +95,14 @@ class Sampler:
       clip: clip x~ to [-1, 1] at every level. The paper does not say; its authors' public code
         does, and x~ = (z - sigma eps~) / alpha explodes at small alpha without it.
       grid: where the levels lie.
+
+    Class attributes:
+      stochastic: whether its transitions have a mean and a variance, as the ancestral sampler's.
+      renoises: whether it takes `Prediction.renoise`.
     """
 
     stochastic: ClassVar[bool] = False
+    renoises: ClassVar[bool] = False
 
     num_steps: int = 256
     clip: bool = True

@@ -4,8 +4,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfg_jax.diffusion import CosineSchedule, Schedule
+
+_DISCRETE_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,63 @@ class Grid:
         Raises:
           ValueError: fewer than two levels.
         """
-        if num_steps < 2:
-            raise ValueError(f'num_steps must be at least 2, the two ends; got {num_steps}')
+        _at_least_two(num_steps)
         u = (num_steps - jnp.arange(1, num_steps + 1)) / (num_steps - 1)
         return self.schedule(u)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSNRGrid(Grid):
+    """Levels uniform in log-SNR between the ends of the schedule."""
+
+    def levels(self, num_steps: int) -> jax.Array:
+        """See `Grid`."""
+        ends = super().levels(2)
+        return jnp.linspace(ends[0], ends[1], _at_least_two(num_steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class EDMGrid(Grid):
+    """Noise levels s = sigma / alpha with s^(1 / rho) uniform (Karras et al. 2022, eq. 5).
+
+    The ends are the schedule's, within EDM's noise levels: [0.002, 80].
+
+    Attributes:
+      rho: published 7.
+      lowest, highest: noise levels.
+    """
+
+    rho: float = 7.0
+    lowest: float = 0.002
+    highest: float = 80.0
+
+    def levels(self, num_steps: int) -> jax.Array:
+        """See `Grid`."""
+        noisiest, cleanest = np.exp(-0.5 * np.asarray(super().levels(2), np.float64))
+        highest, lowest = min(noisiest, self.highest), max(cleanest, self.lowest)
+        s = np.linspace(
+            highest ** (1 / self.rho), lowest ** (1 / self.rho), _at_least_two(num_steps)
+        )
+        return jnp.asarray(-2.0 * self.rho * np.log(s), jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class RespacedGrid(Grid):
+    """Levels at T of the discrete steps 0..999 of the schedule, evenly spaced with both ends.
+
+    As ADM's timestep respacing does: step round(i 999 / (T - 1)), log-SNR of u = step / 999.
+    """
+
+    def levels(self, num_steps: int) -> jax.Array:
+        """See `Grid`."""
+        last = _DISCRETE_STEPS - 1
+        if num_steps > _DISCRETE_STEPS:
+            raise ValueError(f'there are {_DISCRETE_STEPS} discrete steps; got {num_steps}')
+        steps = np.rint(np.linspace(last, 0, _at_least_two(num_steps)))
+        return self.schedule(jnp.asarray(steps / last, jnp.float32))
+
+
+def _at_least_two(num_steps: int) -> int:
+    if num_steps < 2:
+        raise ValueError(f'num_steps must be at least 2, the two ends; got {num_steps}')
+    return num_steps

@@ -1,0 +1,34 @@
+"""CFG++ (Chung et al. 2024): guidance that stays on the data manifold, for DDIM."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+
+from cfg_jax.diffusion import broadcast_to_images
+from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class CFGPlusPlus(Rule):
+    """eps~ = eps(z) + w (eps(z, c) - eps(z)) for x~, and eps(z) for the way to the next level:
+
+        x~ = (z - sigma eps~) / alpha,  z' = alpha' x~ + sigma' eps(z).
+
+    Here w is the method's scale in (0, 1]; w = 0 is unguided sampling, as everywhere. One step is a
+    DDIM step of classifier-free guidance with scale s = w / (1 - exp(-(logsnr' - logsnr) / 2)), so
+    its strength depends on the number of steps.
+    """
+
+    renoises: ClassVar[bool] = True
+
+    def combine(
+        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
+    ) -> tuple[jax.Array, Any]:
+        """eps~ of x~."""
+        eps_cond, eps_uncond = predictions
+        return eps_uncond + broadcast_to_images(w, level.z) * (eps_cond - eps_uncond), state
+
+    def renoise(self, predictions: Predictions) -> jax.Array:
+        """eps(z)."""
+        return predictions[1]
