@@ -4,7 +4,9 @@ setup(
     name='cfg_jax',
     version='0.2.0',
     description='Classifier-Free Diffusion Guidance (Ho & Salimans, arXiv 2207.12598) in JAX',
+    license='Apache-2.0',
     packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
+    package_data={'cfg_jax': ['py.typed']},  # its type hints count
     python_requires='>=3.11',
     install_requires=[
         'absl-py',
