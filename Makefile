@@ -5,7 +5,7 @@ WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
 .PHONY: quickstart test install format
-# Large pages for the large arrays that XLA allocates anew at every step (README, "Speed").
+# Large pages for the large arrays that XLA allocates at every step (docs/performance.md).
 quickstart: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: install
 	$(BIN)/python experiments/quickstart.py --workdir=$(WORKDIR)

@@ -23,7 +23,7 @@ Where each value comes from:
   ours                the EMA's decay rises as (1 + n) / (10 + n) until it reaches 0.9999;
                       bfloat16 compute, where ADM used float16 with loss scaling
 
-Data: `imagenet2012` prepared as ArrayRecord (README, "Prepare ImageNet").
+Data: `imagenet2012` prepared as ArrayRecord (docs/data.md).
 
 Variant imagenet128.py:classifier, ADM's classifier of noisy images (not run):
   ADM states    the network (42,568,040 parameters: the U-Net's encoder with width 128, depth 2, 64

@@ -22,7 +22,7 @@ Where each value comes from:
   ours                the EMA's decay rises as (1 + n) / (10 + n) until it reaches 0.9999;
                       bfloat16 compute, where ADM used float16 with loss scaling
 
-Data: `imagenet2012` prepared as ArrayRecord (README, "Prepare ImageNet"); images are cropped and
+Data: `imagenet2012` prepared as ArrayRecord (docs/data.md); images are cropped and
 resized while training. `imagenet_resized/64x64` needs no archives, but has another resize: box,
 not crop and area, so its numbers stand apart from the paper's.
 

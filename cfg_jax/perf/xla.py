@@ -15,7 +15,7 @@ def set_defaults(
     """Adds what pays for this project to XLA_FLAGS, unless the user has chosen otherwise.
 
     On CPUs jaxlib 0.10 sends convolutions to YNNPACK's kernels, which are slower than its own: see
-    README, "Speed".
+    docs/performance.md.
 
     Args:
       environment: to change.
