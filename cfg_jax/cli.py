@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from cfg_jax import config as config_lib, config_files, console
 from cfg_jax.errors import Disconnected, Preempted, UserError
 from cfg_jax.guidance import RULES
+from cfg_jax.perf import xla
 from cfg_jax.samplers import SAMPLERS
 
 PROCESS_OPTIONS = ('coordinator', 'num_processes', 'process_id')
@@ -59,6 +60,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
     Anything that is not a user's mistake keeps its traceback.
     """
+    xla.set_flags()
     with console.log_shown():
         status = _status(main)
     sys.exit(status)
@@ -160,14 +162,13 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
 def start_processes(options: argparse.Namespace, workdir: str) -> None:
     """Joins the processes of a run, before anything touches a device; see `processes.start`.
 
-    From then on compilations are kept, see `compilations.keep`.
+    From then on compilations are kept, see `xla.keep_compilations`.
     """
     from cfg_jax.distributed import multihost  # imports JAX, which --help does not need
-    from cfg_jax.perf import compilations
 
     process_id = -1 if options.process_id is None else options.process_id
     multihost.start(options.coordinator, options.num_processes, process_id)
-    compilations.keep(workdir)
+    xla.keep_compilations(workdir)
 
 
 def step_range(text: str) -> range:

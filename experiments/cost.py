@@ -19,8 +19,9 @@ import paper
 
 from cfg_jax import cli, config as config_lib, config_files, files
 from cfg_jax.errors import UserError
+from cfg_jax.perf.accelerators import ACCELERATORS, of_device
 
-WATTS = {'v100': 300, 'a100': 400, 'h100': 700, 'h200': 700}
+CHIPS = {name: ACCELERATORS[name] for name in ('v100', 'a100', 'h100', 'h200')}
 DEVICES = (1, 8, 32, 128)
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -113,27 +114,25 @@ def work_of(job: Job) -> Work:
 
 def costs(works: Sequence[Work], utilisation: float, measured: Sequence[dict]) -> list[str]:
     """A row per table and throughput."""
-    from cfg_jax.perf import cost
-
     lines = [
         '| table | throughput | training images/s | device-days training | sweep | kWh |',
         '|---|---|---|---|---|---|',
     ]
     for work in works:
         rates = [('v100', "V100, ADM's paper (Table 7)", work.job.adm_rate)]
-        for name in WATTS:
-            flops = utilisation * cost.PEAK_TFLOPS[name] * 1e12
+        for name, chip in CHIPS.items():
+            flops = utilisation * chip.peak_tflops * 1e12
             label = f'{name.upper()}, {utilisation:.0%} of the peak, estimated'
             rates.append((name, label, flops / (3 * work.forward_flops)))
         for result in measured:
             if same_network(result['config'], work.job.config):
                 kind = result['device']['kind']
-                name = next((name for name in WATTS if name in kind.lower()), '')
+                name = next((name for name, chip in CHIPS.items() if chip is of_device(kind)), '')
                 best = max(row['images_per_second'] for row in result['training'])
                 rates.append((name, f'{kind}, measured', best / result['device']['count']))
         for name, label, rate in rates:
             training, sweep = work.days(rate)
-            kwh = f'{(training + sweep) * 24 * WATTS[name] / 1000:,.0f}' if name else '-'
+            kwh = f'{(training + sweep) * 24 * CHIPS[name].watts / 1000:,.0f}' if name else '-'
             lines.append(
                 f'| {work.job.table} | {label} | {rate:,.1f} | {training:,.1f} | {sweep:,.1f}'
                 f' | {kwh} |'
@@ -168,8 +167,6 @@ def same_network(measured: dict[str, Any], path: str) -> bool:
 
 def scaling(works: Sequence[Work], utilisation: float, allreduce: float) -> list[str]:
     """Days of one model's training on many H200, ideal and with the gradients' all-reduce."""
-    from cfg_jax.perf import cost
-
     lines = [
         f'One model on many H200 at {utilisation:.0%} of the peak; all-reduce at an assumed'
         f' {allreduce:g} GB/s (none has been measured):',
@@ -178,7 +175,7 @@ def scaling(works: Sequence[Work], utilisation: float, allreduce: float) -> list
         '|---|---|---|---|---|---|',
     ]
     for work in works:
-        rate = utilisation * cost.PEAK_TFLOPS['h200'] * 1e12 / (3 * work.forward_flops)
+        rate = utilisation * CHIPS['h200'].peak_tflops * 1e12 / (3 * work.forward_flops)
         steps = work.training_images / work.job.models / work.batch_size
         for count in DEVICES:
             compute = work.batch_size / count / rate

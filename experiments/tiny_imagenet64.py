@@ -43,12 +43,12 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import loading
     from cfg_jax.data import sources
-    from cfg_jax.perf import compilations
+    from cfg_jax.perf import xla
 
     root = files.as_path(options.root)
     out = files.as_path(options.out) if options.out else root / 'results'
     # Several compilations of minutes, the same in every call on a machine.
-    compilations.keep(root, on_cpu=True)
+    xla.keep_compilations(root, on_cpu=True)
     config = real_presets.load(options, options.config, overrides)
     count, classes = real_presets.reference_count(options), sources.label_names(options.data)
     real_scores.check_counts(config.sweep.num_samples, count)

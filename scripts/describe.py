@@ -4,9 +4,10 @@
     python scripts/describe.py --config=configs/imagenet64.py --images_per_second=600
     python scripts/describe.py --config=configs/imagenet64.py --accelerator=a100
 
-With a throughput or an accelerator it says device-days of the training and device-hours of the full
-sweep; those of an accelerator are an estimate, a share (--utilisation) of its peak. With
---decode_rate it also says how many cores must decode to keep one device busy.
+With a throughput or an accelerator it reports device-days of the training and device-hours of the
+full sweep; those of an accelerator are an estimate, a share (--utilisation) of its peak, and come
+with the share of its memory that the training state takes. With --decode_rate it also reports how
+many cores must decode to keep one device busy.
 
 Operations are counted at 2 per multiply-add over convolutions, dense layers and attention; a
 training image costs three forward passes. State per device: parameters, EMA and Adam's moments.
@@ -16,6 +17,7 @@ import json
 from collections.abc import Sequence
 
 from cfg_jax import cli
+from cfg_jax.perf.accelerators import ACCELERATORS
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--images_per_second', type=float, help='training images per second of one device'
     )
-    parser.add_argument('--accelerator', help='such as v100, a100, h200, tpu-v4')
+    parser.add_argument('--accelerator', help=', '.join(ACCELERATORS))
     parser.add_argument(
         '--utilisation', type=float, default=0.4, help="share of the accelerator's peak (0.4)"
     )
@@ -34,8 +36,8 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax.perf import cost
 
-    if options.accelerator is not None and options.accelerator not in cost.PEAK_TFLOPS:
-        parser.error(f'--accelerator is one of {", ".join(cost.PEAK_TFLOPS)}')
+    if options.accelerator is not None and options.accelerator not in ACCELERATORS:
+        parser.error(f'--accelerator is one of {", ".join(ACCELERATORS)}')
     if options.accelerator is not None and options.images_per_second is not None:
         parser.error('--images_per_second is measured, --accelerator estimated; give one of them')
     if options.decode_rate is not None and not (options.images_per_second or options.accelerator):

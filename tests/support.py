@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 
 from cfg_jax import cli, config_fields, config_files, console, files
 from cfg_jax.errors import UserError
-from cfg_jax.perf import cost
+from cfg_jax.perf import cost, xla
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = str(ROOT / 'configs' / 'digits.py')
@@ -140,8 +140,10 @@ def logged():
 
 
 def script_environment(**changes):
-    """The environment for a script: ours, with the output unbuffered."""
-    return os.environ | {'PYTHONUNBUFFERED': '1'} | changes
+    """The environment for a script: ours, with the output unbuffered and the flags of commands."""
+    environment = os.environ | {'PYTHONUNBUFFERED': '1'} | changes
+    xla.set_flags(environment)
+    return environment
 
 
 def start_script(xla_flags, name, *arguments):

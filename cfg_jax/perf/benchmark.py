@@ -25,23 +25,9 @@ from cfg_jax.guidance.interval import Interval
 from cfg_jax.inference import Model
 from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
 from cfg_jax.models import networks
-from cfg_jax.perf import cost, profiler
+from cfg_jax.perf import accelerators, cost, profiler
 from cfg_jax.samplers.grids import Grid
 from cfg_jax.training import step as train_step
-
-# What JAX calls a device, and its name in `cost.PEAK_TFLOPS`; the first that fits. A device of a
-# TPU v3 is one of the two cores of a chip, and its peak is not listed.
-_KINDS = (
-    ('v100', 'v100'),
-    ('a100', 'a100'),
-    ('h100', 'h100'),
-    ('h200', 'h200'),
-    ('tpu v4', 'tpu-v4'),
-    ('tpu v5 lite', 'tpu-v5e'),
-    ('tpu v5e', 'tpu-v5e'),
-    ('tpu v5', 'tpu-v5p'),
-    ('tpu v6', 'tpu-v6e'),
-)
 
 Result = dict[str, Any]
 
@@ -231,13 +217,6 @@ def random_params(config: ConfigDict) -> Any:
     return jax.tree.map_with_path(draw, shapes)
 
 
-def peak_tflops() -> float | None:
-    """Dense bfloat16 peak of one of this machine's devices, or None where it is not known."""
-    kind = jax.devices()[0].device_kind.lower()
-    found = [name for words, name in _KINDS if words in kind]
-    return cost.PEAK_TFLOPS[found[0]] if found else None
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device had no room for what was tried."""
     return 'RESOURCE_EXHAUSTED' in str(error) or 'out of memory' in str(error).lower()
@@ -273,9 +252,9 @@ def _work(config: ConfigDict, result: Result, flops: float) -> Result:
     """
     tflops = flops * result['images_per_second'] / 1e12
     work = {'gflop_per_image': flops / 1e9, 'tflops': tflops}
-    peak = peak_tflops()
-    if peak and config.model.dtype == 'bfloat16':
-        work['share_of_peak'] = tflops / (peak * jax.device_count())
+    chip = accelerators.of_device(jax.devices()[0].device_kind)
+    if chip and config.model.dtype == 'bfloat16':
+        work['share_of_peak'] = tflops / (chip.peak_tflops * jax.device_count())
     memory = jax.local_devices()[0].memory_stats() or {}
     if 'peak_bytes_in_use' in memory:
         work['process_peak_memory_gib'] = memory['peak_bytes_in_use'] / 2**30

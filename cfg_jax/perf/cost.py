@@ -1,4 +1,4 @@
-"""What a computation costs, counted from its jaxpr: nothing is run or allocated."""
+"""What a config costs to train and to sweep: nothing is run or allocated."""
 
 import math
 from typing import Any
@@ -9,21 +9,9 @@ from ml_collections import ConfigDict
 from cfg_jax.errors import UserError
 from cfg_jax.inference import make_rule
 from cfg_jax.models import networks
+from cfg_jax.perf.accelerators import ACCELERATORS
 from cfg_jax.perf.operations import count_flops
 from cfg_jax.training import step as train_step
-
-# Peak TFLOP/s of dense bfloat16 products (float16 on V100), as the makers state them, per chip.
-PEAK_TFLOPS = {
-    'v100': 125.0,
-    'a100': 312.0,
-    'h100': 989.0,
-    'h200': 989.0,
-    'tpu-v3': 123.0,
-    'tpu-v4': 275.0,
-    'tpu-v5e': 197.0,
-    'tpu-v5p': 459.0,
-    'tpu-v6e': 918.0,
-}
 
 
 def describe(
@@ -38,7 +26,7 @@ def describe(
     Args:
       config: of the run.
       images_per_second: measured training throughput of one device.
-      accelerator: instead of a throughput, a key of PEAK_TFLOPS.
+      accelerator: instead of a throughput, a key of ACCELERATORS.
       utilisation: share of the accelerator's peak that is assumed; 0.4 is a good implementation.
       decode_rate: images per second that one core decodes.
 
@@ -47,53 +35,33 @@ def describe(
       three forward passes), bytes of training state per device (parameters, EMA and both Adam
       moments in float32), images to train, exaFLOP of the training; evaluations of networks
       (nfe) and exaFLOP of the sweep (w x samples x T levels x 1 for w = 0 and else what the rule
-      takes); and, given a throughput or an accelerator, device-days of the training and
-      device-hours of the sweep, where an evaluation takes a third of a training image, and the
-      cores that decode fast enough for one device. A noisy classifier has no sweep.
+      takes). A noisy classifier has no sweep.
+      With an accelerator also its peak, its memory and the share of it that the state takes, the
+      least milliseconds in which its memory reads and writes what Adam and EMA do, and the
+      throughput assumed. With either, device-days of the training and device-hours of the sweep,
+      where an evaluation takes a third of a training image, and the cores that decode fast enough
+      for one device.
 
     Raises:
       UserError: a number out of range.
     """
-    if images_per_second is not None and not images_per_second > 0:
+    if images_per_second is not None and not 0 < images_per_second < math.inf:
         raise UserError(f'--images_per_second must be above 0; got {images_per_second:g}')
-    if decode_rate is not None and not decode_rate > 0:
+    if decode_rate is not None and not 0 < decode_rate < math.inf:
         raise UserError(f'--decode_rate must be above 0; got {decode_rate:g}')
     if not 0 < utilisation <= 1:
         raise UserError(f'--utilisation must be in (0, 1]; got {utilisation:g}')
-    forward, params = _forward(config)
-    state = jax.eval_shape(lambda: train_step.create_state(config))
-    num_images = config.train.steps * config.train.batch_size
-    passes = sweep_nfe(config) if 'sweep' in config else None
-    description = {
-        'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
-        'forward_gflop_per_image': forward / 1e9,
-        'training_gflop_per_image': 3 * forward / 1e9,
-        'state_bytes_per_device': sum(
-            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
-        ),
-        'training_images': num_images,
-        'training_exaflop': 3 * forward * num_images / 1e18,
-    }
-    if passes is not None:
-        description |= {
-            'sweep_nfe': passes,
-            'sweep_exaflop': forward * passes / 1e18,
-        }
+    description = _operations(config)
     if accelerator is not None:
-        peak = PEAK_TFLOPS[accelerator]
-        images_per_second = utilisation * peak * 1e12 / (3 * forward)
-        description |= {
-            'accelerator': accelerator,
-            'peak_tflops': peak,
-            'assumed_utilisation': utilisation,
-            'assumed_images_per_second': images_per_second,
-        }
+        description |= _on(accelerator, description, utilisation)
+        images_per_second = description['assumed_images_per_second']
     if images_per_second is not None:
         if decode_rate is not None:
             description['input_cores'] = math.ceil(images_per_second / decode_rate)
-        description['device_days'] = num_images / images_per_second / 86400
-        if passes is not None:
-            description['sweep_device_hours'] = passes / (3 * images_per_second) / 3600
+        description['device_days'] = description['training_images'] / images_per_second / 86400
+        if 'sweep_nfe' in description:
+            seconds = description['sweep_nfe'] / (3 * images_per_second)
+            description['sweep_device_hours'] = seconds / 3600
     return description
 
 
@@ -107,6 +75,44 @@ def sweep_nfe(config: ConfigDict) -> int:
 def forward_flops(config: ConfigDict) -> int:
     """Floating-point operations of a forward pass of the config's network for one image."""
     return _forward(config)[0]
+
+
+def _operations(config: ConfigDict) -> dict[str, Any]:
+    """What holds on any device."""
+    forward, params = _forward(config)
+    state = jax.eval_shape(lambda: train_step.create_state(config))
+    num_images = config.train.steps * config.train.batch_size
+    description = {
+        'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
+        'forward_gflop_per_image': forward / 1e9,
+        'training_gflop_per_image': 3 * forward / 1e9,
+        'state_bytes_per_device': sum(
+            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+        ),
+        'training_images': num_images,
+        'training_exaflop': 3 * forward * num_images / 1e18,
+    }
+    if 'sweep' in config:
+        nfe = sweep_nfe(config)
+        description |= {'sweep_nfe': nfe, 'sweep_exaflop': forward * nfe / 1e18}
+    return description
+
+
+def _on(accelerator: str, description: dict[str, Any], utilisation: float) -> dict[str, Any]:
+    """What holds on one of these chips."""
+    chip = ACCELERATORS[accelerator]
+    flops = description['training_gflop_per_image'] * 1e9
+    # Parameters, EMA and two moments are read and written, the gradient is read.
+    moved = 9 * 4 * description['parameters']
+    return {
+        'accelerator': accelerator,
+        'peak_tflops': chip.peak_tflops,
+        'memory_gib': chip.memory_gib,
+        'state_share_of_memory': description['state_bytes_per_device'] / (chip.memory_gib * 2**30),
+        'update_milliseconds': 1e3 * moved / (chip.bandwidth * 1e9),
+        'assumed_utilisation': utilisation,
+        'assumed_images_per_second': utilisation * chip.peak_tflops * 1e12 / flops,
+    }
 
 
 def _forward(config: ConfigDict) -> tuple[int, Any]:

@@ -1,4 +1,4 @@
-"""Flags for XLA, which it reads from the environment when JAX starts."""
+"""XLA: its flags, read from the environment when JAX starts, and the cache of its compilations."""
 
 import importlib.metadata
 import os
@@ -6,16 +6,18 @@ from collections.abc import MutableMapping
 
 # What YNNPACK's kernels are left to do: products of matrices, not convolutions.
 _YNN = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
-_KNOW_IT = ('0.10.', '0.11.')  # versions of jaxlib; another one may end at a flag it does not know
+# Versions of jaxlib that know the flag; another one may end at a flag it does not know.
+_KNOW_IT = ('0.10.', '0.11.', '0.12.')
 
 
-def set_defaults(
+def set_flags(
     environment: MutableMapping[str, str] = os.environ, jaxlib: str | None = None
 ) -> None:
-    """Adds what pays for this project to XLA_FLAGS, unless the user has chosen otherwise.
+    """Adds the flags that pay for this project to XLA_FLAGS, unless the user has chosen otherwise.
 
-    On CPUs jaxlib 0.10 sends convolutions to YNNPACK's kernels, which are slower than its own: see
-    docs/performance.md.
+    Commands call it before anything starts JAX; importing the library changes no environment. On
+    CPUs jaxlib sends convolutions to YNNPACK's kernels since 0.10, which are slower here than
+    XLA's own: see docs/performance.md.
 
     Args:
       environment: to change.
@@ -25,3 +27,19 @@ def set_defaults(
     flags = environment.get('XLA_FLAGS', '')
     if version.startswith(_KNOW_IT) and 'ynn_fusion_type' not in flags:
         environment['XLA_FLAGS'] = f'{flags} {_YNN}'.strip()
+
+
+def keep_compilations(workdir: str | os.PathLike[str], on_cpu: bool = False) -> None:
+    """Keeps compilations in WORKDIR/compilations, unless JAX_COMPILATION_CACHE_DIR says where.
+
+    A restart then does not compile again. By default on accelerators only: code compiled for one
+    CPU may not run on another one.
+    """
+    import jax  # set_flags comes before it
+
+    from cfg_jax import files
+
+    wanted = on_cpu or jax.default_backend() != 'cpu'
+    if wanted and not jax.config.jax_compilation_cache_dir:
+        directory = files.as_path(workdir) / 'compilations'
+        jax.config.update('jax_compilation_cache_dir', os.fspath(directory))

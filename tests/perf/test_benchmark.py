@@ -17,15 +17,9 @@ from support import (
     user_error,
 )
 
-from cfg_jax import (
-    models,
-    sampling,
-)
 from cfg_jax.metrics.features import classifier
-from cfg_jax.perf import (
-    benchmark,
-    cost,
-)
+from cfg_jax.perf import benchmark, cost, operations
+from cfg_jax.samplers.grids import Grid
 
 
 def test_training_is_timed_and_counted(toy_networks):
@@ -88,18 +82,11 @@ def test_three_steps_have_no_middle_half(toy_networks):
 
 @pytest.mark.parametrize(('steps', 'share'), [(8, 0.25), (9, 5 / 18), (4, 0.25)])
 def test_the_interval_saves_the_share_it_says(toy_networks, steps, share):
-    """Counted by an eps_fn that tells how many of its steps are guided."""
+    """Which of the sampler's levels are guided: those in the middle, half of them."""
     config = make_tiny_config(sampler__num_steps=steps)
     rule, saves = benchmark.interval_rule(config)
     assert saves == pytest.approx(share)
-    levels = sampling.logsnr_levels(steps)
-    params = models.make_unet(config).init(
-        jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-    )
-    params = jax.tree.map(lambda a: a + 0.1, params)
-    z, label, w = jnp.ones((1, 8, 8, 1)), jnp.asarray([3]), jnp.asarray([2.0])
-    guided, plain = rule.guided(params, label, w, None).eps_fn, rule.unguided(params, label).eps_fn
-    inside = [not np.allclose(guided(z, lev), plain(z, lev), rtol=1e-4) for lev in levels]
+    inside = [bool(rule.active(level)) for level in Grid().levels(steps)]
     assert sum(inside) == steps - round(2 * share * steps)
     assert inside == sorted(inside[: steps // 2]) + sorted(inside[steps // 2 :], reverse=True)
 
@@ -118,20 +105,20 @@ def test_xla_counts_the_same_operations():
     params = block.init(jax.random.key(0), h)
     compiled = jax.jit(block.apply).lower(params, h).compile()
     theirs = compiled.cost_analysis()['flops']
-    assert cost.count_flops(block.apply, params, h) == pytest.approx(theirs, rel=0.05)
+    assert operations.count_flops(block.apply, params, h) == pytest.approx(theirs, rel=0.05)
 
 
-def test_peak_of_known_devices(monkeypatch):
+def test_share_of_the_peak_of_a_known_device(toy_networks, monkeypatch):
     class Device:
         device_kind = 'NVIDIA H200'
 
     monkeypatch.setattr(benchmark.jax, 'devices', lambda: [Device])
-    assert benchmark.peak_tflops() == cost.PEAK_TFLOPS['h200']
-    for kind, name in (('TPU v4', 'tpu-v4'), ('TPU v5 lite', 'tpu-v5e'), ('TPU v5p', 'tpu-v5p')):
-        Device.device_kind = kind
-        assert benchmark.peak_tflops() == cost.PEAK_TFLOPS[name]
+    monkeypatch.setattr(benchmark.jax, 'device_count', lambda: 2)
+    config = make_tiny_config(model__dtype='bfloat16')
+    work = benchmark._work(config, {'images_per_second': 5.0}, flops=989e12)
+    assert work['share_of_peak'] == pytest.approx(2.5)  # 5 of two devices' 2 images/s
     Device.device_kind = 'cpu'
-    assert benchmark.peak_tflops() is None
+    assert 'share_of_peak' not in benchmark._work(config, {'images_per_second': 5.0}, flops=1.0)
 
 
 def test_bench_train_command(capsys, toy_networks, tmp_path):

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from support import ROOT, script_environment
+from support import ROOT
 
 from cfg_jax.perf import xla
 
@@ -13,36 +13,58 @@ FLAG = f'{OPTION}LIBRARY_FUSION_TYPE_DOT'
 
 def test_added_to_what_the_user_has():
     environment = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
-    xla.set_defaults(environment, '0.10.2')
-    xla.set_defaults(environment, '0.11.2')
+    xla.set_flags(environment, '0.10.2')
+    xla.set_flags(environment, '0.12.0.1')
     assert environment['XLA_FLAGS'] == f'--xla_force_host_platform_device_count=4 {FLAG}'
 
 
 def test_the_users_choice_and_other_versions_stay():
     chosen = {'XLA_FLAGS': OPTION}
-    xla.set_defaults(chosen, '0.10.2')
+    xla.set_flags(chosen, '0.10.2')
     assert chosen['XLA_FLAGS'] == OPTION
     untouched = {}
-    xla.set_defaults(untouched, '0.9.1')
-    xla.set_defaults(untouched, '0.12.0')
+    xla.set_flags(untouched, '0.9.1')
+    xla.set_flags(untouched, '0.13.0')
     assert untouched == {}
 
 
-def test_convolutions_stay_with_xla():
-    """The flag reaches XLA in a new process: an unknown one would end it."""
-    code = (
-        'import cfg_jax, jax, jax.numpy as jnp\n'
-        'x, w = jnp.ones((8, 8, 8, 16)), jnp.ones((3, 3, 16, 16))\n'
-        "f = jax.jit(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), 'SAME',"
-        " dimension_numbers=('NHWC', 'HWIO', 'NHWC')))\n"
-        "print('ynn' in f.lower(x, w).compile().as_text())"
-    )
+def run(code, **environment):
+    """What `python -c CODE` prints in a process with this environment."""
     done = subprocess.run(
         [sys.executable, '-c', code],
         cwd=ROOT,
-        env=script_environment(JAX_PLATFORMS='cpu', XLA_FLAGS=''),
+        env={'PATH': '', 'HOME': '', 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'} | environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout.strip() == 'False', done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+CONVOLVE = """
+import jax, jax.numpy as jnp
+x, w = jnp.ones((32, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
+f = jax.jit(lambda x, w: jax.lax.conv_general_dilated(
+    jnp.sin(x), w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')))
+print('ynn_fusion' in f.lower(x, w).compile().as_text())
+"""
+
+
+def test_convolutions_stay_with_xla():
+    """The flag reaches XLA in a new process: an unknown one would end it."""
+    environment = {}
+    xla.set_flags(environment)
+    assert run(CONVOLVE, **environment) == 'False'
+    if environment:
+        assert run(CONVOLVE) == 'True'
+
+
+def test_commands_set_it_and_imports_do_not():
+    see = "import os; print(os.environ.get('XLA_FLAGS'))"
+    importing = 'import cfg_jax, cfg_jax.cli, cfg_jax.inference, cfg_jax.training.loop'
+    assert run(f'{importing}; {see}') == 'None'
+    command = f'from cfg_jax import cli\ncli.run(lambda argv: exec({see!r}))'
+    environment = {}
+    xla.set_flags(environment)
+    assert run(command) == str(environment.get('XLA_FLAGS'))
