@@ -47,8 +47,8 @@ def _existing(path: str) -> str:
     if Path(file).is_file():
         return path
     stem, _, last = file.removesuffix('.py').rpartition('_')
-    if not variant and stem and Path(f'{stem}.py').is_file():
-        return f'{stem}.py:{last}'
+    if stem and Path(f'{stem}.py').is_file():
+        return f'{stem}.py:{variant}_{last}'.replace(':_', ':')
     folder = Path(file).parent
     names = sorted(found.name for found in folder.glob('*.py'))
     others = f'; {folder} has: {", ".join(names)}' if names else ''

@@ -9,12 +9,13 @@ noise in the place of the unconditional prediction, other v, other T, DDIM. An e
 of inequalities between rows; one that differs by less than two standard errors counts as undecided.
 
 Writes ROOT/ablations/table.md, ablations.png and results.json. FID and IS are made with the digits'
-classifier, so their scale is their own. Models and samples are kept; a killed run goes on.
+classifier, so their scale is their own. Models and samples are kept; a killed run
+continues.
 """
 
 from collections.abc import Sequence
 
-import presets
+from shared_parts import presets
 
 from cfg_jax import cli, files
 
@@ -25,8 +26,7 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = cli.split_config(parser, argv)
     config = presets.digits(overrides)
 
-    import ablation_rows
-    import ablation_table
+    from ablations_parts import rows as row_lib, table
     from absl import logging
 
     from cfg_jax.metrics.features import extractors
@@ -34,14 +34,14 @@ def main(argv: Sequence[str]) -> None:
 
     root = files.as_path(options.root)
     extractor = extractors.load_extractor(config, root, logging.info)
-    rows = {}
-    for group in ablation_rows.groups():
+    measured = {}
+    for group in row_lib.groups():
         settings = group.config(config)
         workdir = root / f'p_uncond_{group.p_uncond:g}'
         loop.train(settings, workdir)
-        rows |= ablation_table.measure(group, settings, workdir, root, extractor)
-    ordered = [(row, rows[row.name]) for row in ablation_rows.ROWS]
-    print('\n' + ablation_table.write(root / 'ablations', ordered, config))
+        measured |= table.measure(group, settings, workdir, root, extractor)
+    ordered = [(row, measured[row.name]) for row in row_lib.ROWS]
+    print('\n' + table.write(root / 'ablations', ordered, config))
     print(f'written to {root / "ablations"}')
 
 

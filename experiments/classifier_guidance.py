@@ -1,4 +1,4 @@
-"""Classifier guidance, the method that classifier-free guidance replaced, beside it: quality, cost.
+"""Classifier guidance, which classifier-free guidance replaced, next to it: quality and cost.
 
     python experiments/classifier_guidance.py --inception=inception.npz \\
         --config.data.data_dir=/data/tfds --classifier.data.data_dir=/data/tfds
@@ -13,16 +13,17 @@ Both networks are trained, or resumed, by the same loop. Then, on one set of axe
 * DDIM with classifier-free guidance, what the latter compares with;
 * unconditional samples of which a classifier keeps the likeliest: the best N of R x N, --ratios.
 
-Cost per image: network passes, classifier gradients, operations counted from the computation
-itself, and measured seconds. Writes ROOT/table.md, tradeoff.png and results.json. Samples are kept
-in ROOT; a killed run goes on. The classifier-guided scale counts from the model that is guided.
+Cost per image: evaluations of networks, classifier gradients, operations counted from the
+computation itself, and measured seconds. Writes ROOT/table.md, tradeoff.png and results.json.
+Samples are kept in ROOT; a killed run continues. The classifier-guided scale counts from the model
+that is guided.
 """
 
 from collections.abc import Sequence
 
-import presets
+from shared_parts import presets
 
-from cfg_jax import cli, files
+from cfg_jax import cli
 
 W = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -54,25 +55,25 @@ def main(argv: Sequence[str]) -> None:
         options, [a.replace('--classifier.', '--config.', 1) for a in of_classifier]
     )
 
-    import guidance_methods
-    import method_table
     from absl import logging
+    from classifier_guidance_parts import methods, table
 
+    from cfg_jax import files
     from cfg_jax.metrics.features import extractors
     from cfg_jax.training import loop
 
     root = files.as_path(options.root)
-    paths = guidance_methods.Workdirs(
+    paths = methods.Workdirs(
         files.as_path(options.model or root / 'model'),
         files.as_path(options.classifier or root / 'noisy_classifier'),
     )
     loop.train(config, paths.model)
     loop.train(classifier_config, paths.classifier)
     extractor = extractors.load_extractor(config, root, logging.info)
-    curves = guidance_methods.curves(config, paths, options.w, options.scales)
+    curves = methods.curves(config, paths, options.w, options.scales)
     measured = [curve.measure(root, extractor) for curve in curves]
-    measured.append(guidance_methods.filtered(config, paths, options.ratios, root, extractor))
-    print('\n' + method_table.write(root, measured, config))
+    measured.append(methods.filtered(config, paths, options.ratios, root, extractor))
+    print('\n' + table.write(root, measured, config))
     print(f'written to {root}')
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import paper
+from shared_parts import paper
 
 from cfg_jax import cli, config as config_lib, config_files, files
 from cfg_jax.errors import UserError
@@ -147,7 +147,7 @@ def read_measured(path: str) -> dict[str, Any]:
       UserError: another file.
     """
     try:
-        result = json.loads(Path(path).read_text())
+        result = json.loads(files.as_path(path).read_text())
         if result['training'] and result['config'] and result['device']:
             return result
     except (ValueError, KeyError, TypeError):

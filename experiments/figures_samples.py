@@ -13,7 +13,7 @@ pair of panels shows what guidance alone does. EMA parameters; the config's samp
 
 from collections.abc import Sequence
 
-from cfg_jax import cli, files
+from cfg_jax import cli
 
 MALAMUTE = 249  # its id among ImageNet's 1,000
 ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
@@ -37,9 +37,9 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     unknown = [number for number in options.figures if number not in PANELS]
     if unknown:
-        parser.error(f'--figures={unknown[0]} is none of {", ".join(map(str, PANELS))}')
+        parser.error(f'--figures={unknown[0]} is not one of {", ".join(map(str, PANELS))}')
 
-    from cfg_jax import loading
+    from cfg_jax import files, loading
 
     model = loading.load(options.model)
     label = options.label
@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> None:
         label = min(MALAMUTE, model.config.data.num_classes - 1)
     last = model.config.data.num_classes - 1
     if label > last:
-        parser.error(f'--label={label} is no class; there are 0..{last}')
-    beside = files.as_path(options.model)
-    default = beside.with_suffix('.figures') if beside.is_file() else beside / 'figures'
+        parser.error(f'--label={label} is not a class; classes are 0..{last}')
+    path = files.as_path(options.model)
+    default = path.with_suffix('.figures') if path.is_file() else path / 'figures'
     out = files.as_path(options.out) if options.out else default
     for number in options.figures:
         path = out / f'figure{number}.png'

@@ -5,7 +5,7 @@
 The reference is the first images of the training split. Against it stand the first validation
 images, the same with Gaussian noise of 10 grey levels, and the same blurred by a Gaussian of radius
 1. A distance worth trusting is zero from the reference to itself, small to other real images, and
-larger to damaged ones. Features are kept in --out; a killed run goes on with the sets that lack.
+larger to damaged ones. Features are kept in --out; a killed run continues.
 """
 
 from collections.abc import Sequence

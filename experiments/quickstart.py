@@ -4,7 +4,7 @@
 
 The expectation, from the paper's Tables 1 and 2: as w grows, IS rises and FID, best at a small w,
 gets several times worse. FID and IS are made here with a small classifier of digits, so their scale
-is their own. Interrupt it anywhere; the same command goes on. Finished work is kept.
+is their own. Interrupt it anywhere; the same command continues. Finished work is kept.
 """
 
 import time

@@ -15,7 +15,7 @@ Other gaps and what fills them: the header of configs/imagenet64.py.
 
 from collections.abc import Sequence
 
-import presets
+from shared_parts import presets
 
 from cfg_jax import cli
 
@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = cli.split_config(parser, argv)
     cli.start_processes(options, options.root)
 
-    import paper
-    import paper_table
+    from shared_parts import paper
+    from tables_parts import layout
 
     from cfg_jax import files
 
@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> None:
         config.p_uncond = p_uncond
         config.sweep.w = options.w or config.sweep.w
         workdir = root / f'p_uncond_{p_uncond:g}'
-        columns.append(paper_table.Column(p_uncond, p_uncond, config, workdir, 'table1'))
+        columns.append(layout.Column(p_uncond, p_uncond, config, workdir, 'table1'))
     title = f'Table 1: {columns[0].config.data.name}, by p_uncond'
-    paper_table.run(root, title, paper.load('table1'), columns, options)
+    layout.run(root, title, paper.load('table1'), columns, options)
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ the header of configs/imagenet128.py.
 
 from collections.abc import Sequence
 
-import presets
+from shared_parts import presets
 
 from cfg_jax import cli
 
@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = cli.split_config(parser, argv)
     cli.start_processes(options, options.root)
 
-    import paper
-    import paper_table
+    from shared_parts import paper
+    from tables_parts import layout
 
     from cfg_jax import files
 
@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> None:
         config.sampler.num_steps = steps
         config.sweep.w = options.w or config.sweep.w
         name = f'table2-T{steps}'
-        columns.append(paper_table.Column(steps, paper_steps, config, root / 'model', name))
+        columns.append(layout.Column(steps, paper_steps, config, root / 'model', name))
     title = f'Table 2: {columns[0].config.data.name}, by T'
-    paper_table.run(root, title, paper.load('table2'), columns, options)
+    layout.run(root, title, paper.load('table2'), columns, options)
 
 
 if __name__ == '__main__':

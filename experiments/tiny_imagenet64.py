@@ -7,7 +7,7 @@
 Trains configs/tiny_imagenet64.py for --minutes, or continues it, and measures --parts:
 
   train       alone: trains and measures nothing, for a machine lent for minutes
-  sweep       the paper's 14 w; beside them real images, a second seed and an untrained network
+  sweep       the paper's 14 w; for scale real images, a second seed and an untrained network
   steps       the paper's sampler at twice the steps, a tenth of its NFE, DDIM at a tenth
   p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps
   rules       guidance interval, projected guidance, autoguidance
@@ -21,9 +21,9 @@ writes the EMA weights in half precision, from which --weights_in starts elsewhe
 
 from collections.abc import Sequence
 
-import real_presets
+from tiny_imagenet64_parts import sizes
 
-from cfg_jax import cli, files
+from cfg_jax import cli
 from cfg_jax.errors import UserError
 
 COMPARED_W = (0.0, 0.1, 0.3, 1.0, 4.0)
@@ -33,15 +33,17 @@ PARTS = ('train', 'sweep', 'steps', 'p_uncond', 'T', 'rules', 'classifier')
 def main(argv: Sequence[str]) -> None:
     options, overrides = parse(argv)
 
-    import portable
-    import real_extractor
-    import real_parts
-    import real_pictures
-    import real_report
-    import real_scores
-    import real_training
+    from tiny_imagenet64_parts import (
+        budget as budget_lib,
+        extractor as extractor_lib,
+        parts as part_lib,
+        pictures,
+        publication,
+        rows,
+        weights,
+    )
 
-    from cfg_jax import loading
+    from cfg_jax import files, loading
     from cfg_jax.data import sources
     from cfg_jax.perf import xla
 
@@ -49,40 +51,42 @@ def main(argv: Sequence[str]) -> None:
     out = files.as_path(options.out) if options.out else root / 'results'
     # Several compilations of minutes, the same in every call on a machine.
     xla.keep_compilations(root, on_cpu=True)
-    config = real_presets.load(options, options.config, overrides)
-    count, classes = real_presets.reference_count(options), sources.label_names(options.data)
-    real_scores.check_counts(config.sweep.num_samples, count)
+    config = sizes.load(options, options.config, overrides)
+    count, classes = sizes.reference_count(options), sources.label_names(options.data)
+    rows.check_counts(config.sweep.num_samples, count)
     if options.label is not None and options.label >= len(classes):
-        raise UserError(f'--label={options.label} is no class; there are 0..{len(classes) - 1}')
+        raise UserError(
+            f'--label={options.label} is not a class; classes are 0..{len(classes) - 1}'
+        )
     of_data = [override for override in overrides if override.startswith('--config.data.')]
-    extractor = real_extractor.load(
+    extractor = extractor_lib.load(
         options.inception, options.googlenet, classes, config.sweep.dtype
     )
     if options.weights_in:
-        portable.load(options.weights_in, config, root / 'model')
-    budget = real_training.Budget(options.minutes)
-    real_training.train(config, root / 'model', budget)
+        weights.load(options.weights_in, config, root / 'model')
+    budget = budget_lib.Budget(options.minutes)
+    budget_lib.train(config, root / 'model', budget)
     model = loading.load(root / 'model', config=config)
     if options.weights_out:
-        portable.save(options.weights_out, config, root / 'model')
+        weights.save(options.weights_out, config, root / 'model')
     parts = [part for part in options.parts if part != 'train']
     if not parts:
         return
-    references = real_scores.references(config, root, extractor, count)
-    bench = real_parts.Bench(
+    references = rows.references(config, root, extractor, count)
+    bench = part_lib.Bench(
         config=config,
         root=root,
         step=model.provenance()['checkpoint_step'],
         weights=options.w,
-        load=lambda path: real_presets.load(options, path, of_data),
-        curves=real_scores.Curves(root, extractor, references),
+        load=lambda path: sizes.load(options, path, of_data),
+        curves=rows.Curves(root, extractor, references),
         budget=budget,
     )
     for part in parts:
-        real_parts.measure(bench, part)
+        part_lib.measure(bench, part)
         if part == 'sweep':
-            real_pictures.grids(out, model, options.label)
-    print('\n' + real_report.Publication(bench, out, argv).write())
+            pictures.grids(out, model, options.label)
+    print('\n' + publication.Publication(bench, out, argv).write())
     print(f'written to {out}')
 
 
@@ -99,8 +103,8 @@ def parse(argv: Sequence[str]):
     parser.add_argument('--root', default='runs/tiny_imagenet64', help='where everything is kept')
     parser.add_argument('--out', default='', help='what is worth publishing; ROOT/results')
     parser.add_argument('--minutes', type=float, default=20.0, help='of training in this call (20)')
-    parser.add_argument('--preset', choices=real_presets.PRESETS, default='gpu')
-    parser.add_argument('--config', default=real_presets.CONFIG, help='of the main model')
+    parser.add_argument('--preset', choices=sizes.PRESETS, default='gpu')
+    parser.add_argument('--config', default=sizes.CONFIG, help='of the main model')
     parser.add_argument('--parts', type=cli.name_list, default=('sweep',), help=', '.join(PARTS))
     parser.add_argument('--w', type=cli.number_list, default=COMPARED_W, help='of comparisons')
     parser.add_argument('--real', type=cli.natural_number, help='images a reference; 0: all')

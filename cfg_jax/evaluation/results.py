@@ -14,6 +14,7 @@ from etils import epath
 from cfg_jax import config as config_lib, files
 from cfg_jax.config_fields import FIELDS
 from cfg_jax.errors import UserError
+from cfg_jax.guidance import RULES
 
 _SETTINGS, _RESULTS, _LOCK = 'settings.json', 'results.json', '.lock'
 # Two rows with the same of these were measured in the same way.
@@ -37,8 +38,8 @@ def claim(
     """
     path = directory / _SETTINGS
     if path.exists():
-        earlier = _of_samples(files.read_json(path))
-        differences = '; '.join(config_lib.differences(earlier, _of_samples(settings)))
+        earlier = comparable(files.read_json(path))
+        differences = '; '.join(config_lib.differences(earlier, comparable(settings)))
         if differences:
             raise UserError(
                 f'{directory} holds a sweep with other settings ({differences}); {advice}'
@@ -109,8 +110,9 @@ def _same_protocol(
     return protocol(earlier, kept) == protocol(results, rows)
 
 
-def _of_samples(settings: dict[str, Any]) -> dict[str, Any]:
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what changes no sample and no feature, in today's names."""
+    settings = _with_guidance(settings)
     features = {key: value for key, value in settings['features'].items() if key != 'source'}
     # The first edition's names; what came later has the value that was used before it came.
     sampler = {'name' if k == 'sampler' else k: v for k, v in settings['sampler'].items()}
@@ -123,3 +125,16 @@ def _of_samples(settings: dict[str, Any]) -> dict[str, Any]:
         'features': features,
         'sampler': defaults | sampler,
     }
+
+
+def _with_guidance(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose rule and second network are recorded as today, not by the first edition."""
+    settings = dict(settings)
+    for name in ('autoguidance', 'classifier_guidance'):
+        if name in settings:
+            network = {'weights': 'ema'} | settings.pop(name)
+            options = {key: network.pop(key) for key in ('conditional',) if key in network}
+            name = name if name in RULES else f'classifier_{network.pop("form")}'
+            rule = {'rule': name, 'options': repr(RULES.load(name)(**options))}
+            settings |= {'guidance': rule, 'guidance_network': network}
+    return settings

@@ -15,10 +15,10 @@ from cfg_jax.guidance.guided import GuidedDenoiser
 from cfg_jax.metrics.features import classifier
 from cfg_jax.models.denoiser import Denoiser
 
-ablation_noise = experiment('ablation_noise')
-ablation_rows = experiment('ablation_rows')
-ablation_table = experiment('ablation_table')
-Relation, Row = ablation_rows.Relation, ablation_rows.Row
+noise_rule = experiment('ablations_parts.noise')
+row_lib = experiment('ablations_parts.rows')
+row_table = experiment('ablations_parts.table')
+Relation, Row = row_lib.Relation, row_lib.Row
 
 
 def metrics(fid, agreement=0.5, se=1.0):
@@ -41,38 +41,38 @@ def metrics(fid, agreement=0.5, se=1.0):
 )
 def test_a_relation_holds_fails_or_is_undecided(fid, sign, holds):
     rows = {'a': metrics(fid), 'b': metrics(10.0)}
-    assert ablation_table.judge(Relation('fid', sign, 'b'), rows['a'], rows) is holds
+    assert row_table.judge(Relation('fid', sign, 'b'), rows['a'], rows) is holds
 
 
 @pytest.mark.parametrize(('share', 'holds'), [(0.1, True), (0.16, True), (0.25, False)])
 def test_agreement_with_chance(share, holds):
     """The standard error of a share of 0.16 among 100 is 0.037."""
     relation = Relation('class_agreement', '~', 0.1)
-    assert ablation_table.judge(relation, metrics(1.0, share), {}) is holds
+    assert row_table.judge(relation, metrics(1.0, share), {}) is holds
 
 
 def test_an_agreement_of_one_has_an_error():
     rows = {'a': metrics(1.0, 1.0), 'b': metrics(1.0, 0.98)}
     relation = Relation('class_agreement', '>', 'b')
-    assert ablation_table.judge(relation, rows['a'], rows) is None
+    assert row_table.judge(relation, rows['a'], rows) is None
 
 
 def test_verdicts_name_what_failed():
     rows = {'a': metrics(20.0, 0.9), 'b': metrics(10.0, 0.2)}
     more, less = Relation('fid', '>', 'b'), Relation('class_agreement', '<', 'b')
     row = Row('a', 'words', (more,), w=1.0)
-    assert ablation_table.verdict(row, rows) == 'as expected'
+    assert row_table.verdict(row, rows) == 'as expected'
     row = Row('a', 'words', (more, less), w=1.0)
-    assert ablation_table.verdict(row, rows) == ('not as expected: no class agreement < that of b')
+    assert row_table.verdict(row, rows) == ('not as expected: no class agreement < that of b')
     rows['a']['fid'] = 11.0
     row = Row('a', 'words', (more,), w=1.0)
-    assert ablation_table.verdict(row, rows) == 'undecided: FID > that of b'
+    assert row_table.verdict(row, rows) == 'undecided: FID > that of b'
 
 
 def test_rows_refer_to_rows():
-    names = [row.name for row in ablation_rows.ROWS]
+    names = [row.name for row in row_lib.ROWS]
     assert len(set(names)) == len(names)
-    for row in ablation_rows.ROWS:
+    for row in row_lib.ROWS:
         assert row.relations, row.name
         for relation in row.relations:
             if isinstance(relation.other, str):
@@ -81,9 +81,9 @@ def test_rows_refer_to_rows():
 
 
 def test_groups_share_a_sampler(tiny_config):
-    groups = list(ablation_rows.groups())
+    groups = list(row_lib.groups())
     assert sorted(row.name for group in groups for row in group.rows) == sorted(
-        row.name for row in ablation_rows.ROWS
+        row.name for row in row_lib.ROWS
     )
     assert len({group.slug() for group in groups}) == len(groups)
     plain = groups[0].config(tiny_config)
@@ -103,7 +103,7 @@ def test_noise_in_the_place_of_the_unconditional_prediction():
     def noise(rows):
         """Of two levels [2, B, ...], for some of the images."""
         predict = GuidedDenoiser(
-            ablation_noise.NoiseForUnconditional(),
+            noise_rule.NoiseForUnconditional(),
             {'main': denoiser},
             {'main': 2.0},
             Label(10),
@@ -132,11 +132,11 @@ def test_noise_in_the_place_of_the_unconditional_prediction():
     reason='half a minute; CFG_JAX_SLOW=1 pytest tests/experiments/test_ablations.py runs it',
 )
 def test_command_writes_every_row(tmp_path, monkeypatch, capsys):
-    rows = [ablation_rows.ROWS[i] for i in (2, 4, 9)] + [ablation_rows.ROWS[-1]]
+    rows = [row_lib.ROWS[i] for i in (2, 4, 9)] + [row_lib.ROWS[-1]]
     rows[1] = rows[1]._replace(relations=(Relation('is', '>', 'w = 0'),))
     rows[2] = rows[2]._replace(relations=(Relation('fid', '>', 'w = 0'),))
     rows[3] = rows[3]._replace(relations=(Relation('fid', '>', 'w = 0'),))
-    monkeypatch.setattr(ablation_rows, 'ROWS', tuple(rows))
+    monkeypatch.setattr(row_lib, 'ROWS', tuple(rows))
     monkeypatch.setattr(classifier, '_EPOCHS', 20)
     monkeypatch.chdir(ROOT)
     with toy_instead_of_networks():

@@ -12,17 +12,19 @@ import pytest
 import scipy.integrate
 import scipy.stats
 from PIL import Image
-from support import ROOT, script_environment, user_error
+from support import ROOT, experiment, script_environment, user_error
 
 from cfg_jax import (
     diffusion,
     guidance,
 )
 
-sys.path.append(str(ROOT / 'experiments'))
-import figure2
-import gaussian_mixture
-from gaussian_mixture import GaussianMixture
+figure2 = experiment('figure2')
+comparison, picture = experiment('figure2_parts.comparison'), experiment('figure2_parts.picture')
+samples, table = experiment('figure2_parts.samples'), experiment('figure2_parts.table')
+triangle = experiment('figure2_parts.triangle')
+gaussian_mixture = experiment('figure2_parts.gaussian_mixture')
+GaussianMixture = gaussian_mixture.GaussianMixture
 
 TWO = GaussianMixture(means=np.array([[-0.8], [0.8]]), std=0.7)  # one-dimensional
 THREE = GaussianMixture(means=np.array([[0.0, 1.2], [-1.0, -0.5], [1.1, -0.4]]), std=0.6)
@@ -32,22 +34,22 @@ N = 10_000  # samples a class
 @functools.cache
 def tilted(w):
     """Cells of the figure's density: fine and coarse, [K, n, n]."""
-    points = gaussian_mixture.grid(figure2.HALF_WIDTH, figure2.FINE, 2)
-    fine = gaussian_mixture.tilted_cells(figure2.MIXTURE, points, w)
-    return fine, figure2.merge_cells(fine, figure2.COARSE)
+    points = gaussian_mixture.grid(triangle.HALF_WIDTH, triangle.FINE, 2)
+    fine = gaussian_mixture.tilted_cells(triangle.MIXTURE, points, w)
+    return fine, triangle.merge_cells(fine, triangle.COARSE)
 
 
 def true_draws(w, seed=0):
     """Samples [K, N, 2] of the tilted density itself: a fine cell, and a place in it."""
     rng = np.random.default_rng(seed)
-    points = gaussian_mixture.grid(figure2.HALF_WIDTH, figure2.FINE, 2).reshape(-1, 2)
-    cell = 2 * figure2.HALF_WIDTH / figure2.FINE
+    points = gaussian_mixture.grid(triangle.HALF_WIDTH, triangle.FINE, 2).reshape(-1, 2)
+    cell = 2 * triangle.HALF_WIDTH / triangle.FINE
     chosen = [rng.choice(len(points), N, p=each.ravel()) for each in tilted(w)[0]]
     return points[np.stack(chosen)] + cell * (rng.random((len(chosen), N, 2)) - 0.5)
 
 
 def compare(x, w):
-    return figure2.compare(x, tilted(w)[1], np.random.default_rng(1))
+    return comparison.compare(x, tilted(w)[1], np.random.default_rng(1))
 
 
 def test_log_densities_are_scipys():
@@ -104,12 +106,12 @@ def test_the_grid_of_the_figure_holds_the_whole_density(w):
     """Twice as fine and half as wide again: apart by far less than the Monte-Carlo error, 2e-3."""
     fine, coarse = tilted(w)
     np.testing.assert_allclose(fine.sum(axis=(1, 2)), 1.0, rtol=0, atol=1e-12)
-    points = gaussian_mixture.grid(1.5 * figure2.HALF_WIDTH, 3 * figure2.FINE, 2)
-    wide = figure2.merge_cells(
-        gaussian_mixture.tilted_cells(figure2.MIXTURE, points, w), 3 * figure2.COARSE // 2
+    points = gaussian_mixture.grid(1.5 * triangle.HALF_WIDTH, 3 * triangle.FINE, 2)
+    wide = triangle.merge_cells(
+        gaussian_mixture.tilted_cells(triangle.MIXTURE, points, w), 3 * triangle.COARSE // 2
     )
-    inner = slice(figure2.COARSE // 4, -figure2.COARSE // 4)
-    assert figure2.total_variation(wide[:, inner, inner], coarse) < 3e-4
+    inner = slice(triangle.COARSE // 4, -triangle.COARSE // 4)
+    assert comparison.total_variation(wide[:, inner, inner], coarse) < 3e-4
 
 
 @pytest.mark.parametrize('mixture', [TWO, THREE])
@@ -147,7 +149,7 @@ def test_true_draws_are_within_monte_carlo_error(w):
     result = compare(true_draws(w), w)
     assert result['within_monte_carlo_error']
     assert abs(result['z']) < 3
-    assert figure2.verdict(result).startswith('agree')
+    assert table.verdict(result).startswith('agree')
 
 
 @pytest.mark.parametrize('change', ['shifted', 'widened', 'swapped', 'one in twenty far away'])
@@ -164,28 +166,28 @@ def test_other_samples_are_not(change):
     result = compare(x, 0.0)
     assert not result['within_monte_carlo_error']
     assert result['z'] > 3
-    assert figure2.verdict(result).startswith('do not')
+    assert table.verdict(result).startswith('do not')
 
 
 def test_total_variation_counts_what_fell_outside():
     cells = np.array([[[0.5, 0.5], [0.0, 0.0]]])
-    assert figure2.total_variation(cells, cells) == 0.0
-    assert figure2.total_variation(np.array([[[0.5, 0.0], [0.0, 0.0]]]), cells) == 0.5
-    assert figure2.total_variation(np.array([[[0.0, 0.0], [0.3, 0.0]]]), cells) == 1.0
+    assert comparison.total_variation(cells, cells) == 0.0
+    assert comparison.total_variation(np.array([[[0.5, 0.0], [0.0, 0.0]]]), cells) == 0.5
+    assert comparison.total_variation(np.array([[[0.0, 0.0], [0.3, 0.0]]]), cells) == 1.0
 
 
 def test_sampler_draws_the_classes_at_w_zero_and_no_tilted_density_above():
     for w, within in ((0.0, True), (1.0, False)):
-        x = figure2.sample(3, 2000, w, 32)
+        x = samples.sample(3, 2000, w, 32)
         assert compare(x, w)['within_monte_carlo_error'] == within
 
 
 def test_classes_are_exact_at_w_zero():
     """Means and covariances of 20,000 samples a class within 3 standard errors; densities of 1."""
-    points = gaussian_mixture.grid(figure2.HALF_WIDTH, figure2.FINE, 2)
-    np.testing.assert_allclose(figure2.mass(points), 1.0, rtol=0, atol=1e-6)
-    x = figure2.sample(0, 20_000, 0.0, 32)
-    assert figure2.deviation(x, figure2.MIXTURE) < 3
+    points = gaussian_mixture.grid(triangle.HALF_WIDTH, triangle.FINE, 2)
+    np.testing.assert_allclose(comparison.mass(points), 1.0, rtol=0, atol=1e-6)
+    x = samples.sample(0, 20_000, 0.0, 32)
+    assert comparison.deviation(x, triangle.MIXTURE) < 3
 
 
 @pytest.mark.parametrize('change', ['mean', 'variance', 'covariance'])
@@ -198,7 +200,7 @@ def test_deviation_counts_standard_errors(change):
     roots = [np.linalg.cholesky(np.cov(each, rowvar=False)) for each in x]
     x = np.stack([each @ np.linalg.inv(root).T for each, root in zip(x, roots, strict=True)])
     exact = mixture.means[:, None] + mixture.std * x
-    assert figure2.deviation(exact, mixture) < 1e-6
+    assert comparison.deviation(exact, mixture) < 1e-6
     if change == 'mean':
         exact[1, :, 0] += 10 * mixture.std / np.sqrt(count)
     elif change == 'variance':
@@ -208,41 +210,41 @@ def test_deviation_counts_standard_errors(change):
         share = 10 / np.sqrt(count - 1)
         mixed = share * x[0, :, 0] + np.sqrt(1 - share**2) * x[0, :, 1]
         exact[0, :, 1] = mixture.means[0, 1] + mixture.std * mixed
-    assert figure2.deviation(exact, mixture) == pytest.approx(10, abs=1e-6)
+    assert comparison.deviation(exact, mixture) == pytest.approx(10, abs=1e-6)
 
 
 def test_moments_are_along_the_axes_of_each_class():
     fine, _ = tilted(0.0)
     points = np.broadcast_to(
-        gaussian_mixture.grid(figure2.HALF_WIDTH, figure2.FINE, 2).reshape(-1, 2),
-        (3, figure2.FINE**2, 2),
+        gaussian_mixture.grid(triangle.HALF_WIDTH, triangle.FINE, 2).reshape(-1, 2),
+        (3, triangle.FINE**2, 2),
     )
-    exact = figure2.moments(points, fine.reshape(3, -1))
-    np.testing.assert_allclose(exact['mean'], [figure2.CIRCUMRADIUS, 0.0], rtol=0, atol=1e-9)
+    exact = comparison.moments(points, fine.reshape(3, -1))
+    np.testing.assert_allclose(exact['mean'], [triangle.CIRCUMRADIUS, 0.0], rtol=0, atol=1e-9)
     np.testing.assert_allclose(exact['std'], [1.0, 1.0], rtol=0, atol=1e-9)
-    spread = figure2.OUTWARD[:, None] * np.array([[-2.0], [2.0]])  # two points on each ray
-    result = figure2.moments(spread + figure2.MIXTURE.means[:, None], np.full((3, 2), 0.5))
+    spread = triangle.OUTWARD[:, None] * np.array([[-2.0], [2.0]])  # two points on each ray
+    result = comparison.moments(spread + triangle.MIXTURE.means[:, None], np.full((3, 2), 0.5))
     np.testing.assert_allclose(result['std'], [2.0, 0.0], rtol=0, atol=1e-12)
 
 
 def test_picture_has_inks_of_the_classes_and_y_upward():
     cells = np.zeros((3, 2, 2))
     cells[1, 1, 0] = 0.2  # large x, small y
-    picture = figure2.mix_colors(cells, 0.2)
-    np.testing.assert_array_equal(picture[0, 1], np.round(255 * figure2.COLORS[1]))
-    np.testing.assert_array_equal(np.delete(picture.reshape(4, 3), 1, axis=0), 255)
+    mixed = picture.mix_colors(cells, 0.2)
+    np.testing.assert_array_equal(mixed[0, 1], np.round(255 * picture.COLORS[1]))
+    np.testing.assert_array_equal(np.delete(mixed.reshape(4, 3), 1, axis=0), 255)
 
 
 def test_contour_encloses_the_mass():
     cells = np.array([[0.1, 0.2], [0.3, 0.4]])
-    assert figure2.mass_level(cells, 0.65) == 0.3
-    assert cells[cells >= figure2.mass_level(cells, 0.85)].sum() == pytest.approx(0.9)
+    assert picture.mass_level(cells, 0.65) == 0.3
+    assert cells[cells >= picture.mass_level(cells, 0.85)].sum() == pytest.approx(0.9)
 
 
 def test_command_writes_everything(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(figure2, 'NUM_STEPS', 8)
-    monkeypatch.setattr(figure2, 'FEW_STEPS', 8)
-    monkeypatch.setattr(figure2, 'REPEATS', 10)
+    monkeypatch.setattr(samples, 'NUM_STEPS', 8)
+    monkeypatch.setattr(samples, 'FEW_STEPS', 8)
+    monkeypatch.setattr(comparison, 'REPEATS', 10)
     figure2.main(['--num_samples=200', '--seed=5', f'--out={tmp_path}/out'])
     results = json.loads((tmp_path / 'out' / 'figure2.json').read_text())
     assert (results['seed'], results['num_samples']) == (5, 200)
@@ -254,7 +256,7 @@ def test_command_writes_everything(tmp_path, monkeypatch, capsys):
         'figure2.json',
         'figure2.png',
     ]
-    assert figure2.tables(results['rows']) in capsys.readouterr().out
+    assert table.markdown(results['rows']) in capsys.readouterr().out
     assert results['mass_error'] < 1e-6
     assert results['deviation_at_w_0'] > 0
     message = user_error(figure2.main, ['--num_samples=1'])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support import ROOT, experiment, run_here, user_error
 
-findings, paper, claims = experiment('findings'), experiment('paper'), experiment('claims')
+findings, columns = experiment('claims_parts.findings'), experiment('claims_parts.columns')
+paper = experiment('shared_parts.paper')
 
 W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 4.0)
 
@@ -114,7 +115,7 @@ def test_steps_help_up_to_a_point():
 
 def test_the_papers_findings_on_the_papers_tables():
     """All four supported, and its sentence on monotone FID contradicted, column by column."""
-    verdicts = claims.of_the_paper()
+    verdicts = findings.check_all(columns.of_the_paper())
     sentence = [v for v in verdicts if 'sentence of section 4.1' in v.claim]
     others = [v for v in verdicts if v not in sentence]
     assert len(sentence) == 6
@@ -148,10 +149,10 @@ def test_command(tmp_path, swept_workdir, capsys):
 
 def test_files_that_are_no_results(tmp_path):
     (tmp_path / 'a.json').write_text('{}')
-    assert 'a.json is no results.json' in user_error(claims.read_column, str(tmp_path / 'a.json'))
+    assert 'a.json is not the results.json' in user_error(columns.read, str(tmp_path / 'a.json'))
     text = (ROOT / 'results' / 'quickstart' / 'results.json').read_text()
     results = json.loads(text)
     for row in results['rows']:
         del row['is']
     (tmp_path / 'b.json').write_text(json.dumps(results))
-    assert 'Inception Score' in user_error(claims.read_column, str(tmp_path / 'b.json'))
+    assert 'Inception Score' in user_error(columns.read, str(tmp_path / 'b.json'))

@@ -17,7 +17,8 @@ from cfg_jax.data import (
 )
 from cfg_jax.metrics import scores
 
-googlenet, real_extractor = experiment('googlenet'), experiment('real_extractor')
+googlenet = experiment('tiny_imagenet64_parts.googlenet')
+extractor = experiment('tiny_imagenet64_parts.extractor')
 
 WEIGHTS, IMAGES = 'CFG_JAX_GOOGLENET', 'CFG_JAX_IMAGES'
 
@@ -140,9 +141,9 @@ def test_mistakes(tmp_path):
 
 
 def test_outputs_in_the_order_of_the_labels():
-    order = real_extractor.output_order(['a', 'b', 'c', 'd', 'e'], ['d', 'a'])
+    order = extractor.output_order(['a', 'b', 'c', 'd', 'e'], ['d', 'a'])
     assert order == [3, 0, 1, 2, 4]
-    message = user_error(real_extractor.output_order, ['a', 'b'], ['a', 'malamute'])
+    message = user_error(extractor.output_order, ['a', 'b'], ['a', 'malamute'])
     assert "'malamute'" in message
 
 
@@ -155,7 +156,7 @@ def test_real_weights_on_real_images():
     name = os.environ[IMAGES]
     classes = sources.label_names(name)
     params, wnids, _ = googlenet.load(os.environ[WEIGHTS])
-    order = real_extractor.output_order(wnids, classes)
+    order = extractor.output_order(wnids, classes)
     group = ConfigDict({'name': name, 'data_dir': '', 'image_size': 64, 'channels': 3})
     group.update({'num_classes': len(classes), 'num_workers': 0})
     logits, labels = [], []

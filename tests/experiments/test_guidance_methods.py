@@ -17,8 +17,7 @@ from support import (
 from cfg_jax import config_fields
 from cfg_jax.metrics.features import classifier
 
-guidance_methods = experiment('guidance_methods')
-method_table = experiment('method_table')
+methods = experiment('classifier_guidance_parts.methods')
 
 COMMAND = 'experiments/classifier_guidance.py'
 LISTS = ('--w=0,1', '--scales=2', '--ratios=1,2')
@@ -33,9 +32,9 @@ def arguments(root):
 
 def test_likeliest_of_each_class():
     log_probs = np.log([[0.7, 0.3], [0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
-    chosen = guidance_methods.likeliest(log_probs, np.array([0, 1, 0, 1]))
+    chosen = methods.likeliest(log_probs, np.array([0, 1, 0, 1]))
     assert chosen.tolist() == [2, 1, 0, 3]
-    message = user_error(guidance_methods.likeliest, log_probs, np.zeros(5, int))
+    message = user_error(methods.likeliest, log_probs, np.zeros(5, int))
     assert '5 images of a class are asked for out of 4' in message
 
 
@@ -44,7 +43,7 @@ def test_a_larger_pool_is_more_likely():
     labels = np.arange(30) % 3
 
     def mean(count):
-        return log_probs[guidance_methods.likeliest(log_probs[:count], labels), labels].mean()
+        return log_probs[methods.likeliest(log_probs[:count], labels), labels].mean()
 
     assert mean(30) < mean(100) < mean(400)
 
@@ -107,7 +106,7 @@ def test_costs_follow_from_steps(root, toy_networks):
 
 
 def test_again_costs_no_sampling(root, capsys, toy_networks, monkeypatch):
-    monkeypatch.setattr(guidance_methods, 'seconds_per_image', lambda model, w: 1.0)
+    monkeypatch.setattr(methods, 'seconds_per_image', lambda model, w: 1.0)
     status, out, _ = run_here(capsys, COMMAND, *arguments(root))
     assert status == 0
     assert not [line for line in out if 'images/s' in line]
@@ -122,8 +121,8 @@ def test_mistakes(root, capsys, toy_networks):
     assert status == 2
     assert '--data' in err[0]
     config = make_tiny_config()
-    paths = guidance_methods.Workdirs(root / 'model', root / 'noisy_classifier')
-    message = user_error(guidance_methods.filtered, config, paths, (0.5,), root, None)
+    paths = methods.Workdirs(root / 'model', root / 'noisy_classifier')
+    message = user_error(methods.filtered, config, paths, (0.5,), root, None)
     assert '--ratios holds 0.5' in message
 
 
@@ -131,8 +130,8 @@ def test_a_pool_belongs_to_its_sampler(root, toy_networks):
     """Samples of other settings in the same place are refused, not taken for these."""
     config = make_tiny_config(sampler__num_steps=5)
     extractor = classifier.load_or_train(config, root / 'classifier')
-    paths = guidance_methods.Workdirs(root / 'model', root / 'noisy_classifier')
+    paths = methods.Workdirs(root / 'model', root / 'noisy_classifier')
     arguments = config, paths, (1.0,), root, extractor
-    message = user_error(guidance_methods.filtered, *arguments)
+    message = user_error(methods.filtered, *arguments)
     assert str(root / 'pool') in message
     assert 'sampler.num_steps: 4 -> 5' in message

@@ -7,7 +7,7 @@ from etils import epath
 from PIL import Image
 from support import experiment, run_here, user_error
 
-paper, paper_table = experiment('paper'), experiment('paper_table')
+paper, layout = experiment('shared_parts.paper'), experiment('tables_parts.layout')
 
 
 def put_results(workdir, name, rows, **changes):
@@ -29,7 +29,7 @@ def put_results(workdir, name, rows, **changes):
 def columns(tmp_path):
     """The three columns of Table 1, nothing measured yet."""
     return [
-        paper_table.Column(p, p, None, epath.Path(tmp_path / f'p_uncond_{p:g}'), 'table1')
+        layout.Column(p, p, None, epath.Path(tmp_path / f'p_uncond_{p:g}'), 'table1')
         for p in (0.1, 0.2, 0.5)
     ]
 
@@ -42,7 +42,7 @@ def cells_of(text, w):
 def test_cells_are_ours_the_papers_and_the_difference(columns, tmp_path):
     put_results(columns[0].workdir, 'table1', [(0.1, 1.6, 70.0), (4.0, 30.0, 250.0)])
     table = paper.load('table1')
-    text = paper_table.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=False)
+    text = layout.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=False)
     fid, score, *others = cells_of(text, '0.1')
     assert fid == '1.60 ± 0.25 (1.55, +0.05)'
     assert score == '70.00 (66.11, +3.89)'
@@ -63,7 +63,7 @@ def test_cells_are_ours_the_papers_and_the_difference(columns, tmp_path):
 def test_toys_are_not_compared_with_the_paper(columns, tmp_path):
     put_results(columns[0].workdir, 'table1', [(0.1, 1.6, 70.0)])
     table = paper.load('table1')
-    text = paper_table.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=True)
+    text = layout.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=True)
     assert cells_of(text, '0.1')[0] == '1.60 ± 0.25 (1.55)'
     assert 'compare the shape' in text
 
@@ -76,7 +76,7 @@ def test_features_without_logits(columns, tmp_path):
     results['rows'] = [{'w': 0.1, 'fd768': 0.5, 'fd768_se': 0.1, 'sfid': 40.0}]
     path.write_text(json.dumps(results))
     table = paper.load('table1')
-    text = paper_table.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=True)
+    text = layout.write(epath.Path(tmp_path), 'Table 1', table, columns, toy=True)
     assert cells_of(text, '0.1')[:2] == ['0.50 ± 0.10 (1.55)', '- (66.11)']
     assert 'FD-768' in text
     assert (tmp_path / 'curves.png').exists()
@@ -84,10 +84,10 @@ def test_features_without_logits(columns, tmp_path):
 
 def test_several_jobs_fill_one_column(columns):
     workdir = columns[0].workdir
-    put_results(workdir, 'table1' + paper_table.job_name((2.0, 4.0)), [(2.0, 20.0, 200.0)])
-    put_results(workdir, 'table1' + paper_table.job_name((0.1,)), [(0.1, 1.6, 70.0)])
+    put_results(workdir, 'table1' + layout.job_name((2.0, 4.0)), [(2.0, 20.0, 200.0)])
+    put_results(workdir, 'table1' + layout.job_name((0.1,)), [(0.1, 1.6, 70.0)])
     put_results(workdir, 'quickly', [(0.5, 9.9, 99.0)])
-    rows, results = paper_table.collect(columns[0])
+    rows, results = layout.collect(columns[0])
     assert [row['w'] for row in rows] == [0.1, 2.0]
     assert len(results) == 2
 
@@ -96,15 +96,15 @@ def test_jobs_with_other_settings_do_not_mix(columns):
     workdir = columns[0].workdir
     put_results(workdir, 'table1', [(0.1, 1.6, 70.0)])
     put_results(workdir, 'table1-w4', [(4.0, 30.0, 250.0)], num_samples=50)
-    message = user_error(paper_table.collect, columns[0])
+    message = user_error(layout.collect, columns[0])
     assert 'num_samples: 50 and 40' in message
     assert 'table1-w4' in message
 
 
 def test_select(columns):
-    assert paper_table.select(columns, ()) == columns
-    assert paper_table.select(columns, (0.5, 0.1)) == [columns[0], columns[2]]
-    message = user_error(paper_table.select, columns, (0.3,))
+    assert layout.select(columns, ()) == columns
+    assert layout.select(columns, (0.5, 0.1)) == [columns[0], columns[2]]
+    message = user_error(layout.select, columns, (0.3,))
     assert '--only=0.3' in message
     assert '0.1, 0.2, 0.5' in message
 
@@ -119,9 +119,9 @@ def started(monkeypatch):
         put_results(workdir, name, rows)
         runs.append((config, workdir.name, name))
 
-    monkeypatch.setattr(paper_table.loop, 'train', lambda config, workdir: None)
-    monkeypatch.setattr(paper_table.extractors, 'load_extractor', lambda *args: None)
-    monkeypatch.setattr(paper_table.sweep, 'run', sweep_run)
+    monkeypatch.setattr(layout.loop, 'train', lambda config, workdir: None)
+    monkeypatch.setattr(layout.extractors, 'load_extractor', lambda *args: None)
+    monkeypatch.setattr(layout.sweep, 'run', sweep_run)
     return runs
 
 

@@ -123,21 +123,25 @@ def toys(monkeypatch):
 
 
 def patch_instruments(patch):
-    patch.setattr(experiment('real_extractor'), 'load', lambda *args: Instruments())
+    patch.setattr(
+        experiment('tiny_imagenet64_parts.extractor'), 'load', lambda *args: Instruments()
+    )
 
 
 @pytest.fixture(scope='module')
 def root(blobs, tmp_path_factory):
     """Every part, at toy size, with one of each kind."""
     if not os.environ.get('CFG_JAX_SLOW'):
-        pytest.skip('minutes; CFG_JAX_SLOW=1 pytest tests/test_tiny_imagenet64.py runs it')
+        pytest.skip(
+            'minutes; CFG_JAX_SLOW=1 pytest tests/experiments/test_tiny_imagenet64.py runs it'
+        )
     root = tmp_path_factory.mktemp('real') / 'root'
-    real_parts = experiment('real_parts')
+    part_lib = experiment('tiny_imagenet64_parts.parts')
     with pytest.MonkeyPatch.context() as patch, toy_instead_of_networks():
         patch_instruments(patch)
-        patch.setattr(real_parts, 'INTERVALS', ((0.28, 2.9),))
-        patch.setattr(real_parts, 'RADII', (2.2,))
-        patch.setattr(real_parts, 'P_UNCOND', (0.1, 0.5))
+        patch.setattr(part_lib, 'INTERVALS', ((0.28, 2.9),))
+        patch.setattr(part_lib, 'RADII', (2.2,))
+        patch.setattr(part_lib, 'P_UNCOND', (0.1, 0.5))
         patch.chdir(ROOT)
         weights = root.parent / 'weights.npz'
         more = (f'--parts={ALL_PARTS}', f'--weights_out={weights}')
@@ -250,22 +254,22 @@ def test_weights_travel_in_half_precision(root, blobs, toys, tmp_path, capsys):
 
 
 def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_networks):
-    real_training = experiment('real_training')
+    budget_lib = experiment('tiny_imagenet64_parts.budget')
     config = make_tiny_config(train__steps=100_000, train__checkpoint_every=100_000)
     start = time.monotonic()
-    budget = real_training.Budget(3 / 60)
+    budget = budget_lib.Budget(3 / 60)
     with logged() as lines:
-        assert not real_training.train(config, tmp_path / 'run', budget)
+        assert not budget_lib.train(config, tmp_path / 'run', budget)
     assert 2 < time.monotonic() - start < 60
     assert 'the minutes are spent' in lines[-1]
     (step,) = (int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir())
     assert f'step {step}' in lines[-1]
     config.train.steps = step + 3
     with logged() as lines:
-        assert real_training.train(config, tmp_path / 'run', real_training.Budget(5))
+        assert budget_lib.train(config, tmp_path / 'run', budget_lib.Budget(5))
     assert any(f'resuming from step {step}' in line for line in lines)
     with logged() as lines:
-        assert not real_training.train(config, tmp_path / 'run', real_training.Budget(0))
+        assert not budget_lib.train(config, tmp_path / 'run', budget_lib.Budget(0))
     assert 'no minutes left' in lines[-1]
 
 
@@ -279,7 +283,7 @@ def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_net
         ('--config.sweep.num_samples=3', 'sweep.num_samples=3: precision and recall need'),
         ('--real=2', '--real=2: precision and recall need at least 4'),
         ('--real=30', "has no split 'validation[:30]'"),
-        ('--label=3', '--label=3 is no class; there are 0..2'),
+        ('--label=3', '--label=3 is not a class; classes are 0..2'),
         ('--config=configs/none.py', "no config file 'configs/none.py'"),
         ('--widht=3', 'unrecognized arguments'),
     ],
@@ -296,7 +300,7 @@ def test_missing_weights_end_in_one_line(blobs, tmp_path, capsys):
     status, _, err = run_here(capsys, COMMAND, *arguments(blobs, tmp_path / 'root'))
     assert status == 2
     assert 'no GoogLeNet weights at made_up.npz' in err[0]
-    load = experiment('googlenet').load
+    load = experiment('tiny_imagenet64_parts.googlenet').load
     assert 'no GoogLeNet weights' in user_error(load, tmp_path)
     assert not (tmp_path / 'root').exists()
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-from ablation_noise import NoiseForUnconditional
-from ablation_rows import Group, Relation, Row
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from ablations_parts.noise import NoiseForUnconditional
+from ablations_parts.rows import Group, Relation, Row
 from cfg_jax import (
     config as config_lib,
     files,

@@ -1,7 +1,7 @@
 """A trained model as one small file, for machines that keep nothing: EMA weights in half precision.
 
-Beside them its step and its metrics. Training that starts from it goes on with the data where it
-was; optimiser and EMA start anew, and the learning rate warms up again.
+With them its step and its metrics. Training that starts from it continues with the data where it
+was; optimiser and EMA start again, and the learning rate warms up again.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def save(path: epath.PathLike, config: ConfigDict, workdir: epath.Path) -> None:
     """Writes the EMA parameters of the newest checkpoint as float16, their step and the metrics.
 
     Raises:
-      UserError: there is no complete checkpoint.
+      UserError: no complete checkpoint.
     """
     like = jax.eval_shape(lambda: train_step.create_state(config)).ema_params
     params, step = checkpoints.restore_ema(workdir, like)

@@ -11,7 +11,7 @@ from cfg_jax.data import sources
 from cfg_jax.errors import UserError
 
 PRESETS = ('paper', 'digits', 'tiny')
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 def add_options(parser: cli.Parser) -> None:

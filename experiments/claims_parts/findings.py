@@ -181,8 +181,8 @@ def steps_help_up_to_a_point(columns: dict[float, Column]) -> Verdict:
     gain = _difference(best[few], best[last], 'fid')
     change = best[last]['fid'] / best[before_last]['fid'] - 1.0
     error = np.hypot(*(best[t]['fid_se'] / best[t]['fid'] for t in (before_last, last)))
-    told = ', '.join(f'{row["fid"]:.4g} (T = {t:g}, w = {row["w"]:g})' for t, row in best.items())
-    evidence = f'best FID {told}: {gain:+.1f} standard errors gained, the last step {change:+.1%}'
+    listed = ', '.join(f'{row["fid"]:.4g} (T = {t:g}, w = {row["w"]:g})' for t, row in best.items())
+    evidence = f'best FID {listed}: {gain:+.1f} standard errors gained, the last step {change:+.1%}'
     if gain < -_SIGNIFICANT or abs(change) - _SIGNIFICANT * error > _SATURATED:
         return Verdict(claim, NOT_SUPPORTED, evidence)
     certain = gain > _SIGNIFICANT and abs(change) + _SIGNIFICANT * error <= _SATURATED

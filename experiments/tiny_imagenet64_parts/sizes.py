@@ -10,7 +10,7 @@ from cfg_jax import config_files
 from cfg_jax.data import sources
 
 PRESETS = ('gpu', 'toy')
-CONFIG = str(Path(__file__).resolve().parents[1] / 'configs' / 'tiny_imagenet64.py')
+CONFIG = str(Path(__file__).resolve().parents[2] / 'configs' / 'tiny_imagenet64.py')
 
 _TOY_REFERENCE = 256  # images of each split
 _GUIDE_SHARE = 8  # the guide is trained for one step in so many
@@ -31,7 +31,7 @@ def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> Config
     data = [f'--config.data.name={options.data}', f'--config.data.num_classes={num_classes}']
     if options.preset == 'toy':
         file, _, variant = path.partition(':')
-        path = f'{file}:toy_{variant}'.removesuffix('_')
+        path = f'{file}:toy_{variant}' if variant else f'{file}:toy'
     return config_files.load_config(path, [*data, *overrides])
 
 

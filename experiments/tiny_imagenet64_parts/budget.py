@@ -29,8 +29,8 @@ class Budget:
 class _Alarm:
     """Asks training to stop, as a preempted machine would: with SIGTERM, when the time is up.
 
-    So a stop is the loop's own, with everything saved after the step in flight, and what goes on
-    later is what would have gone on. No step is timed beforehand and nothing is compiled twice.
+    So a stop is the loop's own, with everything saved after the step in flight, and a later call
+    continues exactly. No step is timed beforehand and nothing is compiled twice.
     """
 
     def __init__(self, seconds: float):

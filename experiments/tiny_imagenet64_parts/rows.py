@@ -9,7 +9,6 @@ import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from real_extractor import RealExtractor
 
 from cfg_jax import config as config_lib, files
 from cfg_jax.data import images, pipeline
@@ -27,6 +26,7 @@ from cfg_jax.inference import Model
 from cfg_jax.metrics import precision_recall, scores
 from cfg_jax.metrics.features import Features, extraction
 from cfg_jax.metrics.statistics import Gaussian, Moments
+from tiny_imagenet64_parts.extractor import RealExtractor
 
 SPLITS = ('train', 'validation')
 CURVE = 'curve.json'

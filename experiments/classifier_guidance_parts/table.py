@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from etils import epath
-from guidance_methods import Measured
 from ml_collections import ConfigDict
 
 from cfg_jax import (
@@ -17,6 +16,7 @@ from cfg_jax.evaluation import (
     plots,
     tables,
 )
+from classifier_guidance_parts.methods import Measured
 
 _MARKERS = 'osD^v<>P'
 _COST = ('nfe', 'classifier_gradients', 'gflop', 'seconds')

@@ -8,13 +8,13 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import googlenet
 import jax
 import jax.numpy as jnp
 from etils import epath
 
 from cfg_jax.errors import UserError
 from cfg_jax.metrics.features import Features, inception_extractor
+from tiny_imagenet64_parts import googlenet
 
 # key of a row -> what it is called
 NAMES = {'is': 'IS (GoogLeNet)', 'class_agreement': 'class agreement (GoogLeNet)'}
@@ -97,8 +97,8 @@ def output_order(wnids: Sequence[str], classes: Sequence[str]) -> list[int]:
     unknown = [name for name in classes if name not in place]
     if unknown:
         raise UserError(
-            f'the data set has the class {unknown[0]!r}, which is no WordNet id that GoogLeNet'
-            " knows; its classes must be named as ImageNet's, such as n02099601"
+            f'the data set has the class {unknown[0]!r}, which is not a WordNet id that'
+            " GoogLeNet knows; its classes must be named as ImageNet's, such as n02099601"
         )
     first = [place[name] for name in classes]
     chosen = set(first)

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import claims
-import findings
 import numpy as np
-import real_pictures
-import real_scores
+from claims_parts import columns as column_lib, findings
 from etils import epath
-from real_extractor import NAMES, RealExtractor
-from real_parts import INDEX, Bench
-from real_scores import CURVE, Curve, Row
 
 from cfg_jax import (
     files,
@@ -25,6 +19,10 @@ from cfg_jax.evaluation import (
     tables,
 )
 from cfg_jax.training import writers
+from tiny_imagenet64_parts import pictures, rows as row_lib
+from tiny_imagenet64_parts.extractor import NAMES, RealExtractor
+from tiny_imagenet64_parts.parts import INDEX, Bench
+from tiny_imagenet64_parts.rows import CURVE, Curve, Row
 
 _AGAINST_TRAIN = ('w', 'fd768', 'fd768_se', 'sfid')
 _AGAINST_VALIDATION = ('fd768_validation', 'sfid_validation')
@@ -33,7 +31,7 @@ _HEADINGS = NAMES | {
     'fd768_validation': 'FD-768, validation',
     'sfid_validation': 'sFID, validation',
 }
-_BESIDE = ('seed', 'untrained')  # curves that stand with no part
+_FOR_SCALE = ('seed', 'untrained')  # curves that belong to no part
 _SECTIONS = {
     'sweep': 'Guidance',
     'steps': "The paper's sampler, and a tenth of its NFE",
@@ -58,8 +56,8 @@ class Publication:
         self._directory = bench.root / 'sweep' / bench.directory()
         index = files.read_json(self._directory / INDEX)
         self._parts = {part: index[part] for part in _SECTIONS if part in index}
-        floor = real_scores.floor_directory(bench.root, bench.config)
-        paths = [floor / f'{split}.json' for split in real_scores.SPLITS]
+        floor = row_lib.floor_directory(bench.root, bench.config)
+        paths = [floor / f'{split}.json' for split in row_lib.SPLITS]
         self._floor = [files.read_json(path) for path in paths if path.exists()]
 
     def write(self) -> str:
@@ -69,13 +67,13 @@ class Publication:
         files.write_json(self._out / 'results.json', self._results())
         files.write_json(self._out / 'claims.json', [v._asdict() for v in self._verdicts()])
         files.write_bytes(self._out / 'command.txt', self._command().encode())
-        real_pictures.loss(self._out / 'loss.png', self._bench.root / 'model')
+        pictures.loss(self._out / 'loss.png', self._bench.root / 'model')
         for part, slugs in self._parts.items():
             curves = [self._curve(slug) for slug in slugs]
             drawn = [(curve['name'], curve['rows']) for curve in curves]
             name = 'tradeoff' if part == 'sweep' else part
             title = f'{_SECTIONS[part]}: {self._what()}'
-            real_pictures.tradeoff(self._out / f'{name}.png', title, drawn, self._floor)
+            pictures.tradeoff(self._out / f'{name}.png', title, drawn, self._floor)
         return text
 
     def _curve(self, slug: str) -> Curve:
@@ -98,14 +96,14 @@ class Publication:
         return '\n'.join(lines)
 
     def _scale(self) -> str:
-        """Real images, the second seed beside the first, and the untrained network."""
+        """Real images, the second seed next to the first, and the untrained network."""
         leading = [
             {'images': f'real, {row["images"]}', 'N': f'{row["num_images"]:,}'}
             | {'against': row['against']}
             for row in self._floor
         ]
         rows = [_shown(row, _AGAINST_TRAIN + _OTHERS) for row in self._floor]
-        curves = {slug: self._curve(slug) for slug in (self._parts['sweep'][0], *_BESIDE)}
+        curves = {slug: self._curve(slug) for slug in (self._parts['sweep'][0], *_FOR_SCALE)}
         chosen = {row['w'] for row in curves['seed']['rows']}
         for curve in curves.values():
             for row in curve['rows']:
@@ -118,7 +116,7 @@ class Publication:
 
     def _results(self) -> dict[str, Any]:
         slugs = dict.fromkeys(slug for slugs in self._parts.values() for slug in slugs)
-        beside = [slug for slug in _BESIDE if (self._directory / slug / CURVE).exists()]
+        for_scale = [slug for slug in _FOR_SCALE if (self._directory / slug / CURVE).exists()]
         return {
             'dataset': self._bench.config.data.name,
             'checkpoint_step': self._bench.step,
@@ -127,7 +125,7 @@ class Publication:
             'training': self._training(),
             'floor': self._floor,
             'parts': self._parts,
-            'curves': {slug: self._curve(slug) for slug in (*slugs, *beside)},
+            'curves': {slug: self._curve(slug) for slug in (*slugs, *for_scale)},
             **provenance.describe_environment(),
         }
 
@@ -151,7 +149,7 @@ class Publication:
         for part in ('sweep', 'p_uncond', 'T'):
             curves = [self._curve(slug) for slug in self._parts.get(part, ())]
             columns = [
-                claims.column(curve['name'], curve, fid_name='FD-768', is_name=NAMES['is'])
+                column_lib.of_results(curve['name'], curve, fid_name='FD-768', is_name=NAMES['is'])
                 for curve in curves
             ]
             found |= {verdict.claim: verdict for verdict in findings.check_all(columns)}

@@ -6,13 +6,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
-from real_extractor import NAMES
 
 from cfg_jax import files
 from cfg_jax.data import images, sources
 from cfg_jax.evaluation import plots
 from cfg_jax.inference import Model
 from cfg_jax.training import writers
+from tiny_imagenet64_parts.extractor import NAMES
 
 ROW_OF_W = (0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 4.0)
 PANELS = (0.0, 1.0, 3.0)
@@ -28,7 +28,7 @@ def tradeoff(
 ) -> None:
     """IS against FD-768 with w along the curves, as the paper's Figure 4; and FD-768 against w.
 
-    The first curve has its w written beside it, its distance to the validation split dashed, and
+    The first curve has its w written next to it, its distance to the validation split dashed, and
     the floor, real images against the other split, dotted.
     """
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout='constrained')

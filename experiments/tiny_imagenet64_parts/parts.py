@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from real_presets import CONFIG, guide_steps
-from real_scores import Curves
-from real_training import Budget, train
 
 from cfg_jax import files, loading
 from cfg_jax.inference import Model
 from cfg_jax.training import step as train_step, workdirs as workdir_lib
+from tiny_imagenet64_parts.budget import Budget, train
+from tiny_imagenet64_parts.rows import Curves
+from tiny_imagenet64_parts.sizes import CONFIG, guide_steps
 
 NOISE_W = (0.0, 1.0, 4.0)  # where a second seed says how much chance there is
 INTERVALS = ((0.28, 2.9), (0.6, 5.0))  # of noise levels: EDM2-S's, best FID and best FD-DINOv2
@@ -98,7 +98,7 @@ def measure(bench: Bench, part: str) -> None:
 
 
 def _sweep(bench: Bench) -> list[str]:
-    """(a) The paper's w; beside it, for scale, a second seed and the network before training."""
+    """(a) The paper's w; for scale, a second seed and the network before training."""
     slug = _at_steps(bench, bench.config.sampler.num_steps, bench.config.sweep.w)
     other = bench.changed(NOISE_W)
     other.sweep.seed += 1

@@ -1,5 +1,5 @@
 """What Table 1 and Table 2 share: runs that fill a table's columns, and the table in the paper's
-layout, ours beside the paper's."""
+layout, ours next to the paper's."""
 
 import json
 from argparse import Namespace
@@ -10,19 +10,12 @@ import matplotlib.pyplot as plt
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from paper import Row, Table
+from shared_parts.paper import Row, Table
 
-from cfg_jax import (
-    files,
-    provenance,
-)
+from cfg_jax import files, provenance
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation import (
-    plots,
-    sweep,
-    tables,
-)
+from cfg_jax.evaluation import plots, results as results_lib, sweep, tables
 from cfg_jax.metrics.features import extractors
 from cfg_jax.training import loop
 
@@ -78,7 +71,7 @@ def select(columns: Sequence[Column], only: Sequence[float]) -> list[Column]:
     for value in only:
         if value not in values:
             held = ', '.join(f'{value:g}' for value in values)
-            raise UserError(f'--only={value:g} is no column of this table; there are: {held}')
+            raise UserError(f'--only={value:g} is not a column of this table; choose from {held}')
     return [column for column in columns if not only or column.value in only]
 
 
@@ -90,11 +83,12 @@ def collect(column: Column) -> tuple[list[Row], list[dict[str, Any]]]:
     """
     found = sorted(column.workdir.glob(f'sweep/{column.sweep_name}*/results.json'))
     results = [json.loads(path.read_text()) for path in found]
-    for path, other in zip(found, results, strict=True):
+    settings = [results_lib.comparable(held) for held in results]
+    for path, other in zip(found, settings, strict=True):
         for key in ('checkpoint_step', 'num_samples', 'seed', 'sampler', 'features'):
-            if other[key] != results[0][key]:
+            if other[key] != settings[0][key]:
                 raise UserError(
-                    f'{path} and {found[0]} differ in {key}: {other[key]} and {results[0][key]};'
+                    f'{path} and {found[0]} differ in {key}: {other[key]} and {settings[0][key]};'
                     ' move one of them away'
                 )
     rows = {row['w']: _with_fid(row) for held in results for row in held['rows']}
@@ -133,7 +127,7 @@ def write(root: epath.Path, title: str, table: Table, columns: Sequence[Column],
 def markdown(
     table: Table, columns: Sequence[Column], ours: dict[float, list[Row]], toy: bool
 ) -> str:
-    """A row per w: FID and IS of each column, ours beside the paper's; then the baselines."""
+    """A row per w: FID and IS of each column, ours next to the paper's; then the baselines."""
     weights = sorted({row['w'] for rows in ours.values() for row in rows} | _paper_weights(table))
     headings = ['w']
     for column in columns:

@@ -1,4 +1,4 @@
-"""The paper's numbers: Tables 1 and 2, from paper_tables.json beside this file."""
+"""The paper's numbers: Tables 1 and 2, from paper_tables.json in this folder."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""What ablations.py consists of: its rows, their measurement and its table."""

@@ -1,0 +1,1 @@
+"""What classifier_guidance.py consists of: the methods that it compares, and its table."""

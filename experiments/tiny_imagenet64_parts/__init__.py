@@ -1,0 +1,1 @@
+"""What tiny_imagenet64.py consists of."""

@@ -1,0 +1,114 @@
+"""What holds for every experiment: help at once, and no dependence on the working directory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, experiment, script_environment
+
+from cfg_jax import config as config_lib
+from cfg_jax.data import sources
+from cfg_jax.evaluation import sweep
+from cfg_jax.training import loop
+
+FOLDER = ROOT / 'experiments'
+COMMANDS = sorted(path.stem for path in FOLDER.glob('*.py'))
+PRESETS = experiment('shared_parts.presets')
+SIZES = experiment('tiny_imagenet64_parts.sizes')
+
+_HELP = """
+import json, runpy, sys
+sys.path.insert(0, sys.argv[1])
+loaded = {}
+for name in sys.argv[2:]:
+    path = f'{sys.path[0]}/{name}.py'
+    sys.argv = [path, '--help']
+    try:
+        runpy.run_path(path, run_name='__main__')
+    except SystemExit as end:
+        loaded[name] = [end.code, 'jax' in sys.modules]
+print('\\n' + json.dumps(loaded))
+"""
+
+
+def test_help_needs_no_jax_in_any_directory(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', _HELP, str(FOLDER), *COMMANDS],
+        cwd=tmp_path,
+        env=script_environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {name: [0, False] for name in COMMANDS}
+    for name in COMMANDS:
+        assert f'python experiments/{name}.py' in done.stdout
+
+
+def test_what_is_not_a_command_lies_in_packages_of_parts():
+    folders = [path for path in FOLDER.iterdir() if path.is_dir() and path.name[0] != '_']
+    assert folders
+    for folder in folders:
+        assert folder.name.endswith('_parts')
+        assert (folder / '__init__.py').exists()
+        assert folder.name.removesuffix('_parts') in [*COMMANDS, 'shared', 'tables']
+
+
+class Options:
+    """What the parsers of experiments leave."""
+
+    data, inception = '/data/set/1.0.0', '/weights.npz'
+
+    def __init__(self, preset):
+        self.preset = preset
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Another working directory, and a data set of 200 classes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, 'label_names', lambda name: 200 * ['n'])
+
+
+@pytest.mark.parametrize('preset', PRESETS.PRESETS)
+@pytest.mark.parametrize('name', ['imagenet64.py', 'imagenet128.py'])
+def test_presets_of_the_tables(elsewhere, preset, name):
+    """Both tables' configs and the classifier's agree on images and classes, and are valid."""
+    config = PRESETS.load(Options(preset), name, ['--config.sweep.seed=5'])
+    config_lib.validate(config)
+    assert config.sweep.seed == 5
+    classifier = PRESETS.load_classifier(Options(preset))
+    assert classifier.model.kind == 'classifier'
+    assert classifier.data.num_classes == config.data.num_classes
+    steps = {'paper': {400_000, 2_700_000}, 'digits': {450}, 'tiny': {40}}[preset]
+    assert config.train.steps in steps
+    if preset != 'paper':
+        assert classifier.train.steps == config.train.steps
+        assert classifier.data.image_size == config.data.image_size
+    if preset != 'digits':
+        assert config.sweep.inception == '/weights.npz'
+    if preset == 'tiny':
+        assert (config.data.name, config.data.num_classes) == ('/data/set/1.0.0', 200)
+
+
+@pytest.mark.parametrize('variant', ['', ':small', ':guide', ':classifier', '_small', '_guide'])
+def test_sizes_of_the_real_images(elsewhere, variant):
+    """At toy size every config is the toy of its kind; names of files of earlier releases too."""
+    path = SIZES.CONFIG + variant if ':' in variant else f'{SIZES.CONFIG[:-3]}{variant}.py'
+    gpu, toy = (SIZES.load(Options(size), path, ['--config.seed=5']) for size in SIZES.PRESETS)
+    assert gpu.model.kind == toy.model.kind == ('classifier' if 'class' in variant else 'unet')
+    assert (gpu.train.batch_size, toy.train.batch_size) == (256, 16)
+    assert (gpu.data.num_workers, toy.data.num_workers) == (14, 0)
+    assert gpu.seed == toy.seed == 5
+    assert gpu.data.num_classes == toy.data.num_classes == 200
+
+
+def test_the_quick_start_finds_its_config(elsewhere, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(loop, 'train', lambda config, workdir: trained.append(config))
+    monkeypatch.setattr(sweep, 'run', lambda config, workdir: tmp_path)
+    (tmp_path / 'table.md').write_text('')
+    experiment('quickstart').main([])
+    assert trained[0].data.name == 'digits'
