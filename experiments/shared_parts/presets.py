@@ -7,7 +7,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cfg_jax import cli, config_files
-from cfg_jax.data import sources
 from cfg_jax.errors import UserError
 
 PRESETS = ('paper', 'digits', 'tiny')
@@ -69,5 +68,7 @@ def load_classifier(options: Namespace, overrides: Sequence[str] = ()) -> Config
 def _data(options: Namespace) -> list[str]:
     if not options.data:
         raise UserError('--preset=tiny needs --data, the directory of a prepared TFDS data set')
+    from cfg_jax.data import sources  # imports TFDS, which --help does not need
+
     count = len(sources.label_names(options.data))
     return [f'--config.data.name={options.data}', f'--config.data.num_classes={count}']

@@ -7,7 +7,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from cfg_jax import config_files
-from cfg_jax.data import sources
 
 PRESETS = ('gpu', 'toy')
 CONFIG = str(Path(__file__).resolve().parents[2] / 'configs' / 'tiny_imagenet64.py')
@@ -27,6 +26,8 @@ def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> Config
     Raises:
       UserError: no such data set, or an override that does not fit.
     """
+    from cfg_jax.data import sources  # imports TFDS, which --help does not need
+
     num_classes = len(sources.label_names(options.data))
     data = [f'--config.data.name={options.data}', f'--config.data.num_classes={num_classes}']
     if options.preset == 'toy':
