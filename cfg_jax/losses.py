@@ -97,10 +97,18 @@ def noisy_cross_entropy(
 
     Returns:
       loss, 1.0 where the label is the likeliest class, and logsnr; float32 [B] each.
+
+    Raises:
+      ValueError: not as many labels or rows of logits as images.
     """
     logsnr = schedule(jax.vmap(jax.random.uniform)(stream(keys, _LOGSNR)))
     eps = per_image_noise(stream(keys, _EPS), x.shape[1:])
     logits = classifier(diffusion.q_sample(x, logsnr, eps), logsnr)
+    if not len(x) == len(label) == len(logits):
+        raise ValueError(
+            f'{len(x)} images need as many labels and rows of logits; got {label.shape} and'
+            f' {logits.shape}'
+        )
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return loss, (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32), logsnr
 

@@ -17,10 +17,17 @@ def drop(
       keys: one key per example, [B].
       condition: a pytree of arrays [B, ...]; all leaves of an example are dropped together.
       p_uncond: probability of unconditional training, in [0, 1].
+
+    Raises:
+      ValueError: a leaf with another number of examples.
     """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, p_uncond))(keys)  # [B]
 
     def replace(leaf: jax.Array, null: jax.Array) -> jax.Array:
+        if leaf.shape[:1] != dropped.shape:
+            raise ValueError(
+                f'{len(dropped)} examples need as many conditions; got the shape {leaf.shape}'
+            )
         return jnp.where(dropped.reshape(-1, *(1,) * (leaf.ndim - 1)), null, leaf)
 
     return jax.tree.map(replace, condition, conditioning.null(condition))

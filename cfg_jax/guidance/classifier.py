@@ -43,14 +43,17 @@ def log_prob_gradient(
       label: class ids, int32 [B].
 
     Raises:
-      ValueError: not as many labels as images.
+      ValueError: not as many labels or rows of logits as images.
     """
     if label.shape != z.shape[:1]:
         raise ValueError(f'{z.shape[0]} images need as many labels; got the shape {label.shape}')
     logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
 
     def total(z: jax.Array) -> jax.Array:
-        log_probs = jax.nn.log_softmax(classifier(z, logsnr).astype(jnp.float32))
+        logits = classifier(z, logsnr)
+        if logits.ndim != 2 or len(logits) != len(z):
+            raise ValueError(f'{len(z)} images need as many rows of logits; got {logits.shape}')
+        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
         return jnp.sum(jnp.take_along_axis(log_probs, label[:, None], axis=-1))
 
     return jax.grad(total)(z)

@@ -13,13 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussian import M, S, levels64
+from guided import eps_fn, guided
 
-from cfg_jax import (
-    classifier_guidance,
-    diffusion,
-    guidance,
-    sampling,
+from cfg_jax import diffusion, samplers
+from cfg_jax.diffusion import CosineSchedule
+from cfg_jax.guidance.classifier import (
+    ClassifierEps,
+    ClassifierMean,
+    eps_shift,
+    log_prob_gradient,
 )
+from cfg_jax.guidance.classifier_free import ClassifierFree
+from cfg_jax.keys import per_image_noise
+from cfg_jax.models.denoiser import Prediction
+from cfg_jax.samplers.ancestral import Ancestral
+from cfg_jax.samplers.grids import Grid
+from cfg_jax.samplers.loop import sample_loop
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 CLASSES, NULL = 3, 3
@@ -28,7 +38,7 @@ NULLS = np.full_like(LABEL, NULL)
 SHAPE = (2, 2, 1)
 PRIOR = np.float32([0.5, 0.3, 0.2])
 CENTRES = np.random.default_rng(7).uniform(-1, 1, size=(CLASSES, *SHAPE)).astype(np.float32)
-M, S, K, W = 0.3, 0.5, 1.0, 0.8  # of the Gaussian data, its classifier and the weight
+K, W = 1.0, 0.8  # of the Gaussian data's classifier, and the weight
 
 
 def mixture_logits(z, logsnr):
@@ -56,9 +66,7 @@ def _variance(logsnr):
     return (diffusion.alpha(logsnr) * S) ** 2 + diffusion.sigma(logsnr) ** 2
 
 
-mixture_gradient = functools.partial(
-    classifier_guidance.log_prob_gradient, mixture_logits, label=LABEL
-)
+mixture_gradient = functools.partial(log_prob_gradient, mixture_logits, label=LABEL)
 
 
 def compiled(fn):
@@ -97,18 +105,41 @@ def test_gradient_is_taken_image_by_image():
         np.testing.assert_allclose(at_one_level[i], together[i], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('label', [LABEL[:1], LABEL[:5], np.tile(LABEL, 2)])
+def test_as_many_labels_as_images(label):
+    z = noisy(0.0)
+    with pytest.raises(ValueError, match='as many labels'):
+        log_prob_gradient(mixture_logits, z, 0.0, label)
+
+
+def test_logits_of_another_number_of_images_are_refused():
+    """One row for all images would be broadcast."""
+    with pytest.raises(ValueError, match='logits'):
+        log_prob_gradient(lambda z, _: z.reshape(len(z), -1)[:1], noisy(0.0), 0.0, LABEL)
+
+
+def free(w):
+    return eps_fn(ClassifierFree(), mixture_eps, LABEL, w, num_classes=NULL)
+
+
+def by_classifier(w, conditional, rule=ClassifierEps):
+    """The rule's eps~, of the exact classifier."""
+    return eps_fn(
+        rule(conditional=conditional),
+        mixture_eps,
+        LABEL,
+        w,
+        num_classes=NULL,
+        classifier=mixture_logits,
+    )
+
+
 @pytest.mark.parametrize('w', [0.0, 0.5, 3.0, [0.0, 0.1, 1.0, 2.0, 4.0, 0.3]])
 def test_exact_classifier_is_classifier_free_guidance(w):
     """Weight w on eps(z, c), w + 1 on eps(z), and classifier-free guidance with w: one eps~."""
     w = jnp.asarray(w)
-    cond = guidance.conditional(mixture_eps, LABEL)
-    uncond = guidance.conditional(mixture_eps, NULLS)
-    rules = (
-        guidance.classifier_free(mixture_eps, LABEL, NULL, w),
-        classifier_guidance.eps_shift(cond, mixture_gradient, w),
-        classifier_guidance.eps_shift(uncond, mixture_gradient, w + 1),
-    )
-    evaluate = compiled(lambda z, logsnr: [eps_fn(z, logsnr) for eps_fn in rules])
+    rules = (free(w), by_classifier(w, True), by_classifier(w + 1, False))
+    evaluate = compiled(lambda z, logsnr: [rule(z, logsnr) for rule in rules])
     for logsnr in (-4.0, 0.0, 4.0):
         expected, *guided = evaluate(noisy(logsnr), jnp.float32(logsnr))
         for eps in guided:
@@ -118,13 +149,13 @@ def test_exact_classifier_is_classifier_free_guidance(w):
 def test_samples_are_those_of_classifier_free_guidance():
     """The same noise leads to the same images; T and schedule keep the rounding of x~ small."""
     w, keys = 1.5, jax.random.split(jax.random.key(0), len(LABEL))
-    z = sampling.per_image_noise(keys, SHAPE)
-    uncond = guidance.conditional(mixture_eps, NULLS)
-    by_classifier = classifier_guidance.eps_shift(uncond, mixture_gradient, w + 1)
-    classifier_free = guidance.classifier_free(mixture_eps, LABEL, NULL, w)
-    sampler = sampling.make_sampler('ancestral', num_steps=8, v=0.3, logsnr_min=-8.0)
+    z = per_image_noise(keys, SHAPE)
+    grid = Grid(CosineSchedule(logsnr_min=-8.0))
     sample = compiled(
-        lambda z, keys: [sampler(f, z, keys) for f in (by_classifier, classifier_free)]
+        lambda z, keys: [
+            samplers.ancestral(eps, z, keys, num_steps=8, v=0.3, grid=grid)
+            for eps in (by_classifier(w + 1, False), free(w))
+        ]
     )
     images = sample(z, keys)
     np.testing.assert_allclose(images[0], images[1], rtol=0, atol=1e-4)
@@ -141,28 +172,37 @@ def gaussian_gradient(z, logsnr):
     return jnp.full_like(z, K * alpha * S**2 / ((alpha * S) ** 2 + sigma**2))
 
 
+class GaussianPredict:
+    """A `predict` of the Gaussian data, guided through 'eps' or through the 'mean'."""
+
+    def __init__(self, form):
+        self.form = form
+
+    def init(self, z):
+        return ()
+
+    def __call__(self, z, logsnr, state):
+        eps, gradient = gaussian_eps(z, logsnr), gaussian_gradient(z, logsnr)
+        if self.form == 'eps':
+            return Prediction(eps_shift(eps, gradient, logsnr, W)), state
+        return Prediction(eps, mean_gradient=W * gradient), state
+
+
 @functools.cache
 def guided_sampler(form, num_steps):
     """sample(z, keys, v) of the Gaussian data, guided through 'eps' or through the 'mean'."""
 
     @compiled
     def sample(z, keys, v):
-        settings = {'num_steps': num_steps, 'v': v, 'clip': False}
-        if form == 'eps':
-            eps_fn = classifier_guidance.eps_shift(gaussian_eps, gaussian_gradient, W)
-            return sampling.ancestral(eps_fn, z, keys, **settings)
-        mean_shift_fn = classifier_guidance.mean_shift(gaussian_gradient, W)
-        return sampling.ancestral(gaussian_eps, z, keys, mean_shift_fn=mean_shift_fn, **settings)
+        sampler = Ancestral(num_steps=num_steps, v=v, clip=False)
+        return sample_loop(sampler, GaussianPredict(form), z, keys)[0]
 
     return sample
 
 
 def exact_moments(form, num_steps, v):
     """Mean and standard deviation of the guided sampler's output, in float64."""
-    u = (num_steps - np.arange(1, num_steps + 1)) / (num_steps - 1)
-    end = np.arctan(np.exp(-10.0))
-    logsnr = -2 * np.log(np.tan((np.pi / 2 - 2 * end) * u + end))
-    alpha, sigma = (1 + np.exp(-logsnr)) ** -0.5, (1 + np.exp(logsnr)) ** -0.5
+    logsnr, alpha, sigma = levels64(num_steps)
     gain = alpha * S**2 / ((alpha * S) ** 2 + sigma**2)  # E[x | z] = m + gain (z - alpha m)
     offset = M * (1 - gain * alpha)
     if form == 'eps':  # x~ = (z - sigma eps~) / alpha
@@ -208,57 +248,52 @@ def test_both_forms_approach_the_same_distribution(v):
             assert fine < 0.4 * coarse  # a quarter of the step
 
 
-def test_mean_shift_is_given_z_its_level_and_the_variance():
-    """One transition and the last level: z' = mean + shift + noise, then x~ of z', unshifted."""
-    z = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
-    keys = jax.random.split(jax.random.key(2), 3)
-    seen = []
+def test_mean_form_by_hand():
+    """eps of the model and w grad; with one weight per image 0 and 1 times it.
 
-    def mean_shift_fn(z, logsnr, variance):
-        jax.debug.callback(lambda *args: seen.append(args), z, logsnr, variance)
-        return 0.25 * z
-
-    @compiled
-    def both(v):
-        settings = {'num_steps': 2, 'v': v, 'clip': False, 'logsnr_min': -1.0, 'logsnr_max': 1.5}
-        return [  # x~ = z / alpha
-            sampling.ancestral(lambda z, _: jnp.zeros_like(z), z, keys, **settings, **changes)
-            for changes in ({}, {'mean_shift_fn': mean_shift_fn})
-        ]
-
-    last_alpha = (1 + np.exp(-1.5)) ** -0.5
-    for v in (0.0, 0.4, 1.0):
-        plain, shifted = both(v)
-        jax.effects_barrier()
-        np.testing.assert_allclose(shifted - plain, 0.25 * z / last_alpha, rtol=0, atol=1e-5)
-        z_seen, logsnr, variance = seen.pop()
-        assert not seen  # once, not at the last level
-        np.testing.assert_array_equal(z_seen, z)
-        assert logsnr == pytest.approx(-1.0, abs=1e-6)
-        # eq. (4): (1 - r) sigma'^2 at v = 0 and (1 - r) sigma^2 at v = 1
-        expected = (1 - np.exp(-2.5)) * (1 + np.exp(1.5)) ** (v - 1) * (1 + np.exp(-1.0)) ** -v
-        np.testing.assert_allclose(np.squeeze(variance), expected, rtol=1e-5)
+    The sampler multiplies by the variance of its transition (tests/samplers/test_ancestral.py).
+    """
+    z = noisy(0.0)
+    gradient = mixture_gradient(z, 0.0)
+    base = mixture_eps(z, jnp.zeros(len(z)), LABEL)
+    for w in (2.0, np.float32([0.0, 1.0, 2.0, 0.5, 0.0, 1.0])):
+        predict = guided(
+            ClassifierMean(), mixture_eps, LABEL, w, num_classes=NULL, classifier=mixture_logits
+        )
+        prediction, _ = predict(z, jnp.float32(0.0), predict.init(z))
+        np.testing.assert_allclose(prediction.eps, base, rtol=0, atol=1e-6)
+        expected = np.reshape(np.broadcast_to(w, len(z)), (-1, 1, 1, 1)) * gradient
+        np.testing.assert_allclose(prediction.mean_gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_mean_shift_by_hand():
-    # w variance gradient = 2 * 0.25 * 3 = 1.5, and with one weight per image 0 and 1 * 0.25 * 3
-    z, variance = jnp.ones((2, *SHAPE)), jnp.full((1, 1, 1, 1), 0.25)
-    for w, expected in ((2.0, [1.5, 1.5]), (jnp.array([0.0, 1.0]), [0.0, 0.75])):
-        shift = classifier_guidance.mean_shift(lambda z, _: 3.0 * z, w)(z, 0.0, variance)
-        np.testing.assert_array_equal(shift, np.ones_like(z) * np.reshape(expected, (2, 1, 1, 1)))
+def test_eps_form_by_hand():
+    # sigma^2 = 1/2 at logsnr 0: eps - w sigma g = 1 - 2 * sqrt(1/2) * 3 = 1 - 4.2426
+    eps, gradient = jnp.ones((2, *SHAPE)), jnp.full((2, *SHAPE), 3.0)
+    shifted = eps_shift(eps, gradient, 0.0, np.float32([0.0, 2.0]))
+    np.testing.assert_allclose(shifted[:, 0, 0, 0], [1.0, 1.0 - 3.0 * np.sqrt(2.0)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('gradient', 'w'), [((1, 2, 2, 1), ()), ((4, 2, 2, 3), ()), ((4, 2, 2, 1), (2,))]
+)
+def test_shapes_that_disagree_are_refused_while_tracing(gradient, w):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 2, 2, 1), gradient, w)]
+    with pytest.raises(ValueError, match='shape'):
+        jax.eval_shape(lambda eps, gradient, w: eps_shift(eps, gradient, 0.0, w), *shapes)
+    with pytest.raises(ValueError, match='shape'):
+        jax.eval_shape(lambda eps, g, w: ClassifierMean().mean_gradient(w, (eps, g)), *shapes)
 
 
 def test_the_weight_can_be_traced():
     z = noisy(0.0)
-    cond = guidance.conditional(mixture_eps, LABEL)
     traces = []
 
     @compiled
     def guided(w):
         traces.append(w)
-        return classifier_guidance.eps_shift(cond, mixture_gradient, w)(z, jnp.float32(0.0))
+        return by_classifier(w, True)(z, jnp.float32(0.0))
 
-    plain = cond(z, jnp.float32(0.0))
+    plain = mixture_eps(z, jnp.zeros(len(z)), LABEL)
     np.testing.assert_allclose(guided(0.0), plain, rtol=0, atol=1e-6)
     assert np.abs(guided(2.0) - plain).max() > 0.1
     assert len(traces) == 1
