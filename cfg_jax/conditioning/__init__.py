@@ -42,6 +42,10 @@ class Conditioning(Protocol):
         """Conditions of images by number, for a sweep: `keys` [B] are the images' own."""
         ...
 
+    def from_labels(self, labels: jax.Array) -> Condition:
+        """The condition of training images by their class ids, int32 [B]; traceable."""
+        ...
+
     def from_user(self, values: Sequence[Any]) -> Condition:
         """What a user names, one value per image, as a condition.
 

@@ -48,6 +48,10 @@ class Label:
             return jnp.asarray(indices, jnp.int32) % self.num_classes
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, self.num_classes))(keys)
 
+    def from_labels(self, labels: jax.Array) -> jax.Array:
+        """The class ids themselves."""
+        return labels
+
     def from_user(self, values: Sequence[Any]) -> np.ndarray:
         """Class ids as int32 [B].
 

@@ -7,14 +7,13 @@ import jax
 from ml_collections import ConfigDict
 
 from cfg_jax import losses
-from cfg_jax.conditioning import Condition
 from cfg_jax.models import networks
 from cfg_jax.registry import TARGETS, WEIGHTINGS
 
 # Of each example, float32 [B] each: 'loss', 'logsnr', and what else is worth logging.
 PerExample = dict[str, jax.Array]
-# objective(params, dropout_key, x [B, H, W, C], condition, keys [B]) -> PerExample
-Objective = Callable[[Any, jax.Array, jax.Array, Condition, jax.Array], PerExample]
+# objective(params, dropout_key, x [B, H, W, C], label [B], keys [B]) -> PerExample
+Objective = Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], PerExample]
 
 
 def make_objective(config: ConfigDict) -> Objective:
@@ -28,8 +27,9 @@ def make_objective(config: ConfigDict) -> Objective:
 def _denoise(config: ConfigDict) -> Objective:
     """Algorithm 1."""
     denoiser, weighting = networks.make_denoiser(config), config.loss_weighting
+    conditioning = networks.make_conditioning(config)
     settings = {
-        'conditioning': networks.make_conditioning(config),
+        'conditioning': conditioning,
         'p_uncond': config.p_uncond,
         'schedule': networks.make_schedule(config),
         'target': TARGETS.load(config.target),
@@ -37,13 +37,14 @@ def _denoise(config: ConfigDict) -> Objective:
         'weight': None if weighting == 'eps' else WEIGHTINGS.load(weighting),
     }
 
-    def objective(params, dropout_key, x, condition, keys):
+    def objective(params, dropout_key, x, label, keys):
         def network(z, logsnr, condition):
             return denoiser.prediction(
                 params, z, logsnr, condition, train=True, rngs={'dropout': dropout_key}
             )
 
-        loss, logsnr = losses.algorithm_1(network, x, condition, keys, **settings)
+        c = conditioning.from_labels(label)
+        loss, logsnr = losses.algorithm_1(network, x, c, keys, **settings)
         return {'loss': loss, 'logsnr': logsnr}
 
     return objective

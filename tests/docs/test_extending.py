@@ -23,6 +23,7 @@ LIMITS = {
     'A guidance rule': 29,
     'A sampler': 29,
     'A prediction target': 14,
+    'A kind of condition': 59,
 }
 _NEW = re.compile(r'python (?:file|test) (?P<file>\S+)')
 _END = re.compile(r'python end of (?P<file>\S+)')
