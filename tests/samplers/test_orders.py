@@ -1,0 +1,130 @@
+"""Orders of convergence under guidance, and moments of the stochastic samplers, on exact scores."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from cfg_jax.diffusion import CosineSchedule
+from cfg_jax.samplers import SAMPLERS
+from cfg_jax.samplers.grids import EDMGrid, Grid, LogSNRGrid, RespacedGrid
+from cfg_jax.samplers.loop import follow
+
+MEANS, DEVIATION = np.array([-0.6, 0.5]), 0.25  # of the data, a mixture in one dimension
+W, ENDS = 1.0, (-6.0, 6.0)
+GRID = LogSNRGrid(CosineSchedule(*ENDS))
+
+
+def eps_of_component(z, logsnr, mean, np=jnp):
+    """Exact eps of N(mean, DEVIATION^2): sigma (z - alpha mean) / var(z)."""
+    alpha_2 = 1 / (1 + np.exp(-logsnr))
+    variance = alpha_2 * DEVIATION**2 + 1 - alpha_2
+    return np.sqrt(1 - alpha_2) * (z - np.sqrt(alpha_2) * mean) / variance
+
+
+def guided_eps(z, logsnr, np=jnp):
+    """(1 + w) eps(z, c) - w eps(z), c the second component."""
+    alpha_2 = 1 / (1 + np.exp(-logsnr))
+    variance = alpha_2 * DEVIATION**2 + 1 - alpha_2
+    log_p = [-((z - np.sqrt(alpha_2) * m) ** 2) / (2 * variance) for m in MEANS]
+    share = 1 / (1 + np.exp(log_p[1] - log_p[0]))
+    eps = [eps_of_component(z, logsnr, m, np) for m in MEANS]
+    return (1 + W) * eps[1] - W * (share * eps[0] + (1 - share) * eps[1])
+
+
+@pytest.fixture(scope='module')
+def ends():
+    """Starts, and the exact x~ at the last level by a high-order solver in float64."""
+
+    def derivative(logsnr, z):
+        alpha_2 = 1 / (1 + np.exp(-logsnr))
+        alpha, sigma = np.sqrt(alpha_2), np.sqrt(1 - alpha_2)
+        eps = guided_eps(z, logsnr, np)
+        x = (z - sigma * eps) / alpha
+        return 0.5 * alpha * sigma**2 * x - 0.5 * sigma * alpha_2 * eps
+
+    z = np.linspace(-2, 2, 41)
+    found = solve_ivp(derivative, ENDS, z, rtol=1e-10, atol=1e-12, method='DOP853').y[:, -1]
+    alpha_2 = 1 / (1 + np.exp(-ENDS[1]))
+    eps = guided_eps(found, ENDS[1], np)
+    return z, (found - np.sqrt(1 - alpha_2) * eps) / np.sqrt(alpha_2)
+
+
+@pytest.mark.parametrize(
+    ('name', 'order'),
+    [('ddim', 0.9), ('euler', 0.9), ('heun', 1.8), ('dpmpp_2m', 1.8), ('unipc', 1.8)],
+)
+def test_order_of_convergence_under_guidance(name, order, ends):
+    z, exact = ends
+    start = jnp.asarray(z[:, None], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), len(z))
+    errors = []
+    for num_steps in (16, 32, 64):
+        sampler = SAMPLERS.make(name, num_steps=num_steps, clip=False, grid=GRID)
+        x = follow(sampler, guided_eps, start, keys)
+        errors.append(np.abs(np.asarray(x)[:, 0] - exact).max())
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert orders.min() >= order, (errors, orders)
+
+
+@pytest.mark.parametrize(
+    ('spec', 'num_steps'),
+    [
+        ('ancestral:v=0', 96),
+        ('ddim:eta=1', 96),
+        ('ddim:eta=0.5', 96),
+        ('dpmpp_2m_sde', 96),
+        ('euler:churn=20', 768),  # of order 1: 11 % of the variance are missing at 96
+        ('heun:churn=20', 96),
+    ],
+)
+def test_stochastic_samplers_reproduce_the_moments(spec, num_steps):
+    """Of a Gaussian, whose exact eps is known: mean and variance within Monte-Carlo error."""
+    count, mean = 20_000, 0.4
+    name, _, options = spec.partition(':')
+    sampler = SAMPLERS.make(name, options, num_steps=num_steps, clip=False, grid=GRID)
+    keys = jax.random.split(jax.random.key(1), count)
+    z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 9), (1,)))(keys)
+    # The prior at the noisiest level is not exactly N(0, 1): start from the exact marginal.
+    alpha_2 = 1 / (1 + np.exp(-ENDS[0]))
+    variance = alpha_2 * DEVIATION**2 + 1 - alpha_2
+    z = np.sqrt(alpha_2) * mean + np.sqrt(variance) * z
+    x = np.asarray(
+        follow(sampler, lambda z, logsnr: eps_of_component(z, logsnr, mean), z, keys), np.float64
+    )
+    # x~ at the last level is the posterior mean of x, whose variance is a little smaller.
+    alpha_2 = 1 / (1 + np.exp(-ENDS[1]))
+    shrunk = alpha_2 * DEVIATION**4 / (alpha_2 * DEVIATION**2 + 1 - alpha_2)
+    assert abs(x.mean() - mean) < 5 * DEVIATION / np.sqrt(count)
+    # 5 standard errors of a variance, and 2 % for the steps.
+    assert abs(x.var() / shrunk - 1) < 5 * np.sqrt(2 / count) + 0.02
+
+
+def test_churn_leaves_the_deterministic_sampler_at_zero():
+    z = jnp.linspace(-1, 1, 5)[:, None]
+    keys = jax.random.split(jax.random.key(0), 5)
+    plain, none = (
+        follow(SAMPLERS.make('euler', o, num_steps=12, clip=False, grid=GRID), guided_eps, z, keys)
+        for o in ('', 'churn=30,churn_min=1e6,churn_max=1e7')
+    )
+    np.testing.assert_allclose(plain, none, rtol=0, atol=1e-6)
+
+
+def test_grids():
+    schedule = CosineSchedule(-20.0, 20.0)
+    uniform = np.asarray(LogSNRGrid(schedule).levels(5))
+    np.testing.assert_allclose(uniform, [-20, -10, 0, 10, 20], atol=1e-4)
+    edm = np.exp(-0.5 * np.asarray(EDMGrid(schedule).levels(18), np.float64))
+    i = np.arange(18)
+    expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(edm, expected, rtol=2e-4)
+    respaced = np.asarray(RespacedGrid(schedule).levels(4))
+    np.testing.assert_allclose(respaced, schedule(np.array([999, 666, 333, 0]) / 999), atol=1e-4)
+    for grid in (Grid, LogSNRGrid, EDMGrid, RespacedGrid):
+        levels = np.asarray(grid(schedule).levels(7))
+        assert np.all(np.diff(levels) > 0)
+        with pytest.raises(ValueError, match='at least 2'):
+            grid(schedule).levels(1)
+    with pytest.raises(ValueError, match='1000 discrete steps'):
+        RespacedGrid(schedule).levels(1001)
