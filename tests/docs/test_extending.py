@@ -13,9 +13,15 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
-from pages import blocks
-from support import ROOT
+from flax.traverse_util import flatten_dict
+from pages import blocks, prose
+from support import ROOT, make_tiny_config
+
+from cfg_jax import diffusion
+from cfg_jax.training.step import create_state
 
 PAGE = ROOT / 'docs' / 'extending.md'
 # Lines of everything but the test, at most.
@@ -119,6 +125,33 @@ def test_the_example_is_as_small_as_the_page_says(heading):
     # One place for the thing itself, and one registry.
     assert len(added) == 2
     assert sum(bool(_ENTRY.fullmatch(info)) for info in added) == 1
+
+
+def test_a_network_from_elsewhere_is_a_denoiser():
+    """The page's rectified flow to one image x: its eps is (z - alpha x) / sigma."""
+    [code] = [block.text for block in blocks(PAGE) if block.info == 'python']
+    names = {}
+    exec(code, names)
+    rng = np.random.default_rng(0)
+    x, eps = np.float32(rng.normal(size=(2, 3, 4, 4, 1)))
+    logsnr = np.float32([-4.0, 0.0, 4.0])
+    z = diffusion.q_sample(x, logsnr, eps)
+    np.testing.assert_allclose(names['denoiser'].eps(x, z, logsnr, None), eps, atol=1e-4)
+
+
+def test_exported_tensors_are_named_as_the_page_says():
+    config = make_tiny_config(model__channel_mult=(1, 2), model__attention_resolutions=(4,))
+    params = jax.eval_shape(lambda: create_state(config)).ema_params
+    described = prose(PAGE.read_text()).partition('## Exported files')[2]
+    known = set(re.findall(r'`([\w/.]+)`', described))
+    known |= {'embedding', 'label'}
+    for path in flatten_dict(params):
+        assert path[0] == 'params'
+        for part in path[1:]:
+            numbered = re.sub(r'^(down|up)_\d_\d', r'\1_L_B', part)
+            numbered = re.sub(r'^(down|up)_\d_resample', r'\1_L_resample', numbered)
+            kind = re.sub(r'.*_attention$', '..._attention', numbered)
+            assert kind in known, '/'.join(path)
 
 
 @pytest.mark.parametrize('heading', LIMITS)
