@@ -2,12 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 KERNELS = ('auto', 'xla')
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str) -> jax.Array:
-    """softmax(q k^T / sqrt(C)) v over positions; all [B, T, heads, C].
+def attend(
+    q: Float[Array | np.ndarray, 'B T heads C'],
+    k: Float[Array | np.ndarray, 'B S heads C'],
+    v: Float[Array | np.ndarray, 'B S heads C'],
+    kernel: str,
+) -> Float[Array, 'B T heads C']:
+    """softmax(q k^T / sqrt(C)) v over positions; [B, positions, heads, C].
 
     XLA's kernel writes the T x T weights to memory; cuDNN's flash attention does not, and exists
     for 16-bit heads on NVIDIA GPUs. `kernel` is 'auto' for cuDNN's where it exists and XLA's

@@ -12,14 +12,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 _EPSILON = 1e-5
 
 
-def at_least_float32(a: Float[Array, '*shape']) -> Float[Array, '*shape']:
+def at_least_float32(a: Float[Array | np.ndarray, '*shape']) -> Float[Array, '*shape']:
     """`a` in float32, or in float64 if that is what it is."""
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    return jnp.asarray(a, jnp.promote_types(a.dtype, jnp.float32))
 
 
 class GroupNorm(nn.Module):
@@ -42,9 +43,9 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(
         self,
-        h: Float[Array, 'B *positions C'],
-        scale: Float[Array, 'B C'] | None = None,
-        shift: Float[Array, 'B C'] | None = None,
+        h: Float[Array | np.ndarray, 'B *positions C'],
+        scale: Float[Array | np.ndarray, 'B C'] | None = None,
+        shift: Float[Array | np.ndarray, 'B C'] | None = None,
     ) -> Float[Array, 'B *positions C']:
         """[B, ..., C] -> [B, ..., C].
 
@@ -62,9 +63,11 @@ class GroupNorm(nn.Module):
         gain = self.param('scale', nn.initializers.ones_init(), (channels,))
         offset = self.param('bias', nn.initializers.zeros_init(), (channels,))
         if scale is not None:
-            gain, offset = gain * (1.0 + scale), offset * (1.0 + scale) + shift
+            gain, offset = gain * (1.0 + scale), offset * (1.0 + scale)
+        if shift is not None:
+            offset = offset + shift
         gain, offset = (jnp.broadcast_to(a, (batch, channels)) for a in (gain, offset))
-        return _normalise(self.num_groups, self.silu, self.dtype, h, gain, offset)
+        return _normalise(self.num_groups, self.silu, self.dtype, jnp.asarray(h), gain, offset)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

@@ -10,6 +10,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from cfg_jax.models.attention import attend
 from cfg_jax.models.group_norm import GroupNorm, at_least_float32
@@ -20,7 +22,9 @@ Dtype = Any
 _zeros = nn.initializers.zeros_init()
 
 
-def logsnr_embedding(logsnr: jax.Array, width: int) -> jax.Array:
+def logsnr_embedding(
+    logsnr: Float[Array | np.ndarray, ' B'], width: int
+) -> Float[Array, 'B {width}']:
     """Sinusoidal features of log-SNR: [B] -> float32 [B, width].
 
     log-SNR is first mapped to t = arctan(exp(-logsnr / 2)) / (pi / 2) in [0, 1] (the angle of the
@@ -34,13 +38,14 @@ def logsnr_embedding(logsnr: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def conv(features: int, kernel: int, dtype: Dtype, zero: bool = False, **kwargs) -> nn.Conv:
+def conv(features: int, kernel: int, dtype: Dtype, zero: bool = False, **kwargs: Any) -> nn.Conv:
+    """Convolution with windows of kernel x kernel pixels; `zero`: its kernel starts at zero."""
     if zero:
         kwargs['kernel_init'] = _zeros
     return nn.Conv(features, (kernel, kernel), dtype=dtype, **kwargs)
 
 
-def upsample(h: jax.Array) -> jax.Array:
+def upsample(h: Float[Array | np.ndarray, 'B H W C']) -> Float[Array, 'B 2*H 2*W C']:
     """Nearest neighbour: [B, H, W, C] -> [B, 2H, 2W, C]."""
     return jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
 
@@ -54,7 +59,7 @@ def conv_of_upsampled(features: int, dtype: Dtype, name: str) -> nn.Conv:
     return conv(features, 3, dtype, name=name, conv_general_dilated=_convolve_upsampled)
 
 
-def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
     """[B, H, W, C] and [3, 3, C, F] -> [B, 2H, 2W, F], in the place of Flax's convolution."""
 
     def folded(taps: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -73,7 +78,7 @@ def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
 
 
-def downsample(h: jax.Array) -> jax.Array:
+def downsample(h: Float[Array | np.ndarray, 'B H W C']) -> Float[Array, 'B H//2 W//2 C']:
     """Mean over 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, C]."""
     # Not a pooling window, whose gradient is another window over padding.
     batch, height, width, channels = h.shape
@@ -95,7 +100,13 @@ class ResBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        h: Float[Array | np.ndarray, 'B H W C'],
+        emb: Float[Array | np.ndarray, 'B E'],
+        train: bool,
+    ) -> Float[Array, 'B H2 W2 F']:
+        """[B, H, W, C] and the embedding [B, E] -> [B, H, W, features], or H and W resampled."""
         resample = {None: lambda a: a, 'up': upsample, 'down': downsample}[self.resample]
         skip = resample(h)
         h = GroupNorm(self.groups, silu=True, dtype=self.dtype, name='norm_in')(h)
@@ -129,7 +140,10 @@ class AttentionBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array, perturbation: Perturbation | None = None) -> jax.Array:
+    def __call__(
+        self, h: Float[Array | np.ndarray, 'B H W C'], perturbation: Perturbation | None = None
+    ) -> Float[Array | np.ndarray, 'B H W C']:
+        """[B, H, W, C] -> [B, H, W, C]; `perturbation` weakens the attention."""
         batch, height, width, channels = h.shape
         if perturbation is not None and perturbation.kind == 'skip':
             return h
@@ -173,7 +187,7 @@ class Encoder(nn.Module):
     """
 
     width: int
-    channel_mult: tuple[float, ...]
+    channel_mult: tuple[int | float, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
     head_channels: int = 64
@@ -186,7 +200,7 @@ class Encoder(nn.Module):
     attention: str = 'auto'
     dtype: Dtype = jnp.float32
 
-    def embed_logsnr(self, logsnr: jax.Array) -> jax.Array:
+    def embed_logsnr(self, logsnr: Float[Array | np.ndarray, ' B']) -> Float[Array, 'B E']:
         """Embedding of logsnr: [B] -> [B, 4 * width]."""
         emb = logsnr_embedding(logsnr, self.width).astype(self.dtype)
         emb = nn.Dense(4 * self.width, dtype=self.dtype, name='logsnr_0')(emb)
@@ -194,11 +208,11 @@ class Encoder(nn.Module):
 
     def encode(
         self,
-        z: jax.Array,
-        emb: jax.Array,
+        z: Float[Array | np.ndarray, 'B H W C'],
+        emb: Float[Array, 'B E'],
         train: bool,
         perturbation: Perturbation | None = None,
-    ) -> tuple[jax.Array, list[jax.Array]]:
+    ) -> tuple[Float[Array, 'B h w F'], list[jax.Array]]:
         """Features of z: [B, H, W, C] and emb [B, 4 * width].
 
         `perturbation` weakens the attention of the layers whose names it matches.
@@ -223,14 +237,30 @@ class Encoder(nn.Module):
         h = self._attention('middle_attention', h, perturbation)
         return self._res(self.channel_mult[-1], 'middle_1', h, emb, train), skips
 
-    def block(self, mult, name, h, emb, train, perturbation=None) -> jax.Array:
+    def block(
+        self,
+        mult: int | float,
+        name: str,
+        h: Float[Array, 'B H W C'],
+        emb: Float[Array, 'B E'],
+        train: bool,
+        perturbation: Perturbation | None = None,
+    ) -> Float[Array, 'B H W F']:
         """A residual block, with attention where the resolution asks for it."""
         h = self._res(mult, name, h, emb, train)
         if h.shape[1] in self.attention_resolutions:
             h = self._attention(f'{name}_attention', h, perturbation)
         return h
 
-    def resample(self, direction, mult, name, h, emb, train) -> jax.Array:
+    def resample(
+        self,
+        direction: str,
+        mult: int | float,
+        name: str,
+        h: Float[Array, 'B H W C'],
+        emb: Float[Array, 'B E'],
+        train: bool,
+    ) -> Float[Array, 'B H2 W2 F']:
         """Halves ('down') or doubles ('up') height and width."""
         if self.resblock_updown:
             return self._res(mult, f'{name}_resample', h, emb, train, resample=direction)
@@ -248,7 +278,7 @@ class Encoder(nn.Module):
         )
         return strided(h)
 
-    def channels(self, mult: float) -> int:
+    def channels(self, mult: int | float) -> int:
         """width * mult, a whole number but for the rounding of a fraction like 0.7."""
         return round(self.width * mult)
 
@@ -256,7 +286,15 @@ class Encoder(nn.Module):
         """The number of attention heads at this many channels."""
         return self.num_heads or channels // self.head_channels
 
-    def _res(self, mult, name, h, emb, train, resample=None) -> jax.Array:
+    def _res(
+        self,
+        mult: int | float,
+        name: str,
+        h: jax.Array,
+        emb: jax.Array,
+        train: bool,
+        resample: str | None = None,
+    ) -> jax.Array:
         block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         return block(
             self.channels(mult),

@@ -3,6 +3,8 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from cfg_jax.models.group_norm import GroupNorm
 from cfg_jax.models.layers import Encoder
@@ -20,7 +22,9 @@ class AttentionPool(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
+    def __call__(
+        self, h: Float[Array | np.ndarray, 'B H W C']
+    ) -> Float[Array, 'B {self.features}']:
         """[B, H, W, C] -> float32 [B, features]."""
         batch, height, width, channels = h.shape
         tokens = h.astype(jnp.float32).reshape(batch, height * width, channels)
@@ -39,14 +43,19 @@ class AttentionPool(nn.Module):
 class NoisyClassifier(Encoder, kw_only=True):
     """ADM's classifier of noisy images: the encoder of its U-Net and attention pooling.
 
-    Attributes, besides those of `Encoder`:
+    Attributes in addition to those of `Encoder`:
       num_classes: classes; there is no null token, and the label is what it predicts.
     """
 
     num_classes: int
 
     @nn.compact
-    def __call__(self, z: jax.Array, logsnr: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        z: Float[Array | np.ndarray, 'B H W C'],
+        logsnr: Float[Array | np.ndarray, ' B'],
+        train: bool = False,
+    ) -> Float[Array, 'B {self.num_classes}']:
         """Predicts the class.
 
         Args:

@@ -31,7 +31,7 @@ def top_kernels(run: Callable[[], Any], count: int = 10) -> list[dict[str, Any]]
     whole = sum(times.values())
     return [
         {'kernel': name, 'milliseconds': time / 1e6, 'share': time / whole, 'calls': calls[name]}
-        for name, time in times.most_common(count)
+        for name, time in sorted(times.items(), key=lambda item: -item[1])[:count]
     ]
 
 
@@ -47,8 +47,9 @@ def _events(planes: Iterable[Any]) -> Iterator[tuple[str, float]]:
 
 def _by_kernel(
     events: Iterable[tuple[str, float]],
-) -> tuple[collections.Counter, collections.Counter]:
-    times, calls = collections.Counter(), collections.Counter()
+) -> tuple[dict[str, float], collections.Counter[str]]:
+    times: dict[str, float] = collections.defaultdict(float)
+    calls: collections.Counter[str] = collections.Counter()
     for event, nanoseconds in events:
         if not _NO_KERNEL.match(event):
             name = re.sub(r'[._]\d+$', '', event)

@@ -40,6 +40,6 @@ def keep_compilations(workdir: str | os.PathLike[str], on_cpu: bool = False) -> 
     from cfg_jax import files
 
     wanted = on_cpu or jax.default_backend() != 'cpu'
-    if wanted and not jax.config.jax_compilation_cache_dir:
+    if wanted and not jax.config.values['jax_compilation_cache_dir']:
         directory = files.as_path(workdir) / 'compilations'
         jax.config.update('jax_compilation_cache_dir', os.fspath(directory))
