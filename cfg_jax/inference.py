@@ -109,8 +109,8 @@ class Model:
           UserError: lengths that disagree, a value out of range, an unknown rule or sampler.
         """
         model = self.with_settings(guidance, sampler, num_steps)
-        indices = range(len(condition)) if indices is None else indices
         given = self.conditioning.from_user(condition)
+        indices = range(len(condition)) if indices is None else indices
         return np.asarray(to_uint8(model.generate(seed, indices, given, w).x))
 
     def with_settings(

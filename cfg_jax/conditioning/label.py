@@ -58,7 +58,10 @@ class Label:
         Raises:
           UserError: an id that is not one of a class.
         """
-        labels = np.asarray(values)
+        try:
+            labels = np.asarray(values)
+        except ValueError:  # lists of unequal lengths
+            labels = np.zeros(0)
         if labels.ndim != 1 or not (labels.size and np.issubdtype(labels.dtype, np.integer)):
             raise UserError(f'labels are a list of whole numbers such as 3,3,7; got {values!r}')
         outside = labels[(labels < 0) | (labels >= self.num_classes)]
