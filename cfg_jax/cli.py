@@ -17,13 +17,14 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, config_files, console
-from cfg_jax.errors import Disconnected, Preempted, UserError
+from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError
 from cfg_jax.guidance import RULES
 from cfg_jax.perf import xla
 from cfg_jax.samplers import SAMPLERS
 
 PROCESS_OPTIONS = ('coordinator', 'num_processes', 'process_id')
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+INTERRUPTED = 130  # as shells report Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +57,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs `main(argv)` with the log shown; exit status 0, or 2 after one line on standard error.
 
     75 after a preemption with everything saved, 1 where other processes of the run are gone:
-    launchers start the same command again.
+    launchers start the same command again. 130 after Ctrl-C.
 
     Anything that is not a user's mistake keeps its traceback.
     """
@@ -75,9 +76,10 @@ def _status(main: Callable[[Sequence[str]], None]) -> int:
     except Disconnected as error:
         return _ended(error, f'error: {error}', 1)
     except Preempted as error:
-        return _ended(error, f'{error}; the same command continues from here', PREEMPTED)
+        status = INTERRUPTED if isinstance(error, Interrupted) else PREEMPTED
+        return _ended(error, f'{error}; the same command continues from here', status)
     except KeyboardInterrupt as error:
-        return _ended(error, 'stopped; the same command continues from here', 130)
+        return _ended(error, 'stopped at once', INTERRUPTED)
     return 0
 
 

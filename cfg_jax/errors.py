@@ -9,5 +9,9 @@ class Preempted(Exception):
     """The machine is wanted back; everything is saved. Commands exit with status 75."""
 
 
+class Interrupted(Preempted):
+    """Ctrl-C; everything is saved. Commands exit with status 130."""
+
+
 class Disconnected(Exception):
     """Other processes of the run are gone: nobody's mistake. Commands exit with status 1."""

@@ -1,5 +1,7 @@
-"""Machines that are taken away: the first SIGTERM asks to stop, the second one kills."""
+"""Machines that are taken away: the first SIGTERM or Ctrl-C asks to stop, the second one kills."""
 
+import contextlib
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -7,28 +9,34 @@ from types import FrameType, TracebackType
 import jax
 from jax.experimental import multihost_utils
 
+from cfg_jax.errors import Interrupted, Preempted
+
+_NOTICE = b'stopping after this step; Ctrl-C again stops at once\n'
+
 
 class Preemption:
-    """Watches for SIGTERM inside a `with` block.
+    """Watches for SIGTERM inside a `with` block, and with `together` for Ctrl-C.
 
     Where a step is one of many processes, all of them must stop at the same one. JAX's preemption
-    service sees to that: it hears the signal (and the platform's notice) on any of them and agrees
+    service does that: it receives the signal (and the platform's notice) on any of them and agrees
     on a step; `together` uses it. Elsewhere each process listens for itself.
 
     Args:
-      together: whether the processes work in step.
+      together: whether the processes work in step, and a step is worth finishing for Ctrl-C.
     """
 
     def __init__(self, together: bool = False):
         # Signals reach the main thread alone; elsewhere (tests, notebooks) nothing is watched.
-        self._synced = together and jax.distributed.is_initialized()
         self._watches = threading.current_thread() is threading.main_thread()
-        self._asked = False
-        self._before = None
+        self._synced = together and jax.distributed.is_initialized()
+        self._numbers = [] if self._synced else [signal.SIGTERM]  # JAX has SIGTERM when synced
+        self._numbers += [signal.SIGINT] if together else []
+        self._asked = self._interrupted = False
+        self._before: dict[int, signal.Handlers] = {}
 
     def __enter__(self) -> 'Preemption':
-        if self._watches and not self._synced:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+        if self._watches:
+            self._before = {number: signal.signal(number, self._ask) for number in self._numbers}
         return self
 
     def __exit__(
@@ -37,8 +45,8 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def asked(self, step: int = 0) -> bool:
         """Whether to stop after this step; with `together`, to be called at every step."""
@@ -47,11 +55,24 @@ class Preemption:
             self._asked = True
         return self._asked
 
+    def stopped(self, message: str) -> Preempted:
+        """The exception to raise once everything is saved: Interrupted after Ctrl-C."""
+        return Interrupted(message) if self._interrupted else Preempted(message)
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._asked = True
-        self._kill_next_time()
+        del frame
+        if number == signal.SIGINT:
+            self._interrupted = True
+            with contextlib.suppress(OSError):
+                os.write(2, _NOTICE)  # print is not safe inside a signal handler
+        if self._synced:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX agrees with the other processes on a step
+        else:
+            self._asked = True
+            self._kill_next_time()
 
     def _kill_next_time(self) -> None:
         if self._watches:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)

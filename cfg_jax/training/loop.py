@@ -10,11 +10,11 @@ from clu import parameter_overview
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, files
+from cfg_jax import config as config_lib, files, locks
 from cfg_jax.data import pipeline
 from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
-from cfg_jax.errors import Preempted, UserError
+from cfg_jax.errors import Interrupted, UserError
 from cfg_jax.training import checkpoints, workdirs, writers
 from cfg_jax.training.logging import TrainLog
 from cfg_jax.training.pictures import Pictures
@@ -45,15 +45,14 @@ def train(
       UserError: a mistake in the config, the data or the work directory; or losses that are not
         finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved.
       Preempted: SIGTERM came; the step is finished and saved.
+      Interrupted: Ctrl-C came once: alike; twice: at once.
     """
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
-        multihost.run_on_process_zero(
-            'claim', lambda: workdirs.create_or_validate_workdir(config, workdir)
-        )
+        multihost.run_on_process_zero('work directory', lambda: _claim(config, workdir, stack))
         workdir = files.as_path(workdir)
         saved = stack.enter_context(_open_checkpoints(config, workdir))
         # Where the mapped step leaves it: another sharding would compile the step twice.
@@ -78,9 +77,21 @@ def train(
             contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
         )
         loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, profile)
-        state = loop.run(state, first)
+        try:
+            state = loop.run(state, first)
+        except KeyboardInterrupt:
+            saved.wait()  # what is under way counts
+            raise Interrupted(f'stopped at once; {loop.kept()}') from None
         multihost.barrier('trained', multihost.LONGEST)
         return state
+
+
+def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
+    """Prepares the work directory, which this process holds until `stack` is left."""
+    workdir = workdirs.validate_workdir(config, workdir)
+    lock = locks.hold(workdir / '.training', f'{workdir} is being trained')
+    stack.enter_context(lock)
+    workdirs.create_or_validate_workdir(config, workdir)
 
 
 def _report_topology(data_state: dict[str, int]) -> None:
@@ -123,16 +134,17 @@ class _Loop:
             last = step == train.steps
             save = last or asked or step % train.checkpoint_every == 0
             if save or step % train.log_every == 0:
-                self._log.flush(step, self._moment(), self._kept)
+                self._log.flush(step, self._moment(), self.kept)
             problem = self._save(step, state) if save else None
             if pictures is not None and (last or step % train.sample_every == 0):
                 pictures.draw(step, state.ema_params)
             if asked and not last:
                 problem = self._saved.wait() or problem
-                raise Preempted(f'stopped after step {step} on request; {problem or "it is saved"}')
+                safe = f'{problem}; {self.kept()}' if problem else 'it is saved'
+                raise self._preemption.stopped(f'stopped after step {step} on request; {safe}')
         problem = self._saved.wait()
         if problem:
-            raise UserError(f'{problem}; {self._kept()}; make room and run the same command again')
+            raise UserError(f'{problem}; {self.kept()}; make room and run the same command again')
         return state
 
     def _step(self, step_fn, state: TrainState, step: int, compiles: bool) -> tuple[Any, Any]:
@@ -160,10 +172,10 @@ class _Loop:
     def _save(self, step: int, state: TrainState) -> str | None:
         problem = self._saved.save(step, state, self._batches.get_state() | _topology())
         if problem:
-            logging.warning(f'{problem}; {self._kept()}; training continues')
+            logging.warning(f'{problem}; {self.kept()}; training continues')
         return problem
 
-    def _kept(self) -> str:
+    def kept(self) -> str:
         step = self._saved.latest_step()
         return f'the checkpoint of step {step} is kept' if step else 'there was no checkpoint yet'
 

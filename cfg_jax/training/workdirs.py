@@ -1,7 +1,5 @@
 """The work directory of a run: whose it is, and the config it was trained with."""
 
-from typing import Any
-
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -15,13 +13,24 @@ def create_or_validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> e
     """Prepares `workdir` for training with `config`, from scratch or from a checkpoint.
 
     Raises:
+      UserError: as `validate_workdir`.
+    """
+    workdir = validate_workdir(config, workdir)
+    files.write_json(workdir / CONFIG, config_lib.to_json(config))
+    return workdir
+
+
+def validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
+    """The path of a work directory in which `config` can be trained; writes nothing.
+
+    Raises:
       UserError: the directory belongs to something else, or to a run with another config.
     """
     workdir = files.as_path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f'{workdir} is a file; --workdir needs a directory')
     if (workdir / CONFIG).exists():
-        trained = config_lib.from_json(_read(workdir / CONFIG))
+        trained = _read(workdir / CONFIG)
         differences = config_lib.contradictions(trained, config)
         if differences:
             raise UserError(
@@ -33,7 +42,6 @@ def create_or_validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> e
             f'{workdir} is not empty and no work directory of cfg_jax (no {CONFIG}); choose'
             ' another --workdir'
         )
-    files.write_json(workdir / CONFIG, config_lib.to_json(config))
     return workdir
 
 
@@ -50,16 +58,16 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
             f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'
             f' --config=configs/NAME.py --workdir={workdir}'
         )
-    config = config_lib.from_json(_read(workdir / CONFIG))
-    config_lib.validate(config)
+    config = _read(workdir / CONFIG)
+    try:
+        config_lib.validate(config)
+    except UserError as error:
+        raise UserError(f'{workdir / CONFIG}: {error}') from error
     return config
 
 
-def _read(path: epath.Path) -> dict[str, Any]:
-    try:
-        values = files.read_json(path)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f'{path} is no config that cfg_jax wrote; choose another --workdir')
-    return values
+def _read(path: epath.Path) -> ConfigDict:
+    """The config in a file, not validated."""
+    advice = 'give back the config.json of this training, or choose another --workdir'
+    with files.damage_reported(path, advice):
+        return config_lib.from_json(files.read_json(path))

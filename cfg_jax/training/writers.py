@@ -1,27 +1,35 @@
-"""Where a run's numbers go: metrics.jsonl always, TensorBoard where TensorFlow can be imported."""
+"""Where a run's numbers go: metrics.jsonl always, TensorBoard where it is installed."""
 
-import importlib.util
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from absl import logging
 from etils import epath
 
 from cfg_jax import files
 
 _REPORT_SECONDS = 10.0
+_INSTALL = 'metrics.jsonl has every number; for TensorBoard: pip install tensorboard'
 
 
 class MetricWriter:
     """Appends one JSON object per row to WORKDIR/metrics.jsonl, and mirrors it to TensorBoard.
 
-    Rows after `resume_step` are dropped first: a resumed run writes them again.
+    Rows after `resume_step` are dropped first: a resumed run writes them again. A file with lines
+    that are no rows is kept as metrics.jsonl.damaged. TensorBoard is left out, with a line that
+    says so, where it is missing or fails.
     """
 
     def __init__(self, workdir: epath.PathLike, resume_step: int = 0):
         self._path = files.as_path(workdir) / 'metrics.jsonl'
-        self._rows = [row for row in read_metrics(workdir) if row['step'] <= resume_step]
+        rows, whole = _read(self._path)
+        if not whole:
+            aside = files.set_aside(self._path)
+            logging.warning(f'{self._path} is damaged in part; it is kept as {aside.name}')
+        self._rows = [row for row in rows if row['step'] <= resume_step]
         self._rewrite()
         self._tensorboard = _tensorboard_writer(workdir)
 
@@ -34,12 +42,25 @@ class MetricWriter:
             with self._path.open('a') as file:
                 file.write(json.dumps(self._rows[-1]) + '\n')
         if self._tensorboard is not None:
-            self._tensorboard.write_scalars(step, dict(values))
+            self._mirror(step, values)
 
     def close(self) -> None:
         """Flushes TensorBoard's files."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        writer, self._tensorboard = self._tensorboard, None
+        if writer is not None:
+            try:
+                writer.close()
+            except Exception as error:  # whatever it is, the training is worth more
+                _report(error)
+
+    def _mirror(self, step: int, values: Mapping[str, float]) -> None:
+        try:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+        except Exception as error:  # whatever it is, the training is worth more
+            self._tensorboard = None
+            _report(error)
 
     def _rewrite(self) -> None:
         text = ''.join(json.dumps(row) + '\n' for row in self._rows)
@@ -47,23 +68,42 @@ class MetricWriter:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
-    """The rows of a work directory's metrics.jsonl; a line torn by a killed process is left out."""
-    path = files.as_path(workdir) / 'metrics.jsonl'
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The rows of a work directory's metrics.jsonl; lines that are no rows are left out."""
+    return _read(files.as_path(workdir) / 'metrics.jsonl')[0]
+
+
+def _read(path: epath.Path) -> tuple[list[dict[str, float]], bool]:
+    """The rows of the file, and whether nothing else is in it but a last line torn by a kill."""
+    if not path.exists():
+        return [], True
+    if path.is_dir():
+        return [], False
+    lines = path.read_bytes().splitlines()
+    rows = [_row(line) for line in lines]
+    return [row for row in rows if row is not None], None not in rows[:-1]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get('step'), int) else None
 
 
 def _tensorboard_writer(workdir: epath.PathLike):
-    if importlib.util.find_spec('tensorflow') is None:
-        return None
-    from clu import metric_writers  # imports TensorFlow
+    try:
+        from tensorboard.summary import Writer  # needs no TensorFlow
 
-    return metric_writers.SummaryWriter(os.fspath(files.as_path(workdir) / 'tensorboard'))
+        return Writer(os.fspath(files.as_path(workdir) / 'tensorboard'))
+    except Exception as error:  # a broken TensorFlow next to it raises anything
+        _report(error)
+        return None
+
+
+def _report(error: Exception) -> None:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    logging.info(f'TensorBoard is left out ({reason}); {_INSTALL}')
 
 
 class Progress:

@@ -7,9 +7,11 @@ import sys
 import threading
 import time
 
+import pytest
 from support import ROOT, script_environment
 
 from cfg_jax.distributed.preemption import Preemption
+from cfg_jax.errors import Interrupted, Preempted
 
 
 def test_asked_after_a_signal():
@@ -20,6 +22,26 @@ def test_asked_after_a_signal():
         assert preemption.asked()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the second one kills
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_asks_where_a_step_is_worth_finishing():
+    before = signal.getsignal(signal.SIGINT)
+    with Preemption(together=True) as preemption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.asked(1)
+        assert type(preemption.stopped('x')) is Interrupted
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+    with Preemption(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_sigterm_is_no_interruption():
+    with Preemption(together=True) as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.asked(1)
+        assert type(preemption.stopped('x')) is Preempted
 
 
 def test_other_threads_do_not_listen():

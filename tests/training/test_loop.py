@@ -23,9 +23,9 @@ from support import (
     user_error,
 )
 
-from cfg_jax import config as config_lib
+from cfg_jax import config as config_lib, locks
 from cfg_jax.data import pipeline
-from cfg_jax.errors import Preempted
+from cfg_jax.errors import Interrupted, Preempted
 from cfg_jax.training import (
     checkpoints,
     loop,
@@ -279,13 +279,14 @@ def test_a_classifier_sees_more_in_less_noise(classifier_run):
     assert np.mean(by_bin[lows[-1]]) > np.mean(by_bin[lows[0]]) + 0.15
 
 
-def sigterm_after(monkeypatch, batch):
-    """Sends this process SIGTERM when batch number `batch` is taken."""
+def signal_after(monkeypatch, batch, number, times=1):
+    """Sends this process a signal when batch number `batch` is taken."""
     take = pipeline.TrainingBatches.__next__
 
     def take_and_signal(self):
         if self.get_state()['next_batch'] == batch - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(times):
+                os.kill(os.getpid(), number)
         return take(self)
 
     monkeypatch.setattr(pipeline.TrainingBatches, '__next__', take_and_signal)
@@ -295,13 +296,66 @@ def test_sigterm_finishes_the_step_saves_and_says_so(toy_run, toy_networks, tmp_
     workdir = tmp_path / 'run'
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        sigterm_after(patch, 4)
+        signal_after(patch, 4, signal.SIGTERM)
         with pytest.raises(Preempted, match='stopped after step 4 on request; it is saved'):
             loop.train(make_tiny_config(), workdir)
     assert signal.getsignal(signal.SIGTERM) == before
     assert checkpoint_steps(workdir) == [3, 4]
     loop.train(make_tiny_config(), workdir)
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_so(toy_run, toy_networks, tmp_path, monkeypatch):
+    workdir = tmp_path / 'run'
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        signal_after(patch, 4, signal.SIGINT)
+        with pytest.raises(Interrupted, match='stopped after step 4 on request; it is saved'):
+            loop.train(make_tiny_config(), workdir)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert checkpoint_steps(workdir) == [3, 4]
+    loop.train(make_tiny_config(), workdir)
+    assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+@pytest.mark.parametrize(
+    ('batch', 'words'),
+    [(5, 'the checkpoint of step 3 is kept'), (2, 'there was no checkpoint yet')],
+)
+def test_ctrl_c_twice_stops_at_once(toy_networks, tmp_path, monkeypatch, batch, words):
+    signal_after(monkeypatch, batch, signal.SIGINT, times=2)
+    with pytest.raises(Interrupted, match=f'stopped at once; {words}'):
+        loop.train(make_tiny_config(), tmp_path / 'run')
+
+
+def test_a_failed_last_save_says_what_is_kept(toy_networks, tmp_path, monkeypatch):
+    save = checkpoints.Checkpoints.save
+
+    def fail_at_4(self, step, state, data_state):
+        if step == 4:
+            return 'the checkpoint of step 4 could not be saved (No space left on device)'
+        return save(self, step, state, data_state)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, 'save', fail_at_4)
+    signal_after(monkeypatch, 4, signal.SIGTERM)
+    with pytest.raises(
+        Preempted, match=r'step 4 could not be .*; the checkpoint of step 3 is kept'
+    ):
+        loop.train(make_tiny_config(), tmp_path / 'run')
+
+
+def test_a_second_training_is_refused(toy_run, tmp_path):
+    workdir = shutil.copytree(toy_run, tmp_path / 'run')
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
+    with locks.hold(workdir / '.training', f'{workdir} is being trained'):
+        message = user_error(loop.train, make_tiny_config(train__steps=9), workdir)
+    assert f'{workdir} is being trained by process {os.getpid()} on ' in message
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
+    assert after == before  # the lock is gone, and nothing else was touched
+
+
+def test_nothing_is_left_of_the_lock(toy_run):
+    assert not (toy_run / '.training').exists()
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(toy_run, toy_networks, tmp_path):

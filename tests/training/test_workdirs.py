@@ -34,7 +34,7 @@ def test_an_older_work_directory_goes_on(tiny_config, tmp_path):
     """Fields that came later mean there what was done then."""
     workdirs.create_or_validate_workdir(tiny_config, tmp_path)
     older = config_lib.to_json(tiny_config)
-    for name in config_lib.ADDED:
+    for name in ('data.random_crop', 'model.kind', 'train.weight_decay', 'sweep.repeats'):
         group, _, field = name.partition('.')
         del older[group][field]
     (tmp_path / 'config.json').write_text(json.dumps(older))
@@ -86,8 +86,29 @@ def test_read_config_written_by_another_program(tmp_path):
     assert 'learning_rate' in user_error(workdirs.read_config, tmp_path)
 
 
-@pytest.mark.parametrize('content', ['', '[1, 2]', '{"p_uncond": 0.'])
-def test_config_that_is_no_json_object(tiny_config, tmp_path, content):
-    (tmp_path / 'config.json').write_text(content)
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'[1, 2]',
+        b'{"p_uncond": 0.',
+        b'\xff\xfe\x00',
+        b'7',
+        b'{"seed": {"x": 1}}',
+        b'{"model": 3}',
+        b'{"model": {"width": "wide"}}',
+        b'{"model": {"kind": ["unet"]}}',
+        b'{"data": null, "train": []}',
+    ],
+)
+def test_config_that_is_damaged(tiny_config, tmp_path, content):
+    (tmp_path / 'config.json').write_bytes(content)
+    assert str(tmp_path) in user_error(workdirs.read_config, tmp_path)
+    assert str(tmp_path) in user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)
+    assert (tmp_path / 'config.json').read_bytes() == content
+
+
+def test_a_directory_in_the_place_of_the_config(tiny_config, tmp_path):
+    (tmp_path / 'config.json').mkdir()
     assert str(tmp_path) in user_error(workdirs.read_config, tmp_path)
     assert str(tmp_path) in user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)

@@ -1,7 +1,10 @@
 import json
 import math
+import sys
+import types
 
 import pytest
+from support import logged
 
 from cfg_jax.training import writers
 
@@ -55,6 +58,95 @@ def test_a_last_line_without_its_newline_is_whole(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     path.write_text(path.read_text()[:-1])
     write(tmp_path, [6], resume_step=4)
+    assert steps_of(tmp_path) == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    'damage', [b'{"step": \n', b'7\n', b'[1]\n', b'\xff\xfe\x00\n', b'{"loss": 1.0}\n', b'\n']
+)
+def test_lines_that_are_no_rows_are_left_out_and_kept_aside(tmp_path, damage):
+    write(tmp_path, [2, 4])
+    path = tmp_path / 'metrics.jsonl'
+    before = damage + path.read_bytes()
+    path.write_bytes(before)
+    assert steps_of(tmp_path) == [2, 4]
+    with logged() as lines:
+        write(tmp_path, [6], resume_step=4)
+    assert [line for line in lines if line.endswith('it is kept as metrics.jsonl.damaged')]
+    assert steps_of(tmp_path) == [2, 4, 6]
+    assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == before
+
+
+def test_a_directory_in_the_place_of_the_metrics(tmp_path):
+    (tmp_path / 'metrics.jsonl').mkdir()
+    assert steps_of(tmp_path) == []
+    write(tmp_path, [2])
+    assert steps_of(tmp_path) == [2]
+
+
+def use_tensorboard(monkeypatch, module):
+    """Puts `module` in the place of tensorboard.summary; None: it is not installed."""
+    package = None if module is None else types.ModuleType('tensorboard')
+    monkeypatch.setitem(sys.modules, 'tensorboard', package)
+    monkeypatch.setitem(sys.modules, 'tensorboard.summary', module)
+
+
+class Board:
+    """A stand-in for tensorboard.summary with its Writer; `fail` names the method that raises."""
+
+    def __init__(self, fail=''):
+        self.rows, self.fail, self.closed = [], fail, False
+
+    def Writer(self, directory):
+        self._raise('Writer')
+        self.directory = directory
+        return self
+
+    def add_scalar(self, name, value, step):
+        self._raise('add_scalar')
+        self.rows.append((name, value, step))
+
+    def flush(self):
+        self._raise('flush')
+
+    def close(self):
+        self._raise('close')
+        self.closed = True
+
+    def _raise(self, name):
+        if name == self.fail:
+            raise AttributeError('numpy has no attribute bool8')
+
+
+def test_tensorboard_gets_every_number(tmp_path, monkeypatch):
+    board = Board()
+    use_tensorboard(monkeypatch, board)
+    with logged() as lines:
+        write(tmp_path, [2, 4])
+    assert board.directory == str(tmp_path / 'tensorboard')
+    assert board.rows == [('loss', 0.5, 2), ('loss', 0.25, 4)]
+    assert board.closed
+    assert lines == []
+
+
+def test_without_tensorboard_one_line_says_what_to_install(tmp_path, monkeypatch):
+    """Whatever TensorFlow is there or not: its newest version does not bring tensorboard."""
+    use_tensorboard(monkeypatch, None)
+    with logged() as lines:
+        write(tmp_path, [2, 4])
+    (line,) = lines
+    assert line.startswith('TensorBoard is left out (')
+    assert 'pip install tensorboard' in line
+    assert steps_of(tmp_path) == [2, 4]
+
+
+@pytest.mark.parametrize('fail', ['Writer', 'add_scalar', 'flush', 'close'])
+def test_a_broken_tensorboard_stops_nothing(tmp_path, monkeypatch, fail):
+    use_tensorboard(monkeypatch, Board(fail))
+    with logged() as lines:
+        write(tmp_path, [2, 4, 6])
+    assert lines[0].startswith('TensorBoard is left out (numpy has no attribute bool8)')
+    assert len(lines) == 1
     assert steps_of(tmp_path) == [2, 4, 6]
 
 
