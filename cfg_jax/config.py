@@ -129,13 +129,18 @@ def _fits(value: Any, field: Field) -> bool:
 
 
 def _check_together(config: ConfigDict) -> None:
-    model, size = config.model, config.data.image_size
+    model = config.model
+    if config.data.image_size % model.patch:
+        raise UserError(
+            f'model.patch={model.patch} does not divide data.image_size={config.data.image_size}'
+        )
+    size = config.data.image_size // model.patch
     if not model.channel_mult:
         raise UserError('model.channel_mult needs at least one entry')
     halvings = len(model.channel_mult) - 1
     if size % 2**halvings:
         raise UserError(
-            f'data.image_size={size} cannot be halved {halvings} times, as model.channel_mult='
+            f'a side of {size} cannot be halved {halvings} times, as model.channel_mult='
             f'{tuple(model.channel_mult)} asks; choose a multiple of {2**halvings}'
         )
     if bool(model.head_channels) == bool(model.num_heads):
@@ -176,7 +181,7 @@ def _check_channels(config: ConfigDict, channels: int, side: int) -> None:
             f'model.norm_groups={model.norm_groups} does not divide the {channels} channels of a'
             ' level'
         )
-    deepest = config.data.image_size // 2 ** (len(model.channel_mult) - 1)
+    deepest = config.data.image_size // model.patch // 2 ** (len(model.channel_mult) - 1)
     has_attention = side in model.attention_resolutions or side == deepest
     if has_attention and channels % (model.head_channels or model.num_heads):
         which = 'head_channels' if model.head_channels else 'num_heads'

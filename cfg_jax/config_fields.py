@@ -120,6 +120,7 @@ FIELDS: dict[str, Field] = {
     'model.attention': Field(
         'auto', _one_of(ATTENTION_KERNELS), "auto: flash attention where cuDNN has it; xla: XLA's"
     ),
+    'model.patch': Field(1, _whole(1, 64), 'pixels a side that the network sees as channels'),
     'model.dtype': Field('float32', _one_of(DTYPES), 'of convolutions and products'),
     'diffusion.schedule': Field('cosine', _one_of(SCHEDULES), 'p(logsnr), and the levels'),
     'diffusion.shift': Field(0.0, _logsnr, 'of shifted_cosine: added to logsnr'),

@@ -85,6 +85,26 @@ def downsample(h: Float[Array | np.ndarray, 'B H W C']) -> Float[Array, 'B H//2 
     return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
+def space_to_depth(image: jax.Array, patch: int) -> jax.Array:
+    """Patches as channels: [B, H, W, C] -> [B, H / patch, W / patch, patch^2 C]."""
+    if patch == 1:
+        return image
+    batch, height, width, channels = image.shape
+    blocks = image.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, height // patch, width // patch, patch * patch * channels
+    )
+
+
+def depth_to_space(h: jax.Array, patch: int) -> jax.Array:
+    """The inverse: [B, H, W, patch^2 C] -> [B, H patch, W patch, C]."""
+    if patch == 1:
+        return h
+    batch, height, width, channels = h.shape
+    blocks = h.reshape(batch, height, width, patch, patch, channels // patch**2)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * patch, width * patch, -1)
+
+
 class ResBlock(nn.Module):
     """BigGAN residual block with the embedding as scale and shift of the second normalisation.
 
@@ -183,6 +203,8 @@ class Encoder(nn.Module):
       remat: blocks keep their inputs only, and are computed again in the backward pass: less memory
         for a third more operations.
       attention: the kernel of attention, see `attention.attend`.
+      patch: the network sees patches of this many pixels a side as channels: at 2 the first level
+        has half the sides.
       dtype: type of the computation.
     """
 
@@ -198,6 +220,7 @@ class Encoder(nn.Module):
     norm_groups: int = 32
     remat: bool = False
     attention: str = 'auto'
+    patch: int = 1
     dtype: Dtype = jnp.float32
 
     def embed_logsnr(self, logsnr: Float[Array | np.ndarray, ' B']) -> Float[Array, 'B E']:
@@ -222,7 +245,8 @@ class Encoder(nn.Module):
           of every block on the way down, first to last, for skip connections.
         """
         features = self.channels(self.channel_mult[0])
-        h = conv(features, 3, self.dtype, name='conv_in')(z.astype(self.dtype))
+        z = space_to_depth(z, self.patch).astype(self.dtype)
+        h = conv(features, 3, self.dtype, name='conv_in')(z)
         skips = [h]
         last = len(self.channel_mult) - 1
         for level, mult in enumerate(self.channel_mult):

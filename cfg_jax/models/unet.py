@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from cfg_jax.conditioning import Condition, Conditioning, noisy
 from cfg_jax.models.group_norm import GroupNorm
-from cfg_jax.models.layers import Encoder, conv
+from cfg_jax.models.layers import Encoder, conv, depth_to_space
 from cfg_jax.models.perturbation import Perturbation
 
 
@@ -54,4 +54,5 @@ class UNet(Encoder, kw_only=True):
                 h = self.resample('up', mult, f'up_{level}', h, emb, train)
 
         h = GroupNorm(self.norm_groups, silu=True, dtype=self.dtype, name='norm_out')(h)
-        return conv(self.out_channels, 3, jnp.float32, zero=True, name='conv_out')(h)
+        out = conv(self.out_channels * self.patch**2, 3, jnp.float32, zero=True, name='conv_out')(h)
+        return depth_to_space(out, self.patch)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from cfg_jax import diffusion
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
+from cfg_jax.samplers.estimates import estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,9 @@ class DDIM(Sampler):
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
         """See the class."""
-        prediction, guidance = predict(z, level.logsnr, state.guidance)
-        x = diffusion.x_from_eps(z, prediction.eps, level.logsnr)
-        x = jnp.clip(x, -1.0, 1.0) if self.clip else x
-        eps = prediction.renoise
-        if eps is None:
-            eps = diffusion.eps_from_x(z, x, level.logsnr)
+        found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
+        x, renoise = found.x, found.prediction.renoise
+        eps = found.eps if renoise is None else renoise
 
         def transition() -> jax.Array:
             if not self.eta:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from cfg_jax import diffusion
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
+from cfg_jax.samplers.estimates import estimate
 
 
 class _History(NamedTuple):
@@ -42,10 +43,8 @@ class DPMPP2M(Sampler):
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
         """See the class."""
-        prediction, guidance = predict(z, level.logsnr, state.guidance)
-        x = diffusion.x_from_eps(z, prediction.eps, level.logsnr)
-        x = jnp.clip(x, -1.0, 1.0) if self.clip else x
-        history = state.history
+        found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
+        x, history = found.x, state.history
         h = 0.5 * (level.logsnr_prime - level.logsnr)
         h_last = 0.5 * (level.logsnr - history.logsnr)
         # Chosen before the division: the first level has no last one.

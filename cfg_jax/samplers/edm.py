@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from cfg_jax import diffusion
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
+from cfg_jax.samplers.estimates import estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,20 +44,12 @@ class Euler(Sampler):
     ) -> tuple[jax.Array, State]:
         """See the class."""
         z, logsnr = self._churned(z, level)
-        x, eps, guidance = self._estimate(predict, z, logsnr, state.guidance)
+        found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip)
+        x, eps = found.x, found.eps
         z = jax.lax.cond(
             level.last, lambda: x, lambda: diffusion.q_sample(x, level.logsnr_prime, eps)
         )
         return z, state._replace(guidance=guidance)
-
-    def _estimate(self, predict: Predict, z, logsnr, guidance):
-        """x~, the eps~ that belongs to it, and the next state of guidance."""
-        prediction, guidance = predict(z, logsnr, guidance)
-        x = diffusion.x_from_eps(z, prediction.eps, logsnr)
-        if not self.clip:
-            return x, prediction.eps, guidance
-        x = jnp.clip(x, -1.0, 1.0)
-        return x, diffusion.eps_from_x(z, x, logsnr), guidance
 
     def _churned(self, z: jax.Array, level: Level) -> tuple[jax.Array, jax.Array]:
         """z and its level after noise was added."""
@@ -86,14 +79,15 @@ class Heun(Euler):
     ) -> tuple[jax.Array, State]:
         """See the class."""
         z, logsnr = self._churned(z, level)
-        x, eps, guidance = self._estimate(predict, z, logsnr, state.guidance)
+        found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip)
+        x, eps = found.x, found.eps
 
         def corrected():
             ahead = diffusion.q_sample(x, level.logsnr_prime, eps)
-            _, eps_prime, after = self._estimate(predict, ahead, level.logsnr_prime, guidance)
+            end, after = estimate(predict, ahead, level.logsnr_prime, guidance, self.clip)
             # y' = z / alpha + (s' - s) (eps + eps') / 2, times alpha'.
             s, s_prime = jnp.exp(-0.5 * logsnr), jnp.exp(-0.5 * level.logsnr_prime)
-            y = x + s * eps + 0.5 * (s_prime - s) * (eps + eps_prime)
+            y = x + s * eps + 0.5 * (s_prime - s) * (eps + end.eps)
             return diffusion.alpha(level.logsnr_prime) * y, after
 
         z, guidance = jax.lax.cond(level.last, lambda: (x, guidance), corrected)

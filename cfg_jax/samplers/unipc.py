@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cfg_jax import diffusion
 from cfg_jax.samplers import Level, Predict, Sampler, State
+from cfg_jax.samplers.estimates import estimate
 
 
 class _History(NamedTuple):
@@ -46,10 +47,8 @@ class UniPC(Sampler):
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
         """See the class."""
-        history = state.history
-        prediction, guidance = predict(z, level.logsnr, state.guidance)
-        x = diffusion.x_from_eps(z, prediction.eps, level.logsnr)
-        x = jnp.clip(x, -1.0, 1.0) if self.clip else x
+        found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
+        x, history = found.x, state.history
         z = jnp.where(history.count > 0, _corrected(history, x, level.logsnr), z)
 
         def predicted() -> jax.Array:

@@ -77,3 +77,13 @@ def test_convolving_what_was_doubled(shape):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
     flops = [operations.count_flops(f, params, h) for f in (quick.apply, directly)]
     assert 9 * flops[0] == 4 * flops[1]
+
+
+def test_patches_are_blocks_of_pixels_and_come_back():
+    image = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    h = np.asarray(layers.space_to_depth(image, 2))
+    assert h.shape == (2, 2, 3, 12)
+    for i, j in ((0, 0), (1, 2)):
+        block = image[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]  # [B, 2, 2, C]
+        np.testing.assert_array_equal(h[:, i, j], block.reshape(2, 12))
+    np.testing.assert_array_equal(layers.depth_to_space(h, 2), image)

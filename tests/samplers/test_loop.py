@@ -40,7 +40,7 @@ def test_fewer_than_two_levels_are_refused(num_steps):
 
 
 def test_unknown_sampler_is_refused():
-    message = user_error(SAMPLERS.make, 'euler')
+    message = user_error(SAMPLERS.make, 'leapfrog')
     assert "'euler'" in message
     assert ', '.join(SAMPLERS) in message
     with pytest.raises(AttributeError, match='euler'):
