@@ -63,6 +63,7 @@ _count = _whole(0)
 _probability = _number(lambda p: 0.0 <= p <= 1.0, 'a number in [0, 1]')
 _rate = _number(lambda p: 0.0 <= p < 1.0, 'a number in [0, 1)')
 _above_zero = _number(lambda a: 0.0 < a < 1e6, 'a number above 0 and below 1e6')
+_norm = _number(lambda a: 0.0 < a <= 1e12, 'a number above 0 and at most 1e12')
 _logsnr = _number(lambda a: abs(a) <= 100.0, 'a number in [-100, 100]')
 _flag = Range(bool, lambda _: True, 'True or False')
 _text = Range(str, lambda _: True, 'a text')
@@ -137,7 +138,7 @@ FIELDS: dict[str, Field] = {
     'train.beta1': Field(0.9, _rate, 'of Adam'),
     'train.beta2': Field(0.999, _rate, 'of Adam'),
     'train.adam_eps': Field(1e-8, _above_zero, 'of Adam'),
-    'train.grad_clip': Field(1.0, _above_zero, 'largest norm of the gradient'),
+    'train.grad_clip': Field(1.0, _norm, 'largest norm of the gradient'),
     'train.ema_decay': Field(0.9999, _rate, 'of the exponential moving average of parameters'),
     'train.max_skipped': Field(20, _count, 'updates with a loss or gradient that is not finite'),
     'train.log_every': Field(100, _positive, 'steps'),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax import diffusion
+from cfg_jax import diffusion, registry
 
 LEVELS = np.linspace(-20.0, 20.0, 81, dtype=np.float32)
 # (noisier, cleaner) pairs: neighbours, the first step of a sampler, far apart.
@@ -101,9 +101,9 @@ def test_everything_is_finite_in_float32():
             diffusion.q_sample(x, logsnr, eps),
             diffusion.x_from_eps(z, eps, logsnr),
             diffusion.eps_from_x(z, x, logsnr),
-            diffusion.v_from_x_eps(x, eps, logsnr),
-            diffusion.x_from_v(z, eps, logsnr),
-            diffusion.eps_from_v(z, eps, logsnr),
+            diffusion.V.of(x, eps, logsnr),
+            *(target.of(x, eps, logsnr) for target in TARGETS.values()),
+            *(target.to_eps(z, eps, logsnr) for target in TARGETS.values()),
         ]
     lower, upper = np.triu_indices(len(LEVELS), k=1)
     low, high = LEVELS[lower], LEVELS[upper]
@@ -128,13 +128,12 @@ def test_q_sample_is_alpha_x_plus_sigma_eps():
 def test_x_eps_and_v_describe_the_same_z(logsnr):
     x, eps = images(0), images(1)
     z = diffusion.q_sample(x, logsnr, eps)
-    v = diffusion.v_from_x_eps(x, eps, logsnr)
+    v = diffusion.V.of(x, eps, logsnr)
     # Dividing by alpha or sigma >= exp(-3) multiplies the rounding of z by at most 20.
     for actual, expected in (
         (diffusion.x_from_eps(z, eps, logsnr), x),
         (diffusion.eps_from_x(z, x, logsnr), eps),
-        (diffusion.x_from_v(z, v, logsnr), x),
-        (diffusion.eps_from_v(z, v, logsnr), eps),
+        (diffusion.V.to_eps(z, v, logsnr), eps),
     ):
         assert_close(actual, expected, relative=2e-5)
 
@@ -145,9 +144,16 @@ def test_conversions_are_their_formulas_at_the_ends():
         alpha, sigma = alpha_sigma64(logsnr)
         assert_close(diffusion.x_from_eps(z, other, logsnr), (z - sigma * other) / alpha)
         assert_close(diffusion.eps_from_x(z, other, logsnr), (z - alpha * other) / sigma)
-        assert_close(diffusion.v_from_x_eps(z, other, logsnr), alpha * other - sigma * z)
-        assert_close(diffusion.x_from_v(z, other, logsnr), alpha * z - sigma * other)
-        assert_close(diffusion.eps_from_v(z, other, logsnr), sigma * z + alpha * other)
+        assert_close(diffusion.V.of(z, other, logsnr), alpha * other - sigma * z)
+        assert_close(diffusion.V.to_eps(z, other, logsnr), sigma * z + alpha * other)
+        assert_close(diffusion.X.to_eps(z, other, logsnr), (z - alpha * other) / sigma)
+        assert_close(
+            diffusion.VELOCITY.to_eps(z, other, logsnr), (alpha * other + z) / (alpha + sigma)
+        )
+        assert_close(diffusion.X.of(z, other, logsnr), z)
+        assert_close(diffusion.VELOCITY.of(z, other, logsnr), other - z)
+        assert_close(diffusion.EPS.of(z, other, logsnr), other)
+        assert_close(diffusion.EPS.to_eps(z, other, logsnr), other)
 
 
 def forward64(low, high):
@@ -216,9 +222,8 @@ def test_scalar_and_per_example_logsnr_agree():
             *diffusion.q_posterior(z, x, low, high, 0.3),
             diffusion.x_from_eps(z, x, low),
             diffusion.eps_from_x(z, x, low),
-            diffusion.v_from_x_eps(x, z, low),
-            diffusion.x_from_v(z, x, low),
-            diffusion.eps_from_v(z, x, low),
+            diffusion.V.of(x, z, low),
+            *(target.to_eps(z, x, low) for target in TARGETS.values()),
         ]
 
     batched = outputs(x, z, low, high)
@@ -226,3 +231,74 @@ def test_scalar_and_per_example_logsnr_agree():
         single = outputs(x[i : i + 1], z[i : i + 1], low[i], high[i])
         for a, b in zip(batched, single, strict=True):
             np.testing.assert_allclose(a[i], np.asarray(b).reshape(a[i].shape), rtol=1e-6)
+
+
+TARGETS = {
+    'eps': diffusion.EPS,
+    'x': diffusion.X,
+    'v': diffusion.V,
+    'velocity': diffusion.VELOCITY,
+}
+
+
+def test_the_registry_holds_these_targets():
+    assert {name: registry.TARGETS.load(name) for name in registry.TARGETS} == TARGETS
+
+
+@pytest.mark.parametrize('name', TARGETS)
+@pytest.mark.parametrize('logsnr', [-20.0, -6.0, -1.5, 0.0, 1.5, 6.0, 20.0])
+def test_targets_round_trip_and_their_derivative(name, logsnr):
+    """to_eps(z, of(x, eps)) = eps, and eps moves with the prediction by eps_per_prediction."""
+    target = TARGETS[name]
+    x, eps, step = images(0), images(1), images(2)
+    z = diffusion.q_sample(x, logsnr, eps)
+    prediction = target.of(x, eps, logsnr)
+    # Rounding of z counts 1 / sigma times where eps follows from x.
+    tolerance = 2e-6 * max(1.0, 1 / float(diffusion.sigma(logsnr)))
+    np.testing.assert_allclose(
+        target.to_eps(z, prediction, logsnr), eps, rtol=0, atol=10 * tolerance
+    )
+    moved = target.to_eps(0 * z, prediction + step, logsnr) - target.to_eps(
+        0 * z, prediction, logsnr
+    )
+    assert_close(moved, float(target.eps_per_prediction(logsnr)) * np.asarray(step), relative=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('scaling', 'alpha64'),
+    [
+        ('variance_preserving', lambda logsnr: np.sqrt(1 / (1 + np.exp(-logsnr)))),
+        ('flow', lambda logsnr: 1 / (1 + np.exp(-logsnr / 2))),
+        ('edm', np.ones_like),
+    ],
+)
+def test_scalings_have_the_same_logsnr(scaling, alpha64):
+    """factor = alpha of the process over alpha of the variance-preserving one."""
+    logsnr = LEVELS.astype(np.float64)
+    expected = alpha64(logsnr) / alpha_sigma64(logsnr)[0]
+    found = registry.SCALINGS.load(scaling).factor(LEVELS)
+    np.testing.assert_allclose(found, expected, rtol=3e-6)
+    if scaling == 'flow':  # z = (1 - t) x + t eps with t = sigma
+        sigma = alpha64(logsnr) * np.exp(-logsnr / 2)
+        np.testing.assert_allclose(alpha64(logsnr) + sigma, 1.0, rtol=1e-12)
+
+
+def test_linear_beta_is_the_product_of_one_minus_beta():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    alpha_2 = np.cumprod(1 - betas)
+    expected = np.log(alpha_2 / (1 - alpha_2))
+    u = np.array([0, 1, 37, 500, 998, 999]) / 999
+    found = diffusion.LinearBetaSchedule()(u)
+    np.testing.assert_allclose(found, expected[[0, 1, 37, 500, 998, 999]], rtol=1e-5, atol=1e-5)
+    middle = float(diffusion.LinearBetaSchedule()(37.25 / 999))
+    assert middle == pytest.approx(0.75 * expected[37] + 0.25 * expected[38], abs=1e-4)
+
+
+def test_shifted_cosine_is_cosine_plus_a_constant_with_the_same_ends():
+    schedule = diffusion.ShiftedCosineSchedule(-15.0, 15.0, shift=-2.0)
+    u = dense_u()
+    found = np.asarray(schedule(u))
+    np.testing.assert_allclose(found[[0, -1]], [15.0, -15.0], atol=1e-4)
+    np.testing.assert_allclose(
+        found, diffusion.logsnr_cosine(u, -13.0, 17.0) - 2.0, rtol=0, atol=1e-5
+    )

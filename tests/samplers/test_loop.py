@@ -41,10 +41,10 @@ def test_fewer_than_two_levels_are_refused(num_steps):
 
 def test_unknown_sampler_is_refused():
     message = user_error(SAMPLERS.make, 'leapfrog')
-    assert "'euler'" in message
+    assert "'leapfrog'" in message
     assert ', '.join(SAMPLERS) in message
-    with pytest.raises(AttributeError, match='euler'):
-        samplers.euler  # noqa: B018
+    with pytest.raises(AttributeError, match='leapfrog'):
+        samplers.leapfrog  # noqa: B018
 
 
 @pytest.mark.parametrize('name', NAMES)

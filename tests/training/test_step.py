@@ -10,7 +10,9 @@ import pytest
 from support import make_tiny_config
 
 from cfg_jax import losses
+from cfg_jax.conditioning.label import Label
 from cfg_jax.data import pipeline
+from cfg_jax.distributed import devices as devices_lib
 from cfg_jax.perf import benchmark
 from cfg_jax.training import step as train_step
 
@@ -45,13 +47,13 @@ def toy_step(*, devices=1, **changes):
     """
     config = make_tiny_config(**{'train__grad_clip': 1e9} | changes)
     per_device = train_step.make_train_step(config)
-    mapped = jax.vmap(per_device, in_axes=(None, 0), out_axes=(None, 0), axis_name=devices.AXIS)
+    mapped = jax.vmap(per_device, in_axes=(None, 0), out_axes=(None, 0), axis_name=devices_lib.AXIS)
     mapped = jax.jit(mapped, compiler_options=FAST_COMPILE)
 
     def step(state, batch):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jax, 'local_device_count', lambda: devices)
-            state, metrics = mapped(state, devices.split_batch(batch))
+            state, metrics = mapped(state, devices_lib.split_batch(batch))
         return state, jax.tree.map(lambda a: np.asarray(a[0]), metrics)
 
     return step
@@ -66,15 +68,10 @@ def gradient_of(config, params, label, seed=0):
     keys = jax.random.split(jax.random.key(seed), len(label))
     shape = (len(label), config.data.image_size, config.data.image_size, config.data.channels)
     x = jax.random.uniform(jax.random.key(seed + 1), shape, minval=-1.0)
-    draws = losses.draw(
-        keys,
-        x,
-        jnp.asarray(label, jnp.int32),
-        null_label=config.data.num_classes,
-        p_uncond=config.p_uncond,
-    )
     gradient = jax.jit(train_step.make_gradient(config), compiler_options=FAST_COMPILE)
-    return jax.device_get(gradient(params, jax.random.key(2), x, draws))
+    return jax.device_get(
+        gradient(params, jax.random.key(2), x, jnp.asarray(label, jnp.int32), keys)
+    )
 
 
 def label_rows(grads):
@@ -213,8 +210,10 @@ def test_bins_share_training_equally(tiny_config):
     keys = jax.random.split(jax.random.key(0), 20_000)
     label = jnp.zeros(20_000, jnp.int32)
     x = jnp.zeros((20_000, 1, 1, 1))
-    draws = losses.draw(keys, x, label, null_label=10, p_uncond=0.1)
-    counts, _ = np.histogram(draws.logsnr, edges)
+    _, logsnr = losses.algorithm_1(
+        lambda z, logsnr, c: z, x, label, keys, conditioning=Label(10), p_uncond=0.1
+    )
+    counts, _ = np.histogram(logsnr, edges)
     assert np.abs(counts - 2000).max() < 5 * np.sqrt(2000 * 0.9)
 
 
@@ -222,7 +221,7 @@ def test_random_streams_differ_by_step_and_row(toy_networks):
     """The same parameters on the same image, again and again: only the draws differ."""
     batch = {
         'image': np.zeros((16, 8, 8, 1), np.float32),
-        'label': np.zeros(16, np.int32),
+        'condition': np.zeros(16, np.int32),
     }
     state = toy_steps(4)[0][0]
     step = toy_step()
