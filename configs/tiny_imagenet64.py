@@ -70,13 +70,8 @@ def _full_size(variant: str) -> ConfigDict:
     config.data.num_classes = 200
     config.data.num_workers = 14
 
-    config.model.width = 64
-    config.model.channel_mult = (1, 2, 3, 4)
-    config.model.num_res_blocks = 2
-    config.model.attention_resolutions = (16, 8)
-    config.model.head_channels = 32
-    config.model.norm_groups = 16
-    config.model.dtype = 'bfloat16'
+    config.model.update(width=64, channel_mult=(1, 2, 3, 4), num_res_blocks=2, norm_groups=16)
+    config.model.update(attention_resolutions=(16, 8), head_channels=32, dtype='bfloat16')
 
     config.train.batch_size = 256
     config.train.warmup_steps = 500
