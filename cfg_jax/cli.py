@@ -17,7 +17,7 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, config_files, console
-from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError
+from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, is_shortage
 from cfg_jax.guidance import RULES
 from cfg_jax.perf import xla
 from cfg_jax.samplers import SAMPLERS
@@ -73,6 +73,12 @@ def _status(main: Callable[[Sequence[str]], None]) -> int:
         main(sys.argv[1:])
     except (UserError, OSError) as error:
         return _ended(error, f'error: {_sentence(error)}', 2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        reason = (str(error).strip().splitlines() or ['nothing could be allocated'])[0]
+        line = f'error: not enough memory ({reason}); give a smaller batch or a smaller model'
+        return _ended(error, line, 2)
     except Disconnected as error:
         return _ended(error, f'error: {error}', 1)
     except Preempted as error:
@@ -177,15 +183,41 @@ def step_range(text: str) -> range:
     """'100:105' -> range(100, 105), for argparse's `type`."""
     first, _, last = text.partition(':')
     if not (first.isdecimal() and last.isdecimal() and 0 < int(first) < int(last)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no range of steps such as 100:105')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a range of steps such as 100:105')
     return range(int(first), int(last))
 
 
 def natural_number(text: str) -> int:
     """A whole number of at least 0, for argparse's `type`."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number of at least 0')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 0')
     return int(text)
+
+
+def positive_number(text: str) -> int:
+    """A whole number of at least 1, for argparse's `type`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
+    return int(text)
+
+
+def real(text: str) -> float:
+    """A finite number, for argparse's `type`."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a finite number')
+    return number
+
+
+def positive_real(text: str) -> float:
+    """A finite number above 0, for argparse's `type`."""
+    number = real(text)
+    if number <= 0.0:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
+    return number
 
 
 def seed(text: str) -> int:
@@ -203,18 +235,18 @@ def number_list(text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if not numbers or not all(math.isfinite(number) for number in numbers):
-        raise argparse.ArgumentTypeError(f'{text!r} is no list of numbers such as 0,0.1,0.5')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers such as 0,0.1,0.5')
     return numbers
 
 
 def integer_list(text: str) -> tuple[int, ...]:
-    """'3,3,7' -> (3, 3, 7), for argparse's `type`."""
-    try:
-        return tuple(int(part) for part in text.split(','))
-    except ValueError:
+    """'3,3,7' -> (3, 3, 7), whole numbers of at least 0, for argparse's `type`."""
+    parts = text.split(',')
+    if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no list of whole numbers such as 3,3,7'
-        ) from None
+            f'{text!r} is not a list of whole numbers of at least 0 such as 3,3,7'
+        )
+    return tuple(int(part) for part in parts)
 
 
 def name_list(text: str) -> tuple[str, ...]:

@@ -5,6 +5,13 @@ class UserError(Exception):
     """A failure that one sentence explains: commands print it and exit with status 2."""
 
 
+def is_shortage(error: BaseException) -> bool:
+    """Whether an allocation has failed: of XLA on a device, or of NumPy and Python."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error)
+    )
+
+
 class Preempted(Exception):
     """The machine is wanted back; everything is saved. Commands exit with status 75."""
 

@@ -66,8 +66,12 @@ class Work(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--out', default=str(_ROOT / 'experiments' / 'cost.md'))
-    parser.add_argument('--utilisation', type=float, default=0.4, help='share of the peak (0.4)')
-    parser.add_argument('--allreduce', type=float, default=100.0, help='GB/s, assumed (100)')
+    parser.add_argument(
+        '--utilisation', type=cli.positive_real, default=0.4, help='share of the peak (0.4)'
+    )
+    parser.add_argument(
+        '--allreduce', type=cli.positive_real, default=100.0, help='GB/s, assumed (100)'
+    )
     parser.add_argument('--measured', nargs='*', default=(), help='JSON of bench_train.py')
     options = parser.parse_args(argv)
     if not 0 < options.utilisation <= 1 or not options.allreduce > 0:

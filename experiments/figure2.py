@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--out', default='runs/figure2', help='directory of the picture and JSON')
     parser.add_argument(
-        '--num_samples', type=cli.natural_number, default=20_000, help='per class and w'
+        '--num_samples', type=cli.positive_number, default=20_000, help='per class and w'
     )
     parser.add_argument('--seed', type=cli.seed, default=0, help='of all noise')
     options = parser.parse_args(argv)

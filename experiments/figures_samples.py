@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--label', type=cli.natural_number, help='the one class; malamute if there is one'
     )
-    parser.add_argument('--seed', type=cli.natural_number, default=0)
+    parser.add_argument('--seed', type=cli.seed, default=0)
     parser.add_argument('--out', default='', help='a folder; default MODEL/figures')
     options = parser.parse_args(argv)
     unknown = [number for number in options.figures if number not in PANELS]

@@ -23,8 +23,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--data', required=True, help='a prepared TFDS set with train, validation')
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
     parser.add_argument('--features', choices=('inception', 'inception768'), default='inception768')
-    parser.add_argument('--count', type=cli.natural_number, default=5000, help='images a set')
-    parser.add_argument('--size', type=cli.natural_number, default=64, help='pixels a side')
+    parser.add_argument('--count', type=cli.positive_number, default=5000, help='images a set')
+    parser.add_argument('--size', type=cli.positive_number, default=64, help='pixels a side')
     parser.add_argument('--out', default='runs/instruments', help='where results are written')
     options = parser.parse_args(argv)
     if options.count < 2:

@@ -102,7 +102,9 @@ def parse(argv: Sequence[str]):
     parser.add_argument('--googlenet', required=True, help=".npz of BVLC GoogLeNet's weights")
     parser.add_argument('--root', default='runs/tiny_imagenet64', help='where everything is kept')
     parser.add_argument('--out', default='', help='what is worth publishing; ROOT/results')
-    parser.add_argument('--minutes', type=float, default=20.0, help='of training in this call (20)')
+    parser.add_argument(
+        '--minutes', type=cli.real, default=20.0, help='of training in this call (20)'
+    )
     parser.add_argument('--preset', choices=sizes.PRESETS, default='gpu')
     parser.add_argument('--config', default=sizes.CONFIG, help='of the main model')
     parser.add_argument('--parts', type=cli.name_list, default=('sweep',), help=', '.join(PARTS))

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--workers', type=cli.integer_list, default=(0, 1, 2), help='such as 0,4,16'
     )
-    parser.add_argument('--seconds', type=float, default=5.0, help='each measurement')
+    parser.add_argument('--seconds', type=cli.positive_real, default=5.0, help='each measurement')
     options, overrides = cli.split_config(parser, argv)
     if not options.seconds > 0:
         parser.error(f'--seconds must be above 0; got {options.seconds:g}')

@@ -22,8 +22,8 @@ WITH_FEATURES = 'guided, with features'
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument('--w', type=float, default=1.0, help='guidance weight (1)')
-    parser.add_argument('--rounds', type=cli.natural_number, default=3, help='timed')
+    parser.add_argument('--w', type=cli.real, default=1.0, help='guidance weight (1)')
+    parser.add_argument('--rounds', type=cli.positive_number, default=3, help='timed')
     parser.add_argument('--features', action='store_true', help='with features and scores too')
     parser.add_argument('--workdir', default='runs/bench', help='where the extractor lies')
     parser.add_argument('--out', default='', help='a file for the JSON')

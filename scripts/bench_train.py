@@ -22,8 +22,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--batch_sizes', type=cli.integer_list, help="such as 64,128,256; the config's"
     )
-    parser.add_argument('--steps', type=cli.natural_number, default=10, help='in a round')
-    parser.add_argument('--rounds', type=cli.natural_number, default=5, help='timed')
+    parser.add_argument('--steps', type=cli.positive_number, default=10, help='in a round')
+    parser.add_argument('--rounds', type=cli.positive_number, default=5, help='timed')
     parser.add_argument('--input', action='store_true', help='with the input pipeline too')
     parser.add_argument('--profile', action='store_true', help='kernels by time')
     parser.add_argument('--out', default='', help='a file for the JSON')

@@ -23,14 +23,21 @@ from cfg_jax.perf.accelerators import ACCELERATORS
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument(
-        '--images_per_second', type=float, help='training images per second of one device'
+        '--images_per_second',
+        type=cli.positive_real,
+        help='training images per second of one device',
     )
     parser.add_argument('--accelerator', help=', '.join(ACCELERATORS))
     parser.add_argument(
-        '--utilisation', type=float, default=0.4, help="share of the accelerator's peak (0.4)"
+        '--utilisation',
+        type=cli.positive_real,
+        default=0.4,
+        help="share of the accelerator's peak (0.4)",
     )
     parser.add_argument(
-        '--decode_rate', type=float, help='images per second of one core, of bench_input.py'
+        '--decode_rate',
+        type=cli.positive_real,
+        help='images per second of one core, of bench_input.py',
     )
     options, config = cli.parse_with_config(parser, argv)
 

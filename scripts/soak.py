@@ -48,9 +48,9 @@ _CONFIG = {
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--root', default='runs/soak', help='a new directory')
-    parser.add_argument('--rounds', type=cli.natural_number, default=30, help='kills')
-    parser.add_argument('--processes', type=cli.natural_number, default=1, help='of the run')
-    parser.add_argument('--seed', type=cli.natural_number, default=0, help='of the moments')
+    parser.add_argument('--rounds', type=cli.positive_number, default=30, help='kills')
+    parser.add_argument('--processes', type=cli.positive_number, default=1, help='of the run')
+    parser.add_argument('--seed', type=cli.seed, default=0, help='of the moments')
     options = parser.parse_args(argv)
     root = Path(options.root).expanduser()
     if root.exists():

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from support import DIGITS, ROOT, checkpoint_steps, run_here, run_script, tiny_arguments
 
-from cfg_jax import loading
+from cfg_jax import files, loading
 from cfg_jax.data import images
+from cfg_jax.distributed import multihost
 
 # torch_peer.py belongs to bench_peers.py and needs PyTorch.
 SCRIPTS = {path.name for path in (ROOT / 'scripts').glob('*.py')} - {'torch_peer.py'}
@@ -99,7 +100,7 @@ MISTAKES = {
     ),
     'sweep_w': ('sweep.py --workdir={run} --w=abc', ['--w', "'abc'", '0,0.1,0.5']),
     'sweep_w_nan': ('sweep.py --workdir={run} --w=0,nan', ['--w', '0,nan']),
-    'sweep_sampler': ('sweep.py --workdir={run} --sampler=euler', ['euler', 'ancestral', 'ddim']),
+    'sweep_sampler': ('sweep.py --workdir={run} --sampler=eulr', ['eulr', 'ancestral', 'ddim']),
     'sweep_metric': ('sweep.py --workdir={run} --metrics=fud', ['fud', 'fid', 'precision']),
     'sweep_without_weights': (
         'sweep.py --workdir={run} --features=inception',
@@ -113,6 +114,30 @@ MISTAKES = {
     ),
     'sample_labels': ('sample.py --workdir={run} --labels=three', ['--labels', "'three'"]),
     'sample_w': ('sample.py --workdir={run} --labels=1,2,3 --w=1,2', ['--w', '3']),
+    'sample_large_seed': (
+        'sample.py --workdir={run} --labels=1 --seed=4294967296',
+        ['--seed', '4294967296', '2^32'],
+    ),
+    'sweep_large_seed': ('sweep.py --workdir={run} --seed=4294967296', ['--seed', '2^32']),
+    'negative_labels': ('sample.py --workdir={run} --labels=1,-2', ['--labels', '1,-2']),
+    'workers': ('bench_input.py --config={digits} --workers=0,-1', ['--workers', '0,-1']),
+    'bench_w': ('bench_sample.py --config={digits} --w=nan', ['--w', "'nan'"]),
+    'bench_rounds': ('bench_train.py --config={digits} --rounds=0', ['--rounds', "'0'"]),
+    'bench_seconds': ('bench_input.py --config={digits} --seconds=inf', ['--seconds', "'inf'"]),
+    'utilisation': ('describe.py --config={digits} --utilisation=0', ['--utilisation', "'0'"]),
+    'coordinator': (
+        'train.py --config={digits} --workdir={new} --coordinator=host:abc --num_processes=2'
+        ' --process_id=0',
+        ['--coordinator=HOST:PORT', 'host:abc'],
+    ),
+    'config_that_raises': (
+        'train.py --config={raising} --workdir={new}',
+        ['{raising}', 'line 5', 'ZeroDivisionError: division by zero'],
+    ),
+    'memory': (
+        'train.py --config={digits} --workdir={new} --config.train.batch_size=4000000000000',
+        ['train.batch_size=4000000000000', 'GiB', 'train.grad_accum=2'],
+    ),
     'sample_seed': ('sample.py --workdir={run} --labels=1 --seed=-1', ['--seed', '-1']),
     'sample_out': (
         'sample.py --workdir={run} --labels=1 --out={empty}',
@@ -160,6 +185,8 @@ def places(trained_workdir, digits_dir, tmp_path_factory):
     young = shutil.copytree(trained_workdir, root / 'young')
     for step in checkpoint_steps(young):
         shutil.rmtree(young / 'checkpoints' / str(step))
+    raising = root / 'raising.py'
+    raising.write_text('x = 0\n\n\ndef get_config():\n    return 1 / x\n')
     tfrecord = shutil.copytree(digits_dir, root / 'tfrecord' / '1.0.0')
     info = json.loads((tfrecord / 'dataset_info.json').read_text())
     (tfrecord / 'dataset_info.json').write_text(json.dumps(info | {'fileFormat': 'tfrecord'}))
@@ -168,6 +195,7 @@ def places(trained_workdir, digits_dir, tmp_path_factory):
         'tiny': ' '.join(tiny_arguments()).replace(', ', ','),
         'new': root / 'new',
         'empty': root / 'empty',
+        'raising': raising,
         'foreign': root / 'foreign',
         'young': young,
         'run': trained_workdir,
@@ -276,6 +304,75 @@ def test_sample_draws_the_images_of_the_library(trained_workdir, tmp_path):
     factor = drawn.shape[0] // picture.shape[0]
     assert factor > 1
     assert np.abs(drawn[::factor, ::factor].astype(int) - picture).max() <= 1
+
+
+def test_the_environment_wrong(capsys, monkeypatch):
+    """Slurm's variables as srun sets them, one of them broken."""
+    for name in multihost._SLURM:
+        monkeypatch.setenv(name, '1')
+    monkeypatch.setenv('SLURM_NTASKS', 'abc')
+    status, _, errors = run_here(
+        capsys, 'scripts/train.py', f'--config={DIGITS}', '--workdir=/nowhere/run'
+    )
+    assert status == 2
+    assert errors == [
+        "error: the environment variable SLURM_NTASKS must be a number of processes; got 'abc'"
+    ]
+
+
+def test_gs_without_its_package(capsys, monkeypatch):
+    find = files.importlib.util.find_spec
+    missing = ('gcsfs', 'tensorflow')
+    monkeypatch.setattr(
+        files.importlib.util, 'find_spec', lambda name: None if name in missing else find(name)
+    )
+    for script in ('sample.py --labels=1', 'sweep.py', f'train.py --config={DIGITS}'):
+        name, *arguments = script.split()
+        status, _, errors = run_here(
+            capsys, f'scripts/{name}', '--workdir=gs://bucket/run', *arguments
+        )
+        assert status == 2
+        assert len(errors) == 1
+        assert 'pip install gcsfs' in errors[0]
+
+
+def test_a_config_that_raises_keeps_its_traceback_for_debugging(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv('CFG_JAX_DEBUG', '')  # --debug sets it, for this process
+    (tmp_path / 'raising.py').write_text('def get_config():\n    return {}["width"]\n')
+    command = ('scripts/train.py', f'--config={tmp_path}/raising.py', '--workdir=/nowhere/run')
+    _, _, short = run_here(capsys, *command)
+    _, _, long = run_here(capsys, *command, '--debug')
+    assert len(short) == 1
+    assert "KeyError: 'width'" in short[0]
+    assert 'Traceback (most recent call last):' in long
+    assert any('return {}["width"]' in line for line in long)
+    assert long[-1] == short[0]
+
+
+def test_a_width_that_contradicts_the_checkpoint_is_one_line(trained_workdir, tmp_path, capfd):
+    workdir = shutil.copytree(trained_workdir, tmp_path / 'run')
+    config = json.loads((workdir / 'config.json').read_text())
+    config['model']['width'] *= 2
+    (workdir / 'config.json').write_text(json.dumps(config))
+    for script in ('sample.py --labels=1', 'sweep.py'):
+        name, *arguments = script.split()
+        status, _, errors = run_here(capfd, f'scripts/{name}', f'--workdir={workdir}', *arguments)
+        assert status == 2
+        assert len(errors) == 1, errors
+        assert 'does not fit the config: ema_params.' in errors[0]
+
+
+def test_a_damaged_checkpoint_is_one_line(trained_workdir, tmp_path, capfd):
+    workdir = shutil.copytree(trained_workdir, tmp_path / 'run')
+    arrays = (workdir / 'checkpoints' / '6' / 'state' / 'd').iterdir()
+    largest = max(arrays, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    for script in ('sample.py --labels=1', 'sweep.py'):
+        name, *arguments = script.split()
+        status, _, errors = run_here(capfd, f'scripts/{name}', f'--workdir={workdir}', *arguments)
+        assert status == 2
+        assert len(errors) == 1, errors
+        assert f'{workdir}/checkpoints/6 cannot be read (' in errors[0]
 
 
 def test_home_after_an_equals_sign(trained_workdir, tmp_path, monkeypatch, capsys):

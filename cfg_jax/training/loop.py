@@ -15,6 +15,7 @@ from cfg_jax.data import pipeline
 from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
 from cfg_jax.errors import Interrupted, UserError
+from cfg_jax.perf import memory
 from cfg_jax.training import checkpoints, workdirs, writers
 from cfg_jax.training.logging import TrainLog
 from cfg_jax.training.pictures import Pictures
@@ -49,6 +50,7 @@ def train(
     """
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
+    memory.check_training(config)
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
@@ -77,8 +79,10 @@ def train(
             contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
         )
         loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, profile)
+        batch, advice = config.train.batch_size, memory.advice(config)
         try:
-            state = loop.run(state, first)
+            with memory.shortage_reported(f'train.batch_size={batch}', advice):
+                state = loop.run(state, first)
         except KeyboardInterrupt:
             saved.wait()  # what is under way counts
             raise Interrupted(f'stopped at once; {loop.kept()}') from None
@@ -164,9 +168,9 @@ class _Loop:
         """What the machine says: seconds waited for input since the last time, memory in use."""
         values = {'input_seconds': self._input_seconds}
         self._input_seconds = 0.0
-        memory = jax.local_devices()[0].memory_stats() or {}  # None on CPU
-        if 'peak_bytes_in_use' in memory:
-            values['device_memory_peak_gib'] = memory['peak_bytes_in_use'] / 2**30
+        stats = jax.local_devices()[0].memory_stats() or {}  # None on CPU
+        if 'peak_bytes_in_use' in stats:
+            values['device_memory_peak_gib'] = stats['peak_bytes_in_use'] / 2**30
         return values
 
     def _save(self, step: int, state: TrainState) -> str | None:

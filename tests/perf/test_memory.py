@@ -1,0 +1,135 @@
+"""What cannot fit is refused before it is compiled; a failed allocation ends in one line."""
+
+import jax
+import numpy as np
+import pytest
+from support import make_tiny_config, user_error
+
+from cfg_jax import cli
+from cfg_jax.perf import memory
+from cfg_jax.training import loop
+
+GIB = 2**30
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Gives every device so many bytes."""
+
+    def give(count):
+        monkeypatch.setattr(memory, 'available', lambda: count)
+
+    return give
+
+
+def test_the_bound_is_the_state_the_gradient_the_batch_and_a_feature_map(device):
+    """By hand: 16 + 4 bytes a parameter, float32 images, and `width` channels of each."""
+    config = make_tiny_config(train__batch_size=64)
+    from cfg_jax.training.step import create_state
+
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(create_state(config).params))
+    counters = 3 * 4  # of steps: ours and two of the optimiser
+    needed = 20 * parameters + counters + 64 * 8 * 8 * 4 + 64 * 8 * 8 * 8 * 4
+    device(needed)
+    memory.check_training(config)
+    device(needed - 1)
+    message = user_error(memory.check_training, config)
+    assert f'{parameters:,} parameters with train.batch_size=64 need at least' in message
+    assert 'try train.grad_accum=2 or train.batch_size=32' in message
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'train__batch_size': 10**12},
+        {'model__width': 61_440},
+        {'model__width': 8_192, 'model__channel_mult': (1, 8), 'data__image_size': 8},
+    ],
+)
+def test_a_training_that_cannot_fit_leaves_nothing(tmp_path, changes):
+    message = user_error(loop.train, make_tiny_config(**changes), tmp_path / 'run')
+    assert 'of memory on each' in message
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('error', 'asked'),
+    [
+        (
+            RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.21GiB.'),
+            'for another 3.21GiB ',
+        ),
+        (
+            RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 2147483648 bytes.\nmore'),
+            'for another 2.0 GiB ',
+        ),
+        (MemoryError('Unable to allocate 7.28 TiB for an array with shape (9,)'), '7.28 TiB '),
+        (MemoryError(), 'not enough memory with'),
+    ],
+)
+def test_a_failed_allocation_says_what_was_asked_and_what_there_is(device, error, asked):
+    device(16 * GIB)
+
+    def work():
+        with memory.shortage_reported('train.batch_size=512', 'try train.grad_accum=2'):
+            raise error
+
+    message = user_error(work)
+    assert asked in message
+    assert 'with train.batch_size=512; each ' in message
+    assert message.endswith(' has 16.0 GiB; try train.grad_accum=2')
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match='INTERNAL'), memory.shortage_reported('x', 'y'):
+        raise RuntimeError('INTERNAL: something else')
+
+
+def test_numpy_and_xla_raise_what_is_recognised():
+    """Errors as these libraries raise them here, not as they are remembered."""
+    for allocate in (
+        lambda: np.empty(2**58, np.uint8),
+        lambda: jax.numpy.zeros(2**45, np.int8).block_until_ready(),
+    ):
+        with pytest.raises((MemoryError, RuntimeError)) as caught:
+            allocate()
+        assert memory.is_shortage(caught.value), caught.value
+
+
+@pytest.mark.parametrize(
+    ('batch', 'accum', 'words'),
+    [
+        (64, 1, 'try train.grad_accum=2 or train.batch_size=32 or a smaller model'),
+        (63, 1, 'try train.grad_accum=3 or train.batch_size=31 or a smaller model'),
+        (64, 4, 'try train.grad_accum=8 or train.batch_size=32 or a smaller model'),
+        (1, 1, 'try a smaller model'),
+    ],
+)
+def test_advice_can_be_followed(batch, accum, words):
+    config = make_tiny_config(train__batch_size=batch, train__grad_accum=accum)
+    assert memory.advice(config) == words
+
+
+def test_the_containers_limit_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, '_CGROUP', tmp_path / 'memory.max')
+    total = memory.host_bytes()
+    assert total > GIB / 4
+    (tmp_path / 'memory.max').write_text('1000000\n')
+    assert memory.host_bytes() == 1_000_000
+    (tmp_path / 'memory.max').write_text('max\n')
+    assert memory.host_bytes() == total
+
+
+@pytest.mark.parametrize(
+    'error', [MemoryError('Unable to allocate 7 TiB'), RuntimeError('RESOURCE_EXHAUSTED: 7 TiB')]
+)
+def test_every_command_ends_in_one_line(capsys, error):
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: not enough memory (')
+    assert '7 TiB' in line
