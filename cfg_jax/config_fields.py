@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cfg_jax.conditioning import CONDITIONS
-from cfg_jax.evaluation.scoring import METRICS
 from cfg_jax.guidance import RULES
+from cfg_jax.metrics import METRICS
+from cfg_jax.metrics.features import EXTRACTORS
 from cfg_jax.models import BACKBONES
 from cfg_jax.registry import SCALINGS, SCHEDULES, TARGETS, WEIGHTINGS
 from cfg_jax.samplers import GRIDS, SAMPLERS
@@ -15,6 +16,7 @@ from cfg_jax.samplers import GRIDS, SAMPLERS
 DTYPES = ('float32', 'bfloat16')
 ATTENTION_KERNELS = ('auto', 'xla')
 LABEL_RULES = ('uniform', 'balanced')
+ROUNDINGS = ('round', 'truncate')  # of data.images.to_uint8, which needs JAX
 PAPER_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0, 3.0, 4.0)
 _LARGEST_SEED = 2**32 - 1
 
@@ -168,7 +170,10 @@ FIELDS: dict[str, Field] = {
     'sweep.seed': Field(0, _whole(0, _LARGEST_SEED), 'of the images'),
     'sweep.repeats': Field(1, _positive, 'sets of samples; papers from EDM on: best of 3'),
     'sweep.labels': Field('uniform', _one_of(LABEL_RULES), 'how conditions are drawn'),
-    'sweep.features': Field('inception', _name, 'the feature extractor'),
+    'sweep.rounding': Field(
+        'round', _one_of(ROUNDINGS), 'of samples to uint8: round (EDM), truncate (ADM)'
+    ),
+    'sweep.features': Field('inception', _one_of(EXTRACTORS), 'the feature extractor'),
     'sweep.inception': Field('', _text, "path of the FID Inception's weights"),
     'sweep.dtype': Field('float32', _one_of(DTYPES), 'of the feature extractor'),
     'sweep.reference': Field('', _text, "path of statistics or images; '': of data.split"),
@@ -178,7 +183,9 @@ FIELDS: dict[str, Field] = {
         'columns of the table',
     ),
     'sweep.is_splits': Field(10, _positive, 'of the Inception Score'),
-    'sweep.bootstrap': Field(0, _count, 'replicates of standard errors; 0: none'),
+    'sweep.bootstrap': Field(
+        0, _count, "replicates of IS's standard error; 0: no standard errors at all"
+    ),
     'sweep.save_samples': Field(False, _flag, "also write ADM's batches of images"),
 }
 

@@ -7,12 +7,13 @@ import dataclasses
 import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from cfg_jax.errors import UserError
 
 
-class Entry(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Entry:
     """One name of a registry.
 
     Attributes:
@@ -29,12 +30,15 @@ class Registry(Mapping[str, Entry]):
 
     Args:
       kind: what the names are called in messages, such as 'guidance rule'.
-      entries: name -> ('module:attribute', 'one line').
+      entries: name -> ('module:attribute', 'one line'), or an `Entry` that says more.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, tuple[str, str]]):
+    def __init__(self, kind: str, entries: Mapping[str, tuple[str, str] | Entry]):
         self.kind = kind
-        self._entries = {name: Entry(*entry) for name, entry in entries.items()}
+        self._entries = {
+            name: entry if isinstance(entry, Entry) else Entry(*entry)
+            for name, entry in entries.items()
+        }
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]

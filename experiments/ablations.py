@@ -27,13 +27,12 @@ def main(argv: Sequence[str]) -> None:
     config = presets.digits(overrides)
 
     from ablations_parts import rows as row_lib, table
-    from absl import logging
 
-    from cfg_jax.metrics.features import extractors
+    from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.training import loop
 
     root = files.as_path(options.root)
-    extractor = extractors.load_extractor(config, root, logging.info)
+    extractor = EXTRACTORS.load(config.sweep.features)(config, root)
     measured = {}
     for group in row_lib.groups():
         settings = group.config(config)

@@ -55,11 +55,10 @@ def main(argv: Sequence[str]) -> None:
         options, [a.replace('--classifier.', '--config.', 1) for a in of_classifier]
     )
 
-    from absl import logging
     from classifier_guidance_parts import methods, table
 
     from cfg_jax import files
-    from cfg_jax.metrics.features import extractors
+    from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.training import loop
 
     root = files.as_path(options.root)
@@ -69,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     )
     loop.train(config, paths.model)
     loop.train(classifier_config, paths.classifier)
-    extractor = extractors.load_extractor(config, root, logging.info)
+    extractor = EXTRACTORS.load(config.sweep.features)(config, root)
     curves = methods.curves(config, paths, options.w, options.scales)
     measured = [curve.measure(root, extractor) for curve in curves]
     measured.append(methods.filtered(config, paths, options.ratios, root, extractor))

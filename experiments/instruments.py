@@ -34,14 +34,11 @@ def main(argv: Sequence[str]) -> None:
         files,
         provenance,
     )
-    from cfg_jax.evaluation import (
-        reference,
-        scoring,
-        tables,
-    )
-    from cfg_jax.metrics.features import inception_extractor
+    from cfg_jax.evaluation import reference, rows as rows_lib, tables
+    from cfg_jax.metrics import Inputs
+    from cfg_jax.metrics.features import inception
 
-    extractor = inception_extractor.load(options.inception, options.features)
+    extractor = inception.from_file(options.inception, options.features)
     out = files.as_path(options.out)
     features = {
         name: kept_features(out / f'features_{name}.npz', extractor, make)
@@ -50,17 +47,18 @@ def main(argv: Sequence[str]) -> None:
     record = {'dataset': options.data, 'split': f'train, first {options.count}'}
     real = reference.of_features(features['train'], record)
     rows = [
-        {'images': name} | scoring.score(found, real, METRICS, distance=extractor.distance)
+        {'images': name}
+        | rows_lib.compute_metrics(Inputs(found, real), METRICS, distance=extractor.distance).row
         for name, found in features.items()
     ]
-    table = tables.score_table(rows, [{'against train': row['images']} for row in rows])
+    table = tables.metric_table(rows, [{'against train': row['images']} for row in rows])
     print('\n' + table)
     results = {
         'rows': rows,
         'num_images': options.count,
         'reference': real.record,
         'features': extractor.provenance(),
-        'notes': scoring.notes(options.count, extractor.distance, real),
+        'notes': rows_lib.notes(options.count, extractor.distance, real),
     }
     files.write_json(out / 'results.json', results | provenance.describe_environment())
     files.write_bytes(out / 'table.md', table.encode())

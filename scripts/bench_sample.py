@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         files,
         provenance,
     )
-    from cfg_jax.metrics.features import extractors
+    from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.perf import benchmark
 
     rule, saved = benchmark.interval_rule(config)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     }
     if options.features:
         workdir = files.as_path(options.workdir)
-        extractor = extractors.load_extractor(config, workdir, print)
+        extractor = EXTRACTORS.load(config.sweep.features)(config, workdir)
         trajectories[WITH_FEATURES] = benchmark.Trajectory(plain, options.w, extractor)
     rows = benchmark.by_turns(trajectories, options.rounds)
     for name, row in rows.items():

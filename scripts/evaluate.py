@@ -1,4 +1,4 @@
-"""Scores sets of images against a reference: FID, sFID, IS, precision, recall, KID.
+"""Compares sets of images with a reference: FID, sFID, IS, precision, recall, KID.
 
     python scripts/evaluate.py samples.npz VIRTUAL_imagenet64_labeled.npz --inception=fid.npz
     python scripts/evaluate.py folder_a/ folder_b/ train_statistics.npz --inception=fid.npz
@@ -6,26 +6,35 @@
 
 SAMPLES are folders of PNGs or ADM's batches (.npz with arr_0, uint8 [N, H, W, 3]); REFERENCE, last,
 is one of these too, or statistics (.npz with mu and sigma, of pytorch-fid, ADM, EDM or
-scripts/reference_stats.py). Several sets of samples (seeds) are also summed up: mean, minimum,
-standard deviation. Without --metrics all that can be had are computed, and what is left out is
-told. The Inception Score's splits follow the file order.
+scripts/reference_stats.py). All sets have one image size. Several sets of samples (seeds) are also
+summed up: mean, minimum, standard deviation. Without --metrics all default ones that are available
+are computed, and a note says what is left out. The Inception Score's splits follow the file order;
+if that depends on the class, as in folders sorted by class, the images are permuted, with a note.
 
 The weights of the FID Inception are yours to bring; scripts/convert_inception.py --help says how.
+
+metrics:
+{metrics}
+
+features:
+{features}
 """
 
 from collections.abc import Sequence
 
 from cfg_jax import cli
+from cfg_jax.metrics import METRICS
+from cfg_jax.metrics.features import EXTRACTORS
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.Parser(__doc__)
+    parser = cli.Parser(__doc__.format(metrics=METRICS.help(), features=_extractors()))
     parser.add_argument('samples', nargs='+', metavar='SAMPLES', help='sets of images')
     parser.add_argument('reference', metavar='REFERENCE', help='images or statistics')
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
     parser.add_argument(
         '--features',
-        choices=('inception', 'inception768'),
+        choices=EXTRACTORS.from_files(),
         default='inception',
         help='2,048-d FID, or 768-d FD-768 for weights that end early (default: inception)',
     )
@@ -35,36 +44,28 @@ def main(argv: Sequence[str]) -> None:
         '--bootstrap',
         type=cli.natural_number,
         default=0,
-        help='replicates for standard errors of FID and IS (default: 0, none)',
+        help="replicates of IS's standard error; 0, the default: no standard errors, of FID too",
     )
     parser.add_argument(
         '--dtype',
         choices=('float32', 'bfloat16'),
         default='float32',
-        help='bfloat16 is faster and not the protocol; its error is printed beside',
+        help='bfloat16 is faster and not the protocol; its error is printed',
     )
     parser.add_argument('--batch_size', type=cli.natural_number, help='images at once')
     parser.add_argument('--out', default='', help='a JSON file for the results')
     options = parser.parse_args(argv)
+    METRICS.check(options.metrics)
+    if options.bootstrap == 1 or options.batch_size == 0 or not options.splits:
+        parser.error('--bootstrap is 0 or at least 2, --batch_size and --splits at least 1')
 
     import jax
 
-    from cfg_jax import (
-        files,
-        provenance,
-    )
-    from cfg_jax.evaluation import (
-        comparison,
-        image_sets,
-        scoring,
-        tables,
-    )
-    from cfg_jax.metrics.features import inception_extractor
+    from cfg_jax import files, provenance
+    from cfg_jax.evaluation import comparison, image_sets, tables
+    from cfg_jax.metrics.features import inception
 
-    scoring.check_names(options.metrics)
-    if options.bootstrap == 1 or options.batch_size == 0 or not options.splits:
-        parser.error('--bootstrap is 0 or at least 2, --batch_size and --splits at least 1')
-    extractor = inception_extractor.load(options.inception, options.features, options.dtype)
+    extractor = inception.from_file(options.inception, options.features, options.dtype)
     results = comparison.compare(
         options.samples,
         options.reference,
@@ -79,12 +80,16 @@ def main(argv: Sequence[str]) -> None:
         results['bfloat16_error'] = extractor.bfloat16_error(images)
         print(f'bfloat16 moves the features by {results["bfloat16_error"]:.1e} of their length')
     rows = results['rows']
-    print('\n' + tables.score_table(rows, [{'samples': row['images']} for row in rows]))
+    print('\n' + tables.metric_table(rows, [{'samples': row['images']} for row in rows]))
     if len(rows) > 1:
-        print(tables.score_table([results['summary']], [{'over sets': f'{len(rows)} sets'}]))
+        print(tables.metric_table([results['summary']], [{'over sets': f'{len(rows)} sets'}]))
     if options.out:
         files.write_json(options.out, results | provenance.describe_environment())
         print(f'written to {options.out}')
+
+
+def _extractors() -> str:
+    return '\n'.join(f'  {name}  {EXTRACTORS[name].summary}' for name in EXTRACTORS.from_files())
 
 
 if __name__ == '__main__':

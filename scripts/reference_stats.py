@@ -4,20 +4,21 @@
         --out=imagenet64_train.npz --config.data.data_dir=/data/tfds
 
 Every image of config.data.split goes through the training preprocessing, without flips, and the
-same rounding to uint8 as samples do. The file is read by pytorch-fid, ADM's and EDM's evaluators as
-well; give it to sweep.py or evaluate.py as reference. Killed, it goes on where it was. One such
-file serves every run on the data set; without it a sweep computes its own.
+rounding to uint8 (half up). The file is read by pytorch-fid, ADM's and EDM's evaluators as well;
+give it to sweep.py or evaluate.py as reference. A killed run continues where it was. One such file
+serves every run on the data set; without it a sweep computes its own.
 """
 
 from collections.abc import Sequence
 
 from cfg_jax import cli
+from cfg_jax.metrics.features import EXTRACTORS
 
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
-    parser.add_argument('--features', choices=('inception', 'inception768'), default='inception')
+    parser.add_argument('--features', choices=EXTRACTORS.from_files(), default='inception')
     parser.add_argument('--batch_size', type=cli.natural_number, default=256)
     parser.add_argument('--out', required=True, help='the .npz to write')
     options, config = cli.parse_with_config(parser, argv)
@@ -26,12 +27,12 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import files
     from cfg_jax.evaluation import dataset_reference, reference
-    from cfg_jax.metrics.features import inception_extractor
+    from cfg_jax.metrics.features import inception
 
     if files.as_path(options.out).exists():
         parser.error(f'{options.out} exists already; choose another --out')
-    extractor = inception_extractor.load(options.inception, options.features)
-    dataset_reference.compute(config.data, extractor, options.out, options.batch_size, print)
+    extractor = inception.from_file(options.inception, options.features)
+    dataset_reference.compute(config.data, extractor, options.out, options.batch_size)
     record = reference.load(options.out, extractor).record
     print(f'{record["num_images"]:,} images, SHA-256 {record["sha256"]}, written to {options.out}')
 

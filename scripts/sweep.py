@@ -44,12 +44,10 @@ def main(argv: Sequence[str]) -> None:
     cli.add_process_options(parser)
     options = parser.parse_args(argv)
 
-    from absl import logging
-
     from cfg_jax import loading
     from cfg_jax.distributed import multihost
     from cfg_jax.evaluation import sweep
-    from cfg_jax.metrics.features import extractors
+    from cfg_jax.metrics.features import EXTRACTORS
 
     cli.start_processes(options, options.model)
     config = loading.read_config(options.model)
@@ -60,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
         if getattr(options, field, None) is not None:
             config.sweep[field] = getattr(options, field)
     model, workdir, name = sweep.prepare(config, options.model, options.name, options.step)
-    extractor = extractors.load_extractor(config, workdir, logging.info)
+    extractor = EXTRACTORS.load(config.sweep.features)(config, workdir)
     results = sweep.measure(model, workdir, name, extractor)
     directory = sweep.write(results, model, workdir / 'sweep' / name)
     if multihost.is_process_zero():

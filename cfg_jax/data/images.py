@@ -11,12 +11,15 @@ from PIL import Image
 from cfg_jax import files
 
 
-def to_uint8(x: jax.Array) -> jax.Array:
-    """float [-1, 1] -> uint8 by floor(127.5 x + 128) clipped to 0..255 (round half up).
+def to_uint8(x: jax.Array, rounding: str = 'round') -> jax.Array:
+    """float [-1, 1] -> uint8: floor(127.5 x + 128) clipped to 0..255, which rounds half up.
 
-    This is EDM's rule. ADM truncates 127.5 (x + 1): half a grey level darker, which moves FID.
+    This is EDM's rule. `rounding='truncate'` is ADM's, floor(127.5 (x + 1)): half a grey level
+    darker, which moves FID. It is for samples only: of a real image's own grey level it may make
+    the level below.
     """
-    return jnp.clip(jnp.floor(x * 127.5 + 128.0), 0, 255).astype(jnp.uint8)
+    levels = x * 127.5 + 128.0 if rounding == 'round' else (x + 1.0) * 127.5
+    return jnp.clip(jnp.floor(levels), 0, 255).astype(jnp.uint8)
 
 
 def from_uint8(image: np.ndarray) -> np.ndarray:

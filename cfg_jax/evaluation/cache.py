@@ -138,7 +138,7 @@ class SampleCache:
         return self._model.draw_conditions(seed, indices, self._config.sweep.labels)
 
     def _dispatch(self, generated: Generated, condition: Condition) -> dict[str, Any]:
-        x = images.to_uint8(generated.x)
+        x = images.to_uint8(generated.x, self._config.sweep.rounding)
         arrays = self._extract(self._params, x)._asdict() | {
             'condition': condition,
             'nfe': generated.nfe,

@@ -1,29 +1,20 @@
-"""Scores of sets of images on disk, ours or anyone's, against a reference on disk."""
+"""Metrics of sets of images on disk, ours or anyone's, against a reference on disk."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
-from cfg_jax import files
+from cfg_jax import files, progress
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation import (
-    image_sets,
-    reference as reference_lib,
-    scoring,
-)
+from cfg_jax.evaluation import image_sets, reference as reference_lib, rows
 from cfg_jax.evaluation.image_sets import ImageSet
-from cfg_jax.evaluation.reference import Reference
-from cfg_jax.metrics.features import (
-    FeatureExtractor,
-    Features,
-    extraction,
-)
-from cfg_jax.training import writers
-
-Report = Callable[[str], None]
+from cfg_jax.metrics import METRICS, Inputs
+from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
+from cfg_jax.metrics.statistics import Reference
 
 
 def compare(
@@ -35,9 +26,8 @@ def compare(
     batch_size: int = 64,
     is_splits: int = 10,
     replicates: int = 0,
-    report: Report = print,
 ) -> dict[str, Any]:
-    """Scores each set of samples against one reference.
+    """Compares each set of samples with one reference.
 
     Args:
       paths: sets of samples; see `image_sets.open_images`.
@@ -45,45 +35,40 @@ def compare(
         ADM's reference batches: then FID is against the statistics, precision and KID against
         the images.
       extractor: of the features.
-      metrics: names out of `evaluation.METRICS`; () for all that can be had.
+      metrics: names out of METRICS; () for all default ones that are available.
       batch_size: images extracted at once.
       is_splits: parts of the Inception Score.
-      replicates: see `evaluation.score`.
-      report: receives lines of progress, and what is left out and why.
+      replicates: see `metrics.Inputs`.
 
     Returns:
       `rows`, their `summary` over several sets, `reference`, `features`, `notes`.
 
     Raises:
-      UserError: a wrong path or image, or a metric asked for that cannot be had.
+      UserError: a wrong path or image, sets of images of different sizes, or a metric asked for
+        that is not available.
     """
     sets = [image_sets.open_images(path) for path in paths]  # a wrong path must not wait for work
-    reference = open_reference(reference_path, extractor, batch_size, report)
-    measured = [
-        _measure(path, found, extractor, batch_size, report)
-        for path, found in zip(paths, sets, strict=True)
-    ]
-    chosen, notes = _choose(metrics, [features for features, _ in measured], reference, is_splits)
-    fewest = min(record['num_images'] for _, record in measured)
-    notes += scoring.notes(fewest, extractor.distance, reference)
+    size = _common_size(paths, sets)
+    reference = open_reference(reference_path, extractor, batch_size, size)
+    inputs, records = [], []
+    for path, found in zip(paths, sets, strict=True):
+        features, record = _measure(path, found, extractor, batch_size)
+        inputs.append(Inputs(features, reference, splits=is_splits, replicates=replicates))
+        records.append(record | {'image_size': size})
+    chosen, notes = _choose(metrics, inputs)
+    fewest = min(record['num_images'] for record in records)
+    notes += rows.notes(fewest, extractor.distance, reference)
+    measured = []
+    for each, record in zip(inputs, records, strict=True):
+        logging.info('computing the metrics of %s', record['images'])
+        row = rows.compute_metrics(each, chosen, distance=extractor.distance).row
+        notes += [f'{record["images"]}: {note}' for note in row.get('notes', ())]
+        measured.append(row)
     for line in notes:
-        report(f'note: {line}')
-    rows, records = [], [record for _, record in measured]
-    for features, record in measured:
-        report(f'computing the scores of {record["images"]}')
-        rows.append(
-            scoring.score(
-                features,
-                reference,
-                chosen,
-                distance=extractor.distance,
-                is_splits=is_splits,
-                replicates=replicates,
-            )
-        )
+        logging.info('note: %s', line)
     return {
-        'rows': [record | row for record, row in zip(records, rows, strict=True)],
-        'summary': scoring.over_seeds(rows),
+        'rows': [record | row for record, row in zip(records, measured, strict=True)],
+        'summary': rows.over_seeds(measured),
         'reference': reference.record,
         'features': extractor.provenance(),
         'notes': notes,
@@ -91,38 +76,51 @@ def compare(
 
 
 def open_reference(
-    path: epath.PathLike, extractor: FeatureExtractor, batch_size: int, report: Report
+    path: epath.PathLike, extractor: FeatureExtractor, batch_size: int, size: int | list[int]
 ) -> Reference:
     """Statistics, images, or both in one `.npz` as in ADM's reference batches: see `compare`.
 
     Raises:
-      UserError: see `compare`.
+      UserError: see `compare`; or its images are not of `size`, see `reference.size_of`.
     """
     path = files.as_path(path)
     if not image_sets.has_images(path):
-        return reference_lib.load(path, extractor)
-    found = image_sets.open_images(path)
+        found = reference_lib.load(path, extractor)
+        reference_lib.check_size(found.record, size, path)
+        return found
+    images = image_sets.open_images(path)
+    record = {'images': str(path), 'image_size': _size(images)}
+    reference_lib.check_size(record, size, path)
     digest = hashlib.sha256()
-    parts = _features(path, found, extractor, batch_size, digest, report)
-    of_images = reference_lib.of_parts(parts, len(found), {'images': str(path)})
+    parts = _features(path, images, extractor, batch_size, digest)
+    of_images = reference_lib.of_parts(parts, len(images), record)
     of_images.record['pixels_sha256'] = digest.hexdigest()
     if not path.is_dir() and reference_lib.has_statistics(path):
         published = reference_lib.load(path, extractor)
-        record = published.record | {'images': of_images.record}
-        return published._replace(features=of_images.features, record=record)
+        record = {'image_size': record['image_size']} | published.record
+        return published._replace(
+            features=of_images.features, record=record | {'images': of_images.record}
+        )
     return of_images
 
 
+def _size(images: ImageSet) -> int | list[int]:
+    return reference_lib.size_of(next(images.batches(1)).shape[1:3])
+
+
+def _common_size(paths: Sequence[epath.PathLike], sets: Sequence[ImageSet]) -> int | list[int]:
+    first, *others = [_size(images) for images in sets]
+    for path, size in zip(paths[1:], others, strict=True):
+        reference_lib.check_size({'image_size': size}, first, path)
+    return first
+
+
 def _measure(
-    path: epath.PathLike,
-    found: ImageSet,
-    extractor: FeatureExtractor,
-    batch_size: int,
-    report: Report,
+    path: epath.PathLike, found: ImageSet, extractor: FeatureExtractor, batch_size: int
 ) -> tuple[Features, dict[str, Any]]:
     """Features of all images of a set, and what identifies it."""
     digest = hashlib.sha256()
-    parts = list(_features(path, found, extractor, batch_size, digest, report))
+    parts = list(_features(path, found, extractor, batch_size, digest))
     record = {
         'images': str(path),
         'num_images': len(found),
@@ -137,7 +135,6 @@ def _features(
     extractor: FeatureExtractor,
     batch_size: int,
     digest: 'hashlib._Hash',
-    report: Report,
 ) -> Iterator[Features]:
     """Features batch by batch; `digest` takes in the pixels."""
 
@@ -146,34 +143,34 @@ def _features(
             digest.update(batch.tobytes())
             yield batch
 
-    report(f'{path}: {len(found):,} images')
-    progress, done = writers.ImageReport(len(found), report), 0
-    for part in extraction.extract_all(extractor, hashed(), batch_size):
-        done += len(part.pooled)
-        progress.tell(done)
-        yield part
+    logging.info('%s: %s images', path, f'{len(found):,}')
+    with progress.bar(len(found), 'images') as bar:
+        for part in extraction.extract_all(extractor, hashed(), batch_size):
+            bar.update(len(part.pooled))
+            yield part
 
 
-def _choose(
-    wanted: Sequence[str], sets: Sequence[Features], reference: Reference, is_splits: int
-) -> tuple[list[str], list[str]]:
-    """Metrics that all sets can have, and what is left out and why.
+def _choose(wanted: Sequence[str], sets: Sequence[Inputs]) -> tuple[list[str], list[str]]:
+    """Metrics that are available for all sets, and notes: what is left out, or singular, and why.
 
-    What was asked for by name must be had.
+    What was asked for by name must be available.
     """
     reasons: dict[str, str] = {}
-    for features in sets:
-        reasons |= scoring.singular(features, reference)
-        reasons |= scoring.obstacles(features, reference, is_splits)
+    singular: dict[str, str] = {}
+    for inputs in sets:
+        reasons |= rows.unavailable_metrics(inputs)
+        singular |= rows.notes_on_singular_covariances(inputs)
     impossible = [f'{metric}: {reasons[metric]}' for metric in wanted if metric in reasons]
     if impossible:
         raise UserError(f'{impossible[0]}; choose other --metrics or give more images')
-    chosen = [metric for metric in wanted or scoring.STANDARD if metric not in reasons]
+    default = [name for name, metric in METRICS.items() if metric.default]
+    chosen = [metric for metric in wanted or default if metric not in reasons]
     if not chosen:
-        raise UserError(f'no metric can be had: {"; ".join(reasons.values())}')
-    left_out = [
+        raise UserError(f'no metric is available: {"; ".join(reasons.values())}')
+    notes = [
         f'{metric} is left out: {reasons[metric]}'
-        for metric in scoring.STANDARD
+        for metric in default
         if metric in reasons and not wanted
     ]
-    return chosen, left_out
+    notes += [f'{metric}: {singular[metric]}' for metric in chosen if metric in singular]
+    return chosen, notes

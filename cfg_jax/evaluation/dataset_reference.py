@@ -1,57 +1,51 @@
 """The real images that a sweep's samples are compared with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax.data import (
-    pipeline,
-    sources,
-)
+from cfg_jax import files
+from cfg_jax.data import pipeline, sources
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation import (
-    comparison,
-    reference as reference_lib,
-)
-from cfg_jax.evaluation.reference import Reference
+from cfg_jax.evaluation import comparison, reference as reference_lib
 from cfg_jax.metrics.features import FeatureExtractor
+from cfg_jax.metrics.statistics import Reference
 
 
-def reference(
-    config: ConfigDict,
-    workdir: epath.Path,
-    extractor: FeatureExtractor,
-    report: Callable[[str], None],
-) -> Reference:
+def reference(config: ConfigDict, workdir: epath.Path, extractor: FeatureExtractor) -> Reference:
     """`config.sweep.reference`, statistics or images, or else that of `config.data.split`.
 
-    The latter is computed once and kept in WORKDIR/reference.
+    The latter is computed once and kept in WORKDIR/reference; a damaged file is computed again.
 
     Raises:
-      UserError: no such file or data set, or statistics made with other weights.
+      UserError: no such file or data set, statistics made with other weights, or images of another
+        size than the samples.
     """
     if config.sweep.reference:
-        found = comparison.open_reference(
-            config.sweep.reference, extractor, config.sweep.batch_size, report
+        return comparison.open_reference(
+            config.sweep.reference, extractor, config.sweep.batch_size, config.data.image_size
         )
-        size = found.record.get('image_size', config.data.image_size)
-        if size != config.data.image_size:
-            raise UserError(
-                f'{config.sweep.reference} is of images of {size} pixels, the samples have'
-                f' {config.data.image_size}; make statistics of the same size'
-            )
-        return found
     made_by = extractor.provenance()
     dtype = '-bfloat16' if made_by.get('dtype') == 'bfloat16' else ''
     name = f'{extractor.name}-{made_by["sha256"][:12]}{dtype}.npz'
     path = workdir / 'reference' / name
-    if not path.exists():
-        report(f'reference statistics of {config.data.name} {config.data.split}')
-        compute(config.data, extractor, path, config.sweep.batch_size, report)
+    kept = files.read_or_set_aside(path, lambda path: _read_kept(path, extractor))
+    if kept is not None:
+        return kept
+    logging.info('reference statistics of %s %s', config.data.name, config.data.split)
+    compute(config.data, extractor, path, config.sweep.batch_size)
     return reference_lib.load(path, extractor)
+
+
+def _read_kept(path: epath.Path, extractor: FeatureExtractor) -> Reference:
+    try:
+        return reference_lib.load(path, extractor)
+    except UserError as error:  # a file of ours cannot be of another kind
+        raise files.Damaged(str(error)) from error
 
 
 def compute(
@@ -59,12 +53,10 @@ def compute(
     extractor: FeatureExtractor,
     path: epath.PathLike,
     batch_size: int,
-    report: Callable[[str], None],
 ) -> None:
-    """Writes the statistics of every image of `config_data.split`; goes on where it was killed.
+    """Writes the statistics of every image of `config_data.split`; continues a killed run.
 
-    The images go through the training preprocessing (no flips) and the same rounding to uint8 as
-    samples do.
+    The images go through the training preprocessing (no flips) and are rounded half up to uint8.
     """
     record: dict[str, Any] = {
         'dataset': config_data.name,
@@ -83,5 +75,4 @@ def compute(
         path,
         batch_size=batch_size,
         record=record,
-        report=report,
     )

@@ -21,7 +21,7 @@ def save_tradeoff(path: epath.PathLike, rows: Sequence[dict[str, float]], title:
     Rows without one of them are drawn against w alone. Standard errors are drawn where the rows
     have them.
     """
-    keys = tables.score_keys(rows[0])
+    keys = tables.metric_keys(rows[0])
     distance = next((key for key in keys if not tables.higher_is_better(key)), None)
     both = distance is not None and 'is' in keys
     panels = 2 if both else 1
@@ -45,13 +45,18 @@ def _draw_curve(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str)
         color='tab:blue',
     )
     for row in rows:
+        if not np.isfinite(row['is'] + row[distance]):
+            continue  # an invalid row has no place
         axes.annotate(
             f'w = {row["w"]:g}',
             (row['is'], row[distance]),
             textcoords='offset points',
             xytext=(6, 4),
         )
-    axes.set(xlabel='IS (higher is better)', ylabel=f'{tables.heading(distance)} (lower is better)')
+    axes.set(
+        xlabel=f'{tables.heading("is")} (higher is better)',
+        ylabel=f'{tables.heading(distance)} (lower is better)',
+    )
     axes.margins(x=0.15)
     axes.grid(alpha=0.3)
 
@@ -69,11 +74,13 @@ def _draw_against_w(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: 
         right.errorbar(
             w, _column(rows, 'is'), yerr=_column(rows, 'is_se'), fmt='s--', color='tab:red'
         )
-        right.set_ylabel('IS', color='tab:red')
+        right.set_ylabel(tables.heading('is'), color='tab:red')
 
 
 def _column(rows: Sequence[dict[str, float]], key: str) -> np.ndarray | None:
-    return np.array([row[key] for row in rows]) if key in rows[0] else None
+    if not any(key in row for row in rows):
+        return None
+    return np.array([row.get(key, np.nan) for row in rows])  # an invalid row lacks its error
 
 
 def save_sample_grid(

@@ -2,47 +2,20 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from cfg_jax import files
+from cfg_jax import files, progress
 from cfg_jax.errors import UserError
-from cfg_jax.metrics.features import (
-    FeatureExtractor,
-    Features,
-    extraction,
-)
-from cfg_jax.metrics.statistics import (
-    Gaussian,
-    Moments,
-)
-from cfg_jax.training import writers
+from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
+from cfg_jax.metrics.statistics import Gaussian, Moments, Reference
 
 KEPT_FEATURES = 10_000  # for precision, recall and KID; ADM's reference batches hold as many
 _SAVE_SECONDS = 60.0
 _STORED = ('mu', 'sigma', 'mu_s', 'sigma_s', 'features', 'record')
-
-Report = Callable[[str], None]
-
-
-class Reference(NamedTuple):
-    """Statistics of the real images.
-
-    Attributes:
-      pooled: of the pooled features.
-      spatial: of the sFID map; None where there is none.
-      features: pooled features of up to 10,000 of the images, evenly spread over the set, float32
-        [M, D]; None in a file of statistics alone.
-      record: what identifies them: `sha256`, and data set and extractor as far as known.
-    """
-
-    pooled: Gaussian
-    spatial: Gaussian | None
-    features: np.ndarray | None
-    record: dict[str, Any]
 
 
 def of_features(features: Features, record: dict[str, Any]) -> Reference:
@@ -69,9 +42,8 @@ def compute(
     *,
     batch_size: int,
     record: dict[str, Any],
-    report: Report,
 ) -> None:
-    """Writes the statistics of `count` images to `path`; goes on where a killed run was.
+    """Writes the statistics of `count` images to `path`; continues where a killed run was.
 
     The file holds `mu`, `sigma` (and `mu_s`, `sigma_s` for sFID) as pytorch-fid's, ADM's and EDM's
     do, the features for precision, recall and KID, and `record` as JSON.
@@ -80,29 +52,32 @@ def compute(
       batches_from: batches_from(i) yields the images from number i on, batch_size at a time.
       count: images in the set.
       extractor: makes the features.
-      path: an `.npz`; the state of an unfinished run is kept beside it.
+      path: an `.npz`; the state of an unfinished run is kept next to it.
       batch_size: images extracted at once.
       record: see `Reference`; the extractor's provenance joins it.
-      report: receives lines of progress.
+
+    Raises:
+      UserError: features that are not finite numbers.
     """
     path = files.as_path(path)
     partial = path.parent / f'{path.stem}.partial.npz'
     record = record | {'num_images': count, 'features': extractor.provenance()}
     state = _State(count)
     state.restore(partial, record)
-    progress, last_saved = writers.ImageReport(count, report, state.done), time.monotonic()
-    for features in extraction.extract_all(extractor, batches_from(state.done), batch_size):
-        state.add(features)
-        progress.tell(state.done)
-        if time.monotonic() - last_saved > _SAVE_SECONDS:
-            state.save(partial, record)
-            last_saved = time.monotonic()
+    last_saved = time.monotonic()
+    with progress.bar(count, 'images', done=state.done) as bar:
+        for features in extraction.extract_all(extractor, batches_from(state.done), batch_size):
+            state.add(features)
+            bar.update(len(features.pooled))
+            if time.monotonic() - last_saved > _SAVE_SECONDS:
+                state.save(partial, record)
+                last_saved = time.monotonic()
     save(path, state.reference(record))
     partial.unlink(missing_ok=True)
 
 
 def save(path: epath.PathLike, reference: Reference) -> None:
-    """Writes a reference in the published format, with ours beside."""
+    """Writes a reference in the published format, and ours next to it."""
     arrays = _arrays(reference)
     arrays['record'] = np.array(json.dumps(reference.record))
     files.write_npz(path, arrays)
@@ -120,7 +95,7 @@ def load(path: epath.PathLike, extractor: FeatureExtractor | None = None) -> Ref
     """
     path = files.as_path(path)
     arrays = read_statistics(path)
-    with files.damage_reported(path, 'make it anew with scripts/reference_stats.py'):
+    with files.damage_reported(path, 'make it again with scripts/reference_stats.py'):
         record = json.loads(str(arrays['record'])) if 'record' in arrays else {}
         made_with = record.get('features', {})
     if extractor is not None and made_with:
@@ -129,7 +104,7 @@ def load(path: epath.PathLike, extractor: FeatureExtractor | None = None) -> Ref
             if made_with.get(key) != ours.get(key):
                 raise UserError(
                     f'{path} was made with other features ({key} {str(made_with.get(key))[:12]})'
-                    f' than the samples ({str(ours.get(key))[:12]}); make it anew with'
+                    f' than the samples ({str(ours.get(key))[:12]}); make it again with'
                     ' scripts/reference_stats.py'
                 )
     spatial = Gaussian(arrays['mu_s'], arrays['sigma_s']) if 'mu_s' in arrays else None
@@ -141,6 +116,27 @@ def load(path: epath.PathLike, extractor: FeatureExtractor | None = None) -> Ref
             {'file': path.name} | record,
         )
     )
+
+
+def size_of(image_shape: Sequence[int]) -> int | list[int]:
+    """`image_size` of a record, from (H, W): the side of square images, else both."""
+    height, width = image_shape
+    return height if height == width else [height, width]
+
+
+def check_size(record: dict[str, Any], size: int | list[int], path: epath.PathLike) -> None:
+    """Raises UserError where a reference says that its images have another size than samples."""
+    real = record.get('image_size', size)
+    if real != size:
+        raise UserError(
+            f'{path} is of images of {_pixels(real)} pixels, the samples have {_pixels(size)};'
+            ' metrics compare images of one size: give a reference of that size'
+        )
+
+
+def _pixels(size: int | list[int]) -> str:
+    height, width = (size, size) if isinstance(size, int) else size
+    return f'{width}x{height}'
 
 
 def has_statistics(path: epath.Path) -> bool:
@@ -157,8 +153,7 @@ def read_statistics(path: epath.Path) -> dict[str, np.ndarray]:
     """
     if not path.exists():
         raise UserError(f'no reference statistics at {path}')
-    with files.damage_reported(path, 'give an .npz of statistics'):
-        arrays = files.read_npz(path, only=_STORED)
+    arrays = files.read_npz(path, only=_STORED, advice='give an .npz of statistics')
     for mu, sigma in (('mu', 'sigma'), ('mu_s', 'sigma_s')):
         if mu not in arrays and mu == 'mu_s':
             continue
@@ -171,7 +166,7 @@ def read_statistics(path: epath.Path) -> dict[str, np.ndarray]:
             arrays[mu] = np.asarray(arrays[mu], np.float64).reshape(-1)
             arrays[sigma] = np.asarray(arrays[sigma], np.float64)
         if not (np.isfinite(arrays[mu]).all() and np.isfinite(arrays[sigma]).all()):
-            raise UserError(f'{path}: {mu} or {sigma} is not finite; make the file anew')
+            raise UserError(f'{path}: {mu} or {sigma} is not finite; make the file again')
         dim = arrays[mu].size
         if arrays[sigma].shape != (dim, dim):
             raise UserError(
@@ -188,7 +183,7 @@ def read_statistics(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 class _State:
-    """Moments and kept features of the images so far; a killed run goes on from a file."""
+    """Moments and kept features of the images so far; a killed run continues from a file."""
 
     def __init__(self, count: int):
         self._keep = _kept(count)
@@ -198,11 +193,10 @@ class _State:
         self.kept: list[np.ndarray] = []
 
     def restore(self, path: epath.Path, record: dict[str, Any]) -> None:
-        """Takes up what `save` left for the same record; nothing where there is none."""
-        if not path.exists():
-            return
-        arrays = files.read_npz(path)
-        if str(arrays['record']) != json.dumps(record):
+        """Takes up what `save` left for the same record; nothing where there is none or damage."""
+        keys = ('record', 'count', 'mean', 'scatter', 'kept')
+        arrays = files.read_or_set_aside(path, lambda path: files.read_npz(path, keys=keys))
+        if arrays is None or str(arrays['record']) != json.dumps(record):
             return
         self.pooled = Moments.from_arrays(arrays)
         if 's_count' in arrays:
@@ -210,7 +204,14 @@ class _State:
         self.kept, self.done = [arrays['kept']], self.pooled.count
 
     def add(self, features: Features) -> None:
-        """Takes in the next images."""
+        """Takes in the next images; raises UserError where their features are not finite."""
+        for values in (features.pooled, features.spatial):
+            if values is not None and not (finite := np.isfinite(values).all(axis=1)).all():
+                number = self.done + int(np.flatnonzero(~finite)[0])
+                raise UserError(
+                    f'{(~finite).sum()} real images from number {number:,} on have features that'
+                    ' are not finite numbers; check the images and the weights of the extractor'
+                )
         first, self.done = self.done, self.done + len(features.pooled)
         wanted = self._keep[(self._keep >= first) & (self._keep < self.done)]
         self.kept.append(features.pooled[wanted - first])

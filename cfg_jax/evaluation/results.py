@@ -98,16 +98,21 @@ def locked(directory: epath.Path) -> Iterator[None]:
 def _same_protocol(
     earlier: dict[str, Any], results: dict[str, Any], kept: Sequence[Row], rows: Sequence[Row]
 ) -> bool:
-    def protocol(of: dict[str, Any], some: Sequence[Row]) -> str:
-        columns = sorted({key for row in some for key in row if isinstance(row[key], float)})
+    def protocol(of: dict[str, Any]) -> str:
         # A reference is identified by its content.
         reference = of.get('reference', {})
         fields = {key: of.get(key) for key in _PROTOCOL} | {
             'reference': reference.get('sha256', reference)
         }
-        return json.dumps([fields, columns], sort_keys=True)
+        return json.dumps(fields, sort_keys=True)
 
-    return protocol(earlier, kept) == protocol(results, rows)
+    def columns(some: Sequence[Row]) -> set[str]:
+        # An invalid row has its metrics, as NaN, but no errors and deviations.
+        valid = [row for row in some if 'images_not_finite' not in row]
+        return {key for row in valid for key in row if isinstance(row[key], float)}
+
+    same_columns = not columns(kept) or not columns(rows) or columns(kept) == columns(rows)
+    return same_columns and protocol(earlier) == protocol(results)
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +128,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     }
     return {key: value for key, value in settings.items() if key != 'is_splits'} | {
         'features': features,
+        'rounding': settings.get('rounding', FIELDS['sweep.rounding'].default),
         'sampler': defaults | sampler,
     }
 

@@ -12,13 +12,20 @@ from cfg_jax import config as config_lib, files, loading
 from cfg_jax.data import images, pipeline, sources
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation import dataset_reference, plots, results as results_lib, scoring, tables
+from cfg_jax.evaluation import (
+    dataset_reference,
+    differences,
+    plots,
+    results as results_lib,
+    rows as rows_lib,
+    tables,
+)
 from cfg_jax.evaluation.cache import SampleCache, Samples, seeds, weights
-from cfg_jax.evaluation.reference import Reference
 from cfg_jax.inference import Model
-from cfg_jax.metrics import scores
-from cfg_jax.metrics.features import FeatureExtractor, extraction, extractors
-from cfg_jax.metrics.features.inception_extractor import InceptionExtractor
+from cfg_jax.metrics import Inputs
+from cfg_jax.metrics.features import EXTRACTORS, FeatureExtractor, extraction
+from cfg_jax.metrics.features.inception import InceptionExtractor
+from cfg_jax.metrics.statistics import Reference
 from cfg_jax.provenance import describe_environment
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
@@ -51,7 +58,7 @@ def run(
         a directory of another sweep.
     """
     model, workdir, name = prepare(config, path, name, step)
-    extractor = extractor or extractors.load_extractor(config, workdir, logging.info)
+    extractor = extractor or EXTRACTORS.load(config.sweep.features)(config, workdir)
     results = measure(model, workdir, name, extractor)
     return write(results, model, workdir / 'sweep' / name)
 
@@ -96,7 +103,7 @@ def measure(
     multihost.run_on_process_zero('claim', lambda: results_lib.claim(directory, settings))
 
     def open_table() -> _Table:
-        reference = dataset_reference.reference(config, workdir, extractor, logging.info)
+        reference = dataset_reference.reference(config, workdir, extractor)
         return _Table(config, extractor, reference)
 
     # Before the samples: what is wrong with a reference is reported before hours of work.
@@ -134,12 +141,15 @@ def write(results: dict[str, Any] | None, model: Model, directory: epath.Path) -
         with results_lib.locked(directory):
             # Another sweep of this name may have finished meanwhile.
             rows = results_lib.with_earlier_rows(directory, results, results['rows'])
-            results = results | {'rows': rows}
+            best = differences.best_weights(directory, rows)
+            results = results | {'rows': rows, 'best': best}
             if not _drawn(directory, rows):
                 _save_samples(model, rows, directory / 'samples.png')
             files.write_json(directory / 'results.json', results)
             files.write_bytes(directory / 'table.md', tables.sweep_table(rows).encode())
             plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(results))
+        for line in differences.sentences(best):
+            logging.info('%s', line)
     multihost.barrier('swept', multihost.LONGEST)
     return directory
 
@@ -166,6 +176,7 @@ def settings_of(model: Model, extractor: FeatureExtractor) -> dict[str, Any]:
         **model.provenance(),
         'num_samples': config.sweep.num_samples,
         'labels': config.sweep.labels,
+        'rounding': config.sweep.rounding,
         'sampler': config.sampler.to_dict() | config.diffusion.to_dict(),
         'is_splits': config.sweep.is_splits,
         'shard_size': config.sweep.shard_size,
@@ -180,7 +191,7 @@ def evaluate(
     reference: Reference,
     config: ConfigDict,
     metrics: Sequence[str] | None = None,
-) -> Row:
+) -> rows_lib.Evaluation:
     """The row of one set of samples, without what it was sampled at.
 
     Args:
@@ -188,26 +199,29 @@ def evaluate(
       extractor: that made their features.
       reference: the real images.
       config: its `sweep` says how; balanced conditions are resampled within classes.
-      metrics: out of those that samples and reference can give; by default those of the config
-        that they can.
+      metrics: out of those that are available; by default those `wanted` that are.
     """
     settings = config.sweep
-    if metrics is None:
-        unavailable = scoring.obstacles(samples.features, reference, settings.is_splits)
-        metrics = [metric for metric in settings.metrics if metric not in unavailable]
-    row = scoring.score(
+    inputs = Inputs(
         samples.features,
         reference,
-        metrics,
-        distance=extractor.distance,
-        is_splits=settings.is_splits,
+        labels=samples.condition if extractor.logits_are_labels else None,
+        num_classes=config.data.num_classes,
+        splits=settings.is_splits,
         replicates=settings.bootstrap,
         strata=samples.condition if settings.labels == 'balanced' else None,
     )
-    if extractor.logits_are_labels:
-        logits = samples.features.logits[:, : config.data.num_classes]
-        row['class_agreement'] = scores.class_agreement(logits, samples.condition)
-    return row
+    if metrics is None:
+        unavailable = rows_lib.unavailable_metrics(inputs)
+        metrics = [name for name in wanted(config) if name not in unavailable]
+    return rows_lib.compute_metrics(
+        inputs, metrics, distance=extractor.distance, not_finite=samples.not_finite
+    )
+
+
+def wanted(config: ConfigDict) -> list[str]:
+    """The metrics of a sweep: the config's, and class agreement, which costs nothing."""
+    return list(dict.fromkeys([*config.sweep.metrics, 'class_agreement']))
 
 
 class _Table:
@@ -215,46 +229,49 @@ class _Table:
 
     def __init__(self, config: ConfigDict, extractor: FeatureExtractor, reference: Reference):
         self._config, self._extractor, self.reference = config, extractor, reference
-        self.notes = scoring.notes(config.sweep.num_samples, extractor.distance, reference)
+        self.notes = rows_lib.notes(config.sweep.num_samples, extractor.distance, reference)
         self._metrics = self._available()
         for line in self.notes:
             logging.info('note: %s', line)
 
     def row(self, w: float, cache: SampleCache, directory: epath.Path) -> Row:
         """The row of `w`, over all seeds."""
-        rows, nfe, not_finite = [], 0, 0
+        measured, nfe = [], 0
         for seed in seeds(self._config):
             samples = cache.collect(w, seed)
-            nfe, not_finite = samples.nfe, not_finite + samples.not_finite
-            rows.append(
+            nfe = samples.nfe
+            measured.append(
                 evaluate(samples, self._extractor, self.reference, self._config, self._metrics)
             )
             if self._config.sweep.save_samples:
                 cache.save_images(w, seed, directory / 'batches' / f'w_{w!r}_seed_{seed}.npz')
-        row = {'w': w} | scoring.over_seeds(rows) | ({'nfe': nfe} if nfe else {})
-        if not_finite:
-            logging.warning(
-                '%d images at w = %g are not finite: the row has no metrics', not_finite, w
-            )
-            row = {k: float('nan') if isinstance(v, float) else v for k, v in row.items()}
-            row |= {'w': w, 'images_not_finite': not_finite}
-        return row
+        differences.save(directory, w, [each.influences for each in measured])
+        row = rows_lib.over_seeds([each.row for each in measured])
+        for note in row.get('notes', ()):
+            if 'images_not_finite' in row:
+                logging.warning('w = %g: %s', w, note)
+            elif note not in self.notes:
+                self.notes.append(note)
+                logging.info('note: %s', note)
+        return {'w': w} | row | ({'nfe': nfe} if nfe else {})
 
     def _available(self) -> list[str]:
         """The config's metrics without those that this extractor or reference cannot give."""
         data, sweep = self._config.data, self._config.sweep
         image_shape = data.image_size, data.image_size, data.channels
         features = extraction.shapes(self._extractor, image_shape, sweep.num_samples)
-        unavailable = scoring.obstacles(features, self.reference, sweep.is_splits)
-        doubts = scoring.singular(features, self.reference)
+        labels = np.zeros(sweep.num_samples, int) if self._extractor.logits_are_labels else None
+        inputs = Inputs(features, self.reference, labels=labels, splits=sweep.is_splits)
+        unavailable = rows_lib.unavailable_metrics(inputs)
+        singular = rows_lib.notes_on_singular_covariances(inputs)
         left_out = [f'{m} is left out: {unavailable[m]}' for m in sweep.metrics if m in unavailable]
         if len(left_out) == len(sweep.metrics):
             raise UserError(
                 f'none of sweep.metrics={tuple(sweep.metrics)} is available: {"; ".join(left_out)}'
             )
-        available = [metric for metric in sweep.metrics if metric not in unavailable]
+        available = [metric for metric in wanted(self._config) if metric not in unavailable]
         self.notes += left_out
-        self.notes += [f'{metric}: {doubts[metric]}' for metric in available if metric in doubts]
+        self.notes += [f'{name}: {singular[name]}' for name in available if name in singular]
         return available
 
 

@@ -1,54 +1,65 @@
-"""Rows of scores as Markdown tables."""
+"""Rows of metrics as Markdown tables."""
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from cfg_jax.evaluation import scoring
+from cfg_jax.evaluation.rows import Row
+from cfg_jax.metrics import METRICS
+from cfg_jax.metrics.features import EXTRACTORS
 
-Row = dict[str, float]
+_WITH_ANOTHER = ('_se', '_std', '_min')  # what joins the cell of another key
+_INVALID = 'invalid'
 
-# key -> (heading, format); the distances of other extractors go by their key
-_COLUMNS = {
-    'fid': ('FID', '.2f'),
-    'fd768': ('FD-768', '.4f'),
-    'sfid': ('sFID', '.2f'),
-    'is': ('IS', '.3f'),
-    'precision': ('precision', '.3f'),
-    'recall': ('recall', '.3f'),
-    'kid': ('KID', '.5f'),
-    'fid_infinity': ('FID∞', '.2f'),
-    'fd768_infinity': ('FD-768∞', '.4f'),
-    'class_agreement': ('class agreement', '.1%'),
-}
-_HIGHER_IS_BETTER = {key for key, higher in scoring.METRICS.items() if higher} | {'class_agreement'}
-_BOLD = {'fid', 'fd768', 'is'}
-_BESIDE = ('_se', '_std', '_min')  # what joins the cell of another key
+
+class _Column(NamedTuple):
+    heading: str
+    format: str
+    higher_is_better: bool
+    bold: bool
+
+
+@functools.cache
+def _columns() -> dict[str, _Column]:
+    """The column of each key of a row, for every distance that extractors have."""
+    return {
+        METRICS.key(name, extractor.distance): _Column(
+            metric.title(extractor.distance),
+            metric.format or extractor.format,
+            metric.higher_is_better,
+            metric.bold,
+        )
+        for extractor in EXTRACTORS.values()
+        for name, metric in METRICS.items()
+    }
 
 
 def sweep_table(rows: Sequence[Row]) -> str:
-    """A guidance sweep: w, s = 1 + w and the scores; the best FID and IS are bold."""
+    """A guidance sweep: w, s = 1 + w and the metrics; the best FID and IS are bold."""
     leading = [{'w': f'{row["w"]:g}', 's = 1 + w': f'{1 + row["w"]:g}'} for row in rows]
-    return score_table(rows, leading)
+    return metric_table(rows, leading)
 
 
-def score_table(
+def metric_table(
     rows: Sequence[Row],
     leading: Sequence[dict[str, str]],
     *,
     names: Mapping[str, str] | None = None,
     bold: bool = True,
 ) -> str:
-    """Scores of each row behind its `leading` cells {heading: text}.
+    """Metrics of each row behind its `leading` cells {heading: text}.
 
-    A cell says the mean, then ± the standard error where it was bootstrapped, else the deviation
-    over splits or subsets; over several seeds (min, standard deviation over seeds) follow.
+    A cell holds the mean, then ± the standard error where there is one, else the deviation over
+    splits or subsets; over several seeds (min, standard deviation over seeds) follow.
 
     Args:
-      rows: of the same scores.
+      rows: of the same metrics.
       leading: a row's first cells.
       names: headings of keys that are called otherwise here.
-      bold: whether the best scores are.
+      bold: whether the best values are.
     """
-    keys = score_keys(rows[0])
+    keys = metric_keys(rows[0])
     headings = [*leading[0], *((names or {}).get(key, heading(key)) for key in keys)]
     best_of = rows if bold else ()
     lines = ['| ' + ' | '.join(headings) + ' |', '|' + '---|' * len(headings)]
@@ -58,34 +69,46 @@ def score_table(
     return '\n'.join(lines) + '\n'
 
 
-def score_keys(row: Row) -> list[str]:
-    """The scores of a row: its numbers without w, errors and deviations."""
+def metric_keys(row: Row) -> list[str]:
+    """The metrics of a row: its numbers without w, errors and deviations."""
     return [
         key
         for key, value in row.items()
-        if isinstance(value, float) and key != 'w' and not key.endswith(_BESIDE)
+        if isinstance(value, float) and key != 'w' and not key.endswith(_WITH_ANOTHER)
     ]
 
 
 def heading(key: str) -> str:
-    """What a key of a row is called in tables and pictures."""
-    return _COLUMNS[key][0] if key in _COLUMNS else key
+    """What a key of a row is called in tables and plots."""
+    column = _columns().get(key)
+    return column.heading if column else key
 
 
 def higher_is_better(key: str) -> bool:
-    """Which way a score goes; distances, unknown ones too, go down."""
-    return key in _HIGHER_IS_BETTER
+    """Which way a metric goes; distances, unknown ones too, go down."""
+    column = _columns().get(key)
+    return column is not None and column.higher_is_better
+
+
+def formatted(key: str, value: float) -> str:
+    """A metric's value, or its error, with as many digits as tables show."""
+    column = _columns().get(key)
+    return format(value, column.format if column else '.4g')
 
 
 def _cell(key: str, row: Row, rows: Sequence[Row]) -> str:
-    spec = _COLUMNS[key][1] if key in _COLUMNS else '.4g'
-    text = format(row[key], spec)
+    if math.isnan(row[key]):
+        return _INVALID
+    text = formatted(key, row[key])
     best = max if higher_is_better(key) else min
-    if key in _BOLD and len(rows) > 1 and row[key] == best(other[key] for other in rows):
+    valid = [other[key] for other in rows if not math.isnan(other[key])]
+    bold = key in _columns() and _columns()[key].bold and len(rows) > 1
+    if bold and row[key] == best(valid):
         text = f'**{text}**'
     error = row.get(f'{key}_se', row.get(f'{key}_std'))
     if error is not None:
-        text += f' ± {error:{spec}}'
+        text += f' ± {formatted(key, error)}'
     if f'{key}_min' in row:
-        text += f' (min {row[f"{key}_min"]:{spec}}, sd {row[f"{key}_seed_std"]:{spec}})'
+        least, deviation = row[f'{key}_min'], row[f'{key}_seed_std']
+        text += f' (min {formatted(key, least)}, sd {formatted(key, deviation)})'
     return text

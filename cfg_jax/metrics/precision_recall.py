@@ -1,36 +1,47 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019), as ADM computes them."""
 
+from collections.abc import Iterator
+
 import numpy as np
+from jaxtyping import Float
+
+from cfg_jax.metrics import Inputs, Value
 
 NEIGHBOURS = 3
 _BLOCK_BYTES = 2**28  # of one block of distances
 
 
-def precision_recall(
-    samples: np.ndarray, reference: np.ndarray, k: int = NEIGHBOURS
-) -> tuple[float, float]:
-    """Precision: share of samples in the reference's manifold; recall: the other way round.
+def precision(inputs: Inputs) -> Value:
+    """Share of samples in the manifold of the real images' pooled features."""
+    return Value(share_in_manifold(inputs.samples.pooled, inputs.reference.features))
+
+
+def recall(inputs: Inputs) -> Value:
+    """Share of real images in the manifold of the samples' pooled features."""
+    return Value(share_in_manifold(inputs.reference.features, inputs.samples.pooled))
+
+
+def share_in_manifold(
+    points: Float[np.ndarray, 'n d'], others: Float[np.ndarray, 'm d'], k: int = NEIGHBOURS
+) -> float:
+    """Share of `points` in the manifold of `others`, in [0, 1].
 
     The manifold of a set is the union of balls around its points, each with the distance to the
-    point's k-th nearest neighbour in the set (itself not counted) as radius.
-
-    Args:
-      samples: features [N, D]; the published protocol takes 50,000.
-      reference: features [M, D]; the published protocol takes 10,000 real images.
-      k: the neighbour; both sets need more than k points.
+    point's k-th nearest neighbour in the set (itself not counted) as radius. `others` needs more
+    than k points. The published protocol takes 50,000 samples and 10,000 real images.
     """
-    a, b = _Points(samples), _Points(reference)
-    return a.share_within(b, b.radii(k)), b.share_within(a, a.radii(k))
+    a, b = _Points(points), _Points(others)
+    return a.share_within(b, b.radii(k))
 
 
 class _Points:
     """Features in float64 with their squared lengths; distances come in blocks of rows."""
 
-    def __init__(self, features: np.ndarray):
+    def __init__(self, features: Float[np.ndarray, 'n d']):
         self.x = np.asarray(features, np.float64)
         self.squares = np.einsum('nd,nd->n', self.x, self.x)
 
-    def _distances(self, other: '_Points'):
+    def _distances(self, other: '_Points') -> Iterator[tuple[slice, np.ndarray]]:
         """Yields (rows, squared distances [rows, M]) for all rows of self."""
         rows = max(1, _BLOCK_BYTES // (8 * len(other.x)))
         for start in range(0, len(self.x), rows):

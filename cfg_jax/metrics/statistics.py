@@ -1,8 +1,9 @@
-"""Streaming moments of features, in float64 on the host, and the Gaussians they make."""
+"""Statistics of features, in float64 on the host: streaming moments, Gaussians, references."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 
 class Gaussian(NamedTuple):
@@ -17,6 +18,23 @@ class Gaussian(NamedTuple):
     sigma: np.ndarray
 
 
+class Reference(NamedTuple):
+    """Statistics of the real images.
+
+    Attributes:
+      pooled: of the pooled features.
+      spatial: of the sFID map; None where there is none.
+      features: pooled features of up to 10,000 of the images, evenly spread over the set, float32
+        [M, D]; None in a file of statistics alone.
+      record: what identifies them: `sha256`, and data set and extractor as far as known.
+    """
+
+    pooled: Gaussian
+    spatial: Gaussian | None
+    features: np.ndarray | None
+    record: dict[str, Any]
+
+
 class Moments(NamedTuple):
     """Count, mean and centred scatter of feature vectors seen so far."""
 
@@ -25,15 +43,15 @@ class Moments(NamedTuple):
     scatter: np.ndarray  # float64 [D, D], sum of (f - mean)(f - mean)^T
 
     @classmethod
-    def of(cls, features: np.ndarray) -> 'Moments':
-        """Moments of a batch of features [N, D], N >= 1."""
+    def of(cls, features: Float[np.ndarray, 'n d']) -> 'Moments':
+        """Moments of a batch of features, n >= 1."""
         features = np.asarray(features, np.float64)
         mean = features.mean(axis=0)
         centred = features - mean
         return cls(len(features), mean, centred.T @ centred)
 
     @classmethod
-    def of_many(cls, features: np.ndarray, batch_size: int = 4096) -> 'Moments':
+    def of_many(cls, features: Float[np.ndarray, 'n d'], batch_size: int = 4096) -> 'Moments':
         """`of`, without a float64 copy of all features at once."""
         moments = cls.of(features[:batch_size])
         for start in range(batch_size, len(features), batch_size):
@@ -66,3 +84,10 @@ class Moments(NamedTuple):
         return cls(
             int(arrays[f'{prefix}count']), arrays[f'{prefix}mean'], arrays[f'{prefix}scatter']
         )
+
+
+def root(covariance: Float[np.ndarray, 'd d']) -> Float[np.ndarray, 'd rank']:
+    """R with R R^T = covariance; eigenvalues at the level of rounding are left out."""
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > len(values) * np.finfo(np.float64).eps * max(values.max(), 0.0)
+    return vectors[:, kept] * np.sqrt(values[kept])

@@ -122,7 +122,7 @@ def markdown(measured: Measured, verdicts: Sequence[str], config: ConfigDict) ->
         {'way of sampling': row.name, 'expected': row.expected, 'came out': found}
         for (row, _), found in zip(measured, verdicts, strict=True)
     ]
-    table = tables.score_table([metrics for _, metrics in measured], leading)
+    table = tables.metric_table([metrics for _, metrics in measured], leading)
     sampling, count = config.sampler, config.sweep.num_samples
     note = (
         f'{config.data.name}, {config.train.steps} steps; unless a row says otherwise p_uncond ='

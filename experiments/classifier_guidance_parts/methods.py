@@ -126,7 +126,7 @@ def filtered(
     model = _classifier_guided(paths, config, 'eps', conditional=False)
     pool = _Pool(model, root / 'pool', extractor)
     features, log_probs = pool.collect(round(max(ratios) * count))
-    reference = dataset_reference.reference(config, root, extractor, logging.info)
+    reference = dataset_reference.reference(config, root, extractor)
     labels = np.arange(count) % config.data.num_classes
     balanced = config.copy_and_resolve_references()
     balanced.sweep.labels = 'balanced'  # as many of each class are kept
@@ -140,7 +140,7 @@ def filtered(
     for ratio in ratios:
         chosen = likeliest(log_probs[: round(ratio * count)], labels)
         kept = jax.tree.map(lambda a, chosen=chosen: a[chosen], features)
-        row = sweep.evaluate(Samples(kept, labels), extractor, reference, balanced)
+        row = sweep.evaluate(Samples(kept, labels), extractor, reference, balanced).row
         row |= {key: ratio * value for key, value in cost.items()}
         rows.append(row | {'strength': float(ratio)})
     return Measured(name, 'ratio', rows, model.provenance())

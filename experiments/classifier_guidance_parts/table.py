@@ -47,7 +47,7 @@ def markdown(measured: Sequence[Measured]) -> str:
                 {'method': method.name, 'strength': f'{method.strength} = {row["strength"]:g}'}
             )
             rows.append(row)
-    metrics = tables.score_table([_without_cost(row) for row in rows], leading).splitlines()
+    metrics = tables.metric_table([_without_cost(row) for row in rows], leading).splitlines()
     headings = ['NFE', 'classifier gradients', 'GFLOP', 'ms']
     cells = [headings, ['---'] * len(headings)]
     cells += [
@@ -108,7 +108,7 @@ def draw(path: epath.Path, measured: Sequence[Measured], config: ConfigDict) -> 
 
 
 def _distance(row: dict[str, Any]) -> str:
-    keys = tables.score_keys(_without_cost(row))
+    keys = tables.metric_keys(_without_cost(row))
     return next(key for key in keys if not tables.higher_is_better(key))
 
 

@@ -16,7 +16,7 @@ from cfg_jax import files, provenance
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import plots, results as results_lib, sweep, tables
-from cfg_jax.metrics.features import extractors
+from cfg_jax.metrics.features import EXTRACTORS
 from cfg_jax.training import loop
 
 _COLOURS = ('tab:blue', 'tab:red', 'black')  # as in the paper's Figures 4 and 5
@@ -52,7 +52,7 @@ def fill(columns: Sequence[Column], root: epath.Path, job: str = '') -> None:
     for column in columns:
         logging.info('\n%s in %s', column.sweep_name, column.workdir)
         loop.train(column.config, column.workdir)
-        extractor = extractors.load_extractor(column.config, root, logging.info)
+        extractor = EXTRACTORS.load(column.config.sweep.features)(column.config, root)
         sweep.run(column.config, column.workdir, column.sweep_name + job, extractor)
 
 
@@ -193,7 +193,7 @@ def draw(
 
 def _with_fid(row: Row) -> Row:
     """The row with its Frechet distance under 'fid', whatever features it is made with."""
-    distance = next(key for key in tables.score_keys(row) if not tables.higher_is_better(key))
+    distance = next(key for key in tables.metric_keys(row) if not tables.higher_is_better(key))
     names = {distance: 'fid', f'{distance}_se': 'fid_se'}
     return {names.get(key, key): value for key, value in row.items()}
 

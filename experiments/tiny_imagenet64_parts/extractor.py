@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from cfg_jax.errors import UserError
-from cfg_jax.metrics.features import Features, inception_extractor
+from cfg_jax.metrics.features import Features, inception as inception_lib
 from tiny_imagenet64_parts import googlenet
 
 # key of a row -> what it is called
@@ -45,7 +45,7 @@ class RealExtractor:
 
     def __init__(
         self,
-        inception: inception_extractor.InceptionExtractor,
+        inception: inception_lib.InceptionExtractor,
         params: googlenet.Params,
         wnids: Sequence[str],
         classes: Sequence[str],
@@ -83,7 +83,7 @@ def load(
       UserError: a file that is missing, damaged or of another network, or an unknown class.
     """
     params, wnids, record = googlenet.load(net)
-    tap = inception_extractor.load(inception, 'inception768', dtype)
+    tap = inception_lib.from_file(inception, 'inception768', dtype)
     return RealExtractor(tap, params, wnids, classes, record)
 
 

@@ -112,7 +112,7 @@ class Publication:
                     count = f'{curve["num_samples"]:,}'
                     leading.append({'images': images, 'N': count, 'against': 'train'})
                     rows.append(_shown(row, _AGAINST_TRAIN + _OTHERS))
-        return tables.score_table(rows, leading, names=_HEADINGS, bold=False)
+        return tables.metric_table(rows, leading, names=_HEADINGS, bold=False)
 
     def _results(self) -> dict[str, Any]:
         slugs = dict.fromkeys(slug for slugs in self._parts.values() for slug in slugs)
@@ -193,7 +193,7 @@ def _sweep_table(curves: Sequence[Curve]) -> str:
             # Called network_passes by the first edition.
             nfe = {'NFE': f'{row.get("nfe", row.get("network_passes")):,}'}
             leading.append(first | {'w': f'{row["w"]:g}'} | nfe)
-    return tables.score_table(rows, leading, names=_HEADINGS)
+    return tables.metric_table(rows, leading, names=_HEADINGS)
 
 
 def _shown(row: Row, columns: Sequence[str]) -> Row:

@@ -17,15 +17,14 @@ from cfg_jax.evaluation import (
     dataset_reference,
     reference as reference_lib,
     results as results_lib,
-    scoring,
+    rows as rows_lib,
     sweep,
 )
 from cfg_jax.evaluation.cache import SampleCache, Samples, weights
-from cfg_jax.evaluation.reference import Reference
 from cfg_jax.inference import Model
-from cfg_jax.metrics import precision_recall, scores
+from cfg_jax.metrics import Inputs, frechet, precision_recall
 from cfg_jax.metrics.features import Features, extraction
-from cfg_jax.metrics.statistics import Gaussian, Moments
+from cfg_jax.metrics.statistics import Gaussian, Moments, Reference
 from tiny_imagenet64_parts.extractor import RealExtractor
 
 SPLITS = ('train', 'validation')
@@ -65,12 +64,10 @@ def references(
             logging.info('\nreference: %s, %s images', split, count or 'all')
             group = config.data.copy_and_resolve_references()
             group.split = split + (f'[:{count}]' if count else '')
-            dataset_reference.compute(
-                group, extractor.inception, path, config.sweep.batch_size, logging.info
-            )
+            dataset_reference.compute(group, extractor.inception, path, config.sweep.batch_size)
         statistics = reference_lib.load(path, extractor.inception)
         # The root of its covariance takes as long as the rest of a row, and is always the same.
-        made.append(RealImages(statistics, scores.distance_from(statistics.spatial)))
+        made.append(RealImages(statistics, frechet.distance_from(statistics.spatial)))
     return References(*made)
 
 
@@ -186,9 +183,9 @@ def metrics_of(
     """`against` the training split, and both distances to the validation split as
     `KEY_validation`."""
     row = against(features, labels, references.train, config)
-    other = scoring.score(
-        features, references.validation.statistics, ('fid',), distance=RealExtractor.distance
-    ) | {'sfid': _sfid(features, references.validation)}
+    validation = Inputs(features, references.validation.statistics)
+    other = rows_lib.compute_metrics(validation, ('fid',), distance=RealExtractor.distance).row
+    other['sfid'] = _sfid(features, references.validation)
     return row | {f'{key}_validation': value for key, value in other.items()}
 
 
@@ -199,20 +196,20 @@ def against(
     images that it finds likeliest to be of their label, out of the data set's; errors as `KEY_se`.
     """
     settings = config.sweep
-    row = scoring.score(
+    inputs = Inputs(
         features,
         real_images.statistics,
-        ('fid', 'is', 'precision', 'recall'),
-        distance=RealExtractor.distance,
-        is_splits=settings.is_splits,
+        labels=labels,
+        num_classes=config.data.num_classes,
+        splits=settings.is_splits,
         replicates=settings.bootstrap,
         strata=labels if settings.labels == 'balanced' else None,
     )
-    row['sfid'] = _sfid(features, real_images)
-    of_the_set = features.logits[:, : config.data.num_classes]
-    return row | {'class_agreement': scores.class_agreement(of_the_set, labels)}
+    metrics = ('fid', 'is', 'precision', 'recall', 'class_agreement')
+    row = rows_lib.compute_metrics(inputs, metrics, distance=RealExtractor.distance).row
+    return row | {'sfid': _sfid(features, real_images)}
 
 
 def _sfid(features: Features, real_images: RealImages) -> float:
-    """Without a standard error: to bootstrap 2,023 features takes longer than to sample them."""
+    """Without a standard error, whose expansion takes longer than the distance itself."""
     return real_images.spatial_distance(Moments.of_many(features.spatial).gaussian())

@@ -93,3 +93,18 @@ def test_save_png_enlarges_by_a_whole_factor(tmp_path):
     for row in range(12):
         for column in range(18):
             np.testing.assert_array_equal(pixels[row, column], image[row // 3, column // 3])
+
+
+def test_truncation_is_adms_rule():
+    """floor(127.5 (x + 1)), clipped: never above rounding half up, and below it by 0 or 1."""
+    x = np.linspace(-1.2, 1.2, 5001, dtype=np.float32)
+    truncated = np.asarray(images.to_uint8(jnp.asarray(x), 'truncate'))
+    assert truncated.dtype == np.uint8
+    np.testing.assert_array_equal(truncated, np.clip((x + 1) * np.float32(127.5), 0, 255) // 1)
+    rounded = np.asarray(images.to_uint8(jnp.asarray(x)))
+    inside = np.abs(x) < 1
+    darker = rounded[inside].astype(int) - truncated[inside]
+    assert {*darker} == {0, 1}
+    assert darker.mean() == pytest.approx(0.5, abs=0.01)
+    assert truncated[0] == 0
+    assert truncated[-1] == 255

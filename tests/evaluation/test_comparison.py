@@ -2,17 +2,15 @@
 
 import hashlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from support import user_error
+from support import logged, user_error
 
 from cfg_jax import files
-from cfg_jax.evaluation import (
-    comparison,
-    reference as reference_lib,
-    scoring,
-)
+from cfg_jax.evaluation import comparison, reference as reference_lib, rows as rows_lib
+from cfg_jax.metrics import METRICS, Inputs
 from cfg_jax.metrics.features import Features
 
 COUNT = 40
@@ -52,17 +50,24 @@ def sets(tmp_path):
 
 
 def compare(samples, reference, **options):
-    lines = []
-    results = comparison.compare(samples, reference, Means(), report=lines.append, **options)
+    with logged() as lines:
+        results = comparison.compare(samples, reference, Means(), **options)
     return results, lines
 
 
-def test_rows_are_the_scores_of_the_features(sets):
+def row_of(samples, reference, metrics, **more):
+    return rows_lib.compute_metrics(Inputs(samples, reference, **more), metrics).row
+
+
+def test_rows_are_the_metrics_of_the_features(sets):
     path, images = sets
     results, _ = compare([path / 'a.npz'], path / 'b.npz', batch_size=7, is_splits=4)
     reference = reference_lib.of_features(features_of(images['b']), {})
-    expected = scoring.score(features_of(images['a']), reference, scoring.STANDARD, is_splits=4)
+    default = [name for name, metric in METRICS.items() if metric.default]
+    expected = row_of(features_of(images['a']), reference, default, splits=4)
     (row,) = results['rows']
+    assert row['notes'] == expected.pop('notes')
+    assert row['image_size'] == 4
     for key, value in expected.items():
         assert row[key] == pytest.approx(value, rel=1e-5, abs=1e-9)
     assert row['num_images'] == COUNT
@@ -97,10 +102,10 @@ def test_adm_reference_gives_statistics_for_fid_and_images_for_recall(sets):
     np.savez(path / 'virtual.npz', arr_0=images['b'], **arrays)
     results, lines = compare([path / 'a.npz'], path / 'virtual.npz', is_splits=2)
     (row,) = results['rows']
-    expected = scoring.score(features_of(images['a']), reference, ('fid',))
+    expected = row_of(features_of(images['a']), reference, ('fid',))
     assert row['fid'] == pytest.approx(expected['fid'], rel=1e-5)
     of_images = reference_lib.of_features(features_of(images['b']), {})
-    expected = scoring.score(features_of(images['a']), of_images, ('precision', 'recall'))
+    expected = row_of(features_of(images['a']), of_images, ('precision', 'recall'))
     assert row['precision'] == pytest.approx(expected['precision'])
     assert row['recall'] == pytest.approx(expected['recall'])
     assert 'sfid' not in row
@@ -108,7 +113,7 @@ def test_adm_reference_gives_statistics_for_fid_and_images_for_recall(sets):
 
 
 def test_statistics_alone(sets):
-    """All that can be had without asking; what is asked for by name must be had."""
+    """All that is available without asking; what is asked for by name must be available."""
     path, images = sets
     reference = reference_lib.of_features(features_of(images['b']), {})
     files.write_npz(path / 'm.npz', {'mu': reference.pooled.mu, 'sigma': reference.pooled.sigma})
@@ -121,14 +126,102 @@ def test_statistics_alone(sets):
     assert '--metrics' in message
 
 
-def test_fewer_samples_than_features(sets, tmp_path):
+@pytest.mark.parametrize('metrics', [('fid',), ()])
+def test_fewer_samples_than_features(sets, metrics):
+    """The value of a singular covariance is exact; a note says that its bias is large."""
     path, images = sets
-    np.savez(tmp_path / 'three.npz', arr_0=images['a'][:3])
-    message = user_error(compare, [tmp_path / 'three.npz'], path / 'b.npz', metrics=('fid',))
-    assert '3 features need more than 3 images' in message
-    results, _ = compare([tmp_path / 'three.npz'], path / 'b.npz', is_splits=1)
-    assert 'fid' not in results['rows'][0]
-    assert 'is' in results['rows'][0]
+    np.savez(path / 'three.npz', arr_0=images['a'][:3])
+    results, lines = compare([path / 'three.npz'], path / 'b.npz', metrics=metrics, is_splits=1)
+    reference = reference_lib.of_features(features_of(images['b']), {})
+    expected = row_of(features_of(images['a'][:3]), reference, ('fid',))
+    assert results['rows'][0]['fid'] == pytest.approx(expected['fid'], rel=1e-5)
+    note = next(note for note in results['notes'] if note.startswith('fid: '))
+    assert '3 features need more than 3 images' in note
+    assert f'note: {note}' in lines
+
+
+def test_one_image_has_no_fid(sets):
+    path, images = sets
+    np.savez(path / 'one.npz', arr_0=images['a'][:1])
+    message = user_error(compare, [path / 'one.npz'], path / 'b.npz', metrics=('fid',))
+    assert '2 images a side are needed' in message
+
+
+def of_size(path, side, seed=3):
+    images = np.random.default_rng(seed).integers(0, 256, (10, side, side, 3), dtype=np.uint8)
+    np.savez(path, arr_0=images)
+    return path
+
+
+def test_images_of_different_sizes_are_refused(sets):
+    """32 pixels against 64 would compare the resize; before any features are made."""
+    path, _ = sets
+    other = of_size(path / 'large.npz', 8)
+    message = user_error(compare, [path / 'a.npz'], other)
+    assert 'large.npz is of images of 8x8 pixels, the samples have 4x4' in message
+    message = user_error(compare, [path / 'a.npz', other], path / 'b.npz')
+    assert 'large.npz is of images of 8x8 pixels' in message
+
+
+def test_statistics_that_know_their_size(sets):
+    path, images = sets
+    reference = reference_lib.of_features(features_of(images['b']), {'image_size': 8})
+    reference_lib.save(path / 'ours.npz', reference)
+    message = user_error(compare, [path / 'a.npz'], path / 'ours.npz')
+    assert 'ours.npz is of images of 8x8 pixels, the samples have 4x4' in message
+    files.write_npz(path / 'm.npz', {'mu': reference.pooled.mu, 'sigma': reference.pooled.sigma})
+    results, _ = compare([path / 'a.npz'], path / 'm.npz')
+    assert any('does not say the size' in note for note in results['notes'])
+
+
+def test_samples_in_class_order_are_noted(sets):
+    """`Means` takes the first row's first colour as logits: four classes, one after the other."""
+    path, images = sets
+    ordered = images['a'].copy()
+    ordered[:, 0, :, 0] = 0
+    ordered[np.arange(COUNT), 0, np.arange(COUNT) // 10, 0] = 255
+    np.savez(path / 'ordered.npz', arr_0=ordered)
+    np.savez(path / 'mixed.npz', arr_0=ordered[np.random.default_rng(0).permutation(COUNT)])
+    options = {'metrics': ('is',), 'is_splits': 4}
+    results, lines = compare([path / 'ordered.npz', path / 'mixed.npz'], path / 'b.npz', **options)
+    in_order, mixed = results['rows']
+    assert in_order['is'] == pytest.approx(mixed['is'], rel=0.3)
+    assert in_order['is'] > 2.0
+    notes = [note for note in results['notes'] if 'order' in note]
+    assert len(notes) == 1
+    assert notes[0].startswith(f'{path / "ordered.npz"}: IS: the order of the images depends')
+    assert f'note: {notes[0]}' in lines
+
+
+def test_features_that_are_not_finite(sets, monkeypatch):
+    path, images = sets
+
+    plain = Means.apply
+
+    def apply(self, params, x):
+        features = plain(self, params, x)
+        broken = jnp.where(x[:, 0, 0, :1] == 7, jnp.nan, 0.0)
+        return features._replace(pooled=features.pooled + broken)
+
+    black = images['a'].copy()
+    black[:, 0, 0, 0] = np.where(np.arange(COUNT) < 3, 7, 8)
+    np.savez(path / 'black.npz', arr_0=black)
+    safe = images['b'].copy()
+    safe[:, 0, 0, 0] = 8
+    np.savez(path / 'safe.npz', arr_0=safe)
+    monkeypatch.setattr(Means, 'apply', apply)
+    results, lines = compare([path / 'black.npz'], path / 'safe.npz')
+    (row,) = results['rows']
+    assert np.isnan(row['fid'])
+    assert row['images_not_finite'] == 3
+    assert any('3 of 40 samples are not finite' in line for line in lines)
+
+
+def test_every_set_says_how_many_images_it_has(sets):
+    path, _ = sets
+    _, lines = compare([path / 'a.npz', path / 'folder'], path / 'b.npz')
+    for name, count in (('a.npz', 40), ('folder', 40), ('b.npz', 45)):
+        assert f'{path / name}: {count} images' in lines
 
 
 def test_other_features_in_the_reference(sets):

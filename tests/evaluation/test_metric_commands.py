@@ -8,7 +8,7 @@ from support import DIGITS, run_here
 from test_comparison import Means
 
 from cfg_jax import files
-from cfg_jax.metrics.features import inception_extractor
+from cfg_jax.metrics.features import inception
 
 
 def run(capsys, script, *arguments):
@@ -18,7 +18,7 @@ def run(capsys, script, *arguments):
 @pytest.fixture
 def means(monkeypatch):
     """Mean colours in the place of Inception."""
-    monkeypatch.setattr(inception_extractor, 'load', lambda *arguments: Means())
+    monkeypatch.setattr(inception, 'from_file', lambda *arguments: Means())
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def batches(tmp_path):
 
 
 def test_evaluate(capsys, means, batches, tmp_path):
-    out = tmp_path / 'scores.json'
+    out = tmp_path / 'metrics.json'
     status, lines, errors = run(
         capsys, 'evaluate.py', *batches, '--inception=x', '--bootstrap=5', f'--out={out}'
     )
@@ -61,11 +61,16 @@ def test_reference_statistics_serve_evaluate(capsys, means, batches, tmp_path, m
         assert arrays['mu'].shape == (3,)
         assert arrays['sigma'].shape == (3, 3)
     monkeypatch.undo()
-    monkeypatch.setattr(inception_extractor, 'load', lambda *arguments: Means())
-    status, _, errors = run(
-        capsys, 'evaluate.py', batches[0], out, '--inception=x', '--metrics=fid,kid'
-    )
+    monkeypatch.setattr(inception, 'from_file', lambda *arguments: Means())
+    samples = tmp_path / 'samples.npz'
+    np.savez(samples, arr_0=np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8))
+    arguments = (out, '--inception=x', '--metrics=fid,kid')
+    status, lines, errors = run(capsys, 'evaluate.py', samples, *arguments)
     assert (status, errors) == (0, [])
+    assert f'{samples}: 30 images' in lines
+    status, _, errors = run(capsys, 'evaluate.py', batches[0], *arguments)
+    assert status == 2
+    assert 'is of images of 8x8 pixels, the samples have 4x4' in errors[0]
     status, _, errors = run(capsys, *command)
     assert status == 2
     assert 'exists already' in errors[0]
@@ -83,8 +88,11 @@ def grey_means(self, params, images):
     [
         (['evaluate.py', '{a}', '{b}'], ['--inception']),
         (['evaluate.py', '{a}', '--inception=x'], ['REFERENCE']),
-        (['evaluate.py', '{a}', '{b}', '--inception={no}'], ['no Inception weights', 'README']),
-        (['evaluate.py', '{a}', '{b}', '--inception={a}'], ["'arr_0'", 'no layer']),
+        (
+            ['evaluate.py', '{a}', '{b}', '--inception={no}'],
+            ['no Inception weights', 'docs/metrics.md'],
+        ),
+        (['evaluate.py', '{a}', '{b}', '--inception={a}'], ["'arr_0'", 'not a layer']),
         (['evaluate.py', '{a}', '{b}', '--inception=x', '--metrics=fud'], ["'fud'", 'fid, sfid']),
         (['evaluate.py', '{a}', '{b}', '--inception=x', '--bootstrap=1'], ['--bootstrap']),
         (['reference_stats.py', '--inception={a}', '--out={no}'], ['--config']),
@@ -119,5 +127,5 @@ def test_known_weights_are_named(tmp_path, monkeypatch):
     path = tmp_path / 'weights.npz'
     files.write_npz(path, {'conv/w': np.zeros((3, 3, 3, 32), np.float32)})
     digest = files.sha256_of_file(path)
-    monkeypatch.setitem(inception_extractor.KNOWN, digest, 'a published file')
-    assert inception_extractor.load_weights(path)[1]['source'] == 'a published file'
+    monkeypatch.setitem(inception.KNOWN, digest, 'a published file')
+    assert inception.load_weights(path)[1]['source'] == 'a published file'

@@ -1,4 +1,4 @@
-"""Reference statistics: computed, killed, gone on with, and read as others publish them."""
+"""Reference statistics: computed, killed, continued, and read as others publish them."""
 
 import json
 
@@ -70,7 +70,6 @@ def compute(path, images=None, extractor=None, record=None):
         path,
         batch_size=BATCH,
         record={'dataset': 'noise'} if record is None else record,
-        report=lambda line: None,
     )
     return library.load(path)
 
@@ -152,7 +151,7 @@ def saves_always(monkeypatch):
 @pytest.mark.parametrize('spatial', [3, 0])
 @pytest.mark.parametrize('kept', [7, 10_000])
 @pytest.mark.parametrize('kill_at', [2, 3, 5])
-def test_killed_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, kill_at, kept, spatial):
+def test_a_killed_run_continues_to_the_same_bits(tmp_path, monkeypatch, kill_at, kept, spatial):
     monkeypatch.setattr(library, 'KEPT_FEATURES', kept)
     extractor, whole, path = Linear(spatial), tmp_path / 'whole.npz', tmp_path / 'killed.npz'
     compute(whole, extractor=extractor)
@@ -210,7 +209,7 @@ def test_what_another_run_left_is_not_used(tmp_path, other):
 
 
 def test_it_saves_only_now_and_then(tmp_path):
-    """Within the first minute there is nothing to go on with."""
+    """Within the first minute there is nothing to continue from."""
     with pytest.raises(Killed):
         compute(tmp_path / 'reference.npz', Images(4))
     assert not list(tmp_path.iterdir())
@@ -370,3 +369,35 @@ def test_other_weights_are_refused(tmp_path):
         assert str(path) in message
         assert 'reference_stats.py' in message
         assert f'than the samples ({word})' in message
+
+
+def broken(kind):
+    """Weights that make features that are not finite, of one image or of all."""
+    extractor = Linear()
+    extractor.params = {name: weights.copy() for name, weights in extractor.params.items()}
+    extractor.params[kind][3, 1] = np.nan
+    return extractor
+
+
+@pytest.mark.parametrize('kind', ['pooled', 'spatial'])
+def test_features_that_are_not_finite_make_no_reference(tmp_path, kind):
+    message = user_error(compute, tmp_path / 'reference.npz', extractor=broken(kind))
+    assert 'not finite numbers' in message
+    assert 'number 0 on' in message
+    assert not list(tmp_path.iterdir())
+    features = Features(features_by_hand('pooled'), None, features_by_hand('spatial'))
+    getattr(features, kind)[11, 2] = np.inf
+    assert '1 real images from number 11' in user_error(library.of_features, features, {})
+
+
+@pytest.mark.parametrize(
+    ('shape', 'size', 'words'), [((64, 64), 64, '64x64'), ((48, 64), [48, 64], '64x48')]
+)
+def test_sizes_of_images(shape, size, words):
+    """Square ones by their side, as data sets have it; (H, W) is said as width x height."""
+    assert library.size_of(shape) == size
+    library.check_size({'image_size': size}, size, 'a.npz')
+    library.check_size({}, size, 'a.npz')  # published statistics do not know
+    message = user_error(library.check_size, {'image_size': 32}, size, 'a.npz')
+    assert 'a.npz is of images of 32x32 pixels' in message
+    assert f'the samples have {words}' in message

@@ -1,8 +1,9 @@
-"""Markdown tables of scores, cell by cell."""
+"""Markdown tables of metrics, cell by cell."""
 
 import pytest
 
-from cfg_jax.evaluation import scoring, tables
+from cfg_jax.evaluation import rows as rows_lib, tables
+from cfg_jax.metrics import METRICS
 
 
 def cells(table):
@@ -16,7 +17,7 @@ def cells(table):
 
 def column(rows, key):
     """What stands below the heading of `key`."""
-    table = cells(tables.score_table(rows, [{'set': str(i)} for i in range(len(rows))]))
+    table = cells(tables.metric_table(rows, [{'set': str(i)} for i in range(len(rows))]))
     place = table[0].index(tables.heading(key))
     return [line[place] for line in table[1:]]
 
@@ -27,7 +28,7 @@ def test_a_whole_table():
         {'images': 'b', 'fid': 2.0, 'is': 4.0, 'is_std': 0.25, 'precision': 0.75},
     ]
     leading = [{'samples': 'a.npz'}, {'samples': 'b.npz'}]
-    assert tables.score_table(rows, leading) == (
+    assert tables.metric_table(rows, leading) == (
         '| samples | FID | IS | precision |\n'
         '|---|---|---|---|\n'
         '| a.npz | 12.35 | 3.250 ± 0.125 | 0.500 |\n'
@@ -91,8 +92,8 @@ def test_errors_join_the_cell(errors, told):
 def test_rows_over_seeds_make_a_table():
     """What `over_seeds` calls its keys is what the table looks for."""
     rows = [{'fid': value, 'kid': value / 1000, 'kid_std': 0.0001} for value in (1.0, 2.0, 6.0)]
-    summary = scoring.over_seeds(rows)
-    table = cells(tables.score_table([summary], [{'over sets': '3 sets'}]))
+    summary = rows_lib.over_seeds(rows)
+    table = cells(tables.metric_table([summary], [{'over sets': '3 sets'}]))
     assert table == [
         ['over sets', 'FID', 'KID'],
         [
@@ -109,16 +110,29 @@ def test_agreement_is_in_percent():
 
 @pytest.mark.parametrize('distance', ['FID', 'FD-768'])
 def test_every_metric_has_a_column(distance):
-    key = scoring.distance_key(distance)
-    renamed = {'fid': key, 'fid_infinity': f'{key}_infinity'}
-    keys = [renamed.get(metric, metric) for metric in scoring.METRICS]
+    keys = [METRICS.key(name, distance) for name in METRICS]
     headings = [tables.heading(key) for key in keys]
     assert headings[0] == distance
     assert len(set(headings)) == len(keys)
-    table = cells(tables.score_table([dict.fromkeys(keys, 1.0)], [{'set': 'a'}]))
+    table = cells(tables.metric_table([dict.fromkeys(keys, 1.0)], [{'set': 'a'}]))
     assert table[0] == ['set', *headings]
 
 
 def test_rows_and_leading_cells_go_together():
     with pytest.raises(ValueError, match='zip'):
-        tables.score_table([{'fid': 1.0}, {'fid': 2.0}], [{'set': 'a'}])
+        tables.metric_table([{'fid': 1.0}, {'fid': 2.0}], [{'set': 'a'}])
+
+
+def test_invalid_rows_say_so_and_are_never_best():
+    nan = float('nan')
+    assert column([{'fid': nan}, {'fid': 3.0}, {'fid': 4.0}], 'fid') == [
+        'invalid',
+        '**3.00**',
+        '4.00',
+    ]
+    assert column([{'fid': nan}, {'fid': nan}], 'fid') == ['invalid', 'invalid']
+
+
+def test_counts_and_notes_are_no_columns():
+    row = {'w': 1.0, 'fid': 2.0, 'images_not_finite': 3, 'notes': ['a'], 'nfe': 8}
+    assert tables.metric_keys(row) == ['fid']

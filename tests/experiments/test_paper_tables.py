@@ -120,7 +120,7 @@ def started(monkeypatch):
         runs.append((config, workdir.name, name))
 
     monkeypatch.setattr(layout.loop, 'train', lambda config, workdir: None)
-    monkeypatch.setattr(layout.extractors, 'load_extractor', lambda *args: None)
+    monkeypatch.setattr(layout.EXTRACTORS, 'load', lambda name: lambda *args: None)
     monkeypatch.setattr(layout.sweep, 'run', sweep_run)
     return runs
 

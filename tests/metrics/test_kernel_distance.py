@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from cfg_jax.metrics import kernel_distance as library
-from cfg_jax.metrics.kernel_distance import (
-    kernel_distance,
-    squared_mmd,
-)
+from cfg_jax.metrics import Inputs, kernel_distance as library
+from cfg_jax.metrics.features import Features
+from cfg_jax.metrics.kernel_distance import kernel_distance, kid, squared_mmd
+from cfg_jax.metrics.statistics import Reference
 
 
 def kernel(x, y):
@@ -118,3 +117,27 @@ def test_it_repeats_with_its_seed():
     options = {'subsets': 5, 'subset_size': 10}
     first, again, other = (kernel_distance(x, y, seed=seed, **options) for seed in (5, 5, 6))
     assert first == again != other
+
+
+def kid_of(x, y):
+    return kid(Inputs(Features(x), Reference(None, None, y, {})))
+
+
+@pytest.mark.parametrize('counts', [(30, 300), (300, 30), (30, 30)])
+def test_a_deviation_over_equal_subsets_is_left_out(monkeypatch, counts):
+    """With 30 images every subset of up to 100 is the whole set: the deviation would be 1e-17."""
+    monkeypatch.setattr(library, 'SUBSET_SIZE', 100)
+    value = kid_of(normal(0, counts[0], 5), normal(1, counts[1], 5, 1.0))
+    assert value.deviation is None
+    assert '30 of 30 images' in value.note
+    assert value.value > 0
+
+
+def test_subsets_of_at_most_half_of_a_set_have_a_deviation(monkeypatch):
+    monkeypatch.setattr(library, 'SUBSET_SIZE', 20)
+    x, y = normal(0, 40, 5), normal(1, 45, 5, 1.0)
+    value = kid_of(x, y)
+    assert (value.value, value.deviation) == kernel_distance(x, y, subset_size=20)
+    assert value.note == ''
+    assert value.deviation > 0.01
+    assert kid_of(x[:-1], y).deviation is None

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from cfg_jax.metrics import precision_recall as library
-from cfg_jax.metrics.precision_recall import precision_recall
+from cfg_jax.metrics import Inputs, precision_recall as library
+from cfg_jax.metrics.features import Features
+from cfg_jax.metrics.precision_recall import precision, recall, share_in_manifold
+from cfg_jax.metrics.statistics import Reference
 
 
 def squared_distance(x, y):
@@ -21,6 +23,15 @@ def share_inside(points, others, k):
     for x in points:
         inside += any(squared_distance(x, y) <= r for y, r in zip(others, radii, strict=True))
     return inside / len(points)
+
+
+def precision_recall(samples, reference, k=3):
+    """Both, of the features themselves."""
+    both = share_in_manifold(samples, reference, k), share_in_manifold(reference, samples, k)
+    if k == 3:
+        inputs = Inputs(Features(samples), Reference(None, None, reference, {}))
+        assert (precision(inputs).value, recall(inputs).value) == both
+    return both
 
 
 def by_definition(samples, reference, k):
@@ -69,9 +80,9 @@ def test_blocks_do_not_matter(monkeypatch, make, rows):
 
 def test_the_default_is_the_third_neighbour():
     samples, reference = two_sets(0)
-    results = {k: precision_recall(samples, reference, k) for k in (2, 3, 4)}
+    results = {k: share_in_manifold(samples, reference, k) for k in (2, 3, 4)}
     assert len(set(results.values())) == 3
-    assert precision_recall(samples, reference) == results[3]
+    assert share_in_manifold(samples, reference) == results[3]
 
 
 def test_by_hand():

@@ -1,11 +1,10 @@
 """A small convolutional classifier as feature extractor, for data sets that Inception cannot see.
 
 It is trained on the data set's own real images in seconds, the same on every run, and kept with its
-held-out accuracy and the hash of its weights. Scores made with it compare with each other, never
+held-out accuracy and the hash of its weights. Metrics made with it compare with each other, never
 with published FID or IS.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from etils import epath
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from cfg_jax import files
 from cfg_jax.data import pipeline
+from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
 from cfg_jax.metrics.features import Features
 
@@ -28,6 +30,7 @@ _LEARNING_RATE = 6e-3
 _MAX_SHIFT = 1
 _MAX_SIDE = 32
 _SEED = 0
+_RECORD, _WEIGHTS = 'classifier.json', 'weights.npz'
 _TRAIN_SHARE = 80  # percent; the rest measures accuracy
 
 
@@ -39,8 +42,8 @@ class ConvNet(nn.Module):
     feature_dim: int = 48
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> Features:
-        """x float32 [B, H, W, C] in [-1, 1] -> pooled [B, feature_dim], logits [B, classes]."""
+    def __call__(self, x: Float[jax.Array, 'b h w c']) -> Features:
+        """x in [-1, 1] -> pooled [B, feature_dim], logits [B, classes]."""
         for mult, stride in ((1, 1), (2, 2), (4, 2)):
             x = nn.relu(nn.Conv(mult * self.width, (3, 3), strides=stride)(x))
         x = x.reshape(x.shape[0], -1)  # [B, H / 4 * W / 4 * 4 * width]
@@ -61,36 +64,59 @@ class Classifier:
         self._net = ConvNet(num_classes)
         self._record = record
 
-    def apply(self, params: Any, images_uint8: jax.Array) -> Features:
-        """See `features.FeatureExtractor`."""
-        return self._net.apply(params, images_uint8.astype(jnp.float32) / 127.5 - 1.0)
+    def apply(self, params: Any, images: UInt8[jax.Array, 'b h w c']) -> Features:
+        """Pooled features and logits of the data set's classes."""
+        return self._net.apply(params, images.astype(jnp.float32) / 127.5 - 1.0)
 
     def provenance(self) -> dict[str, Any]:
-        """See `features.FeatureExtractor`."""
+        """Name, SHA-256 of the weights, what it was trained on and its held-out accuracy."""
         return dict(self._record)
 
 
-def load_or_train(
-    config: ConfigDict, directory: epath.PathLike, report: Callable[[str], None] = print
-) -> Classifier:
-    """The classifier kept in `directory`, trained first where there is none."""
-    weights_path = epath.Path(directory) / 'weights.npz'
-    record_path = epath.Path(directory) / 'classifier.json'
-    if not record_path.exists():
-        report(f'training the feature classifier on {config.data.name} (seconds, once)')
-        params, accuracy = train(config.data)
-        arrays = _flatten(params)
-        files.write_npz(weights_path, arrays)
-        record = {
-            'name': Classifier.name,
-            'sha256': files.sha256_of_arrays(arrays),
-            'trained_on': f'first {_TRAIN_SHARE} % of {config.data.name} {config.data.split}',
-            'held_out_accuracy': accuracy,
-        }
-        files.write_json(record_path, record)  # last: its presence says that both are complete
-        report(f'classifier: {accuracy:.2%} of the held-out images right')
-    params = _unflatten(files.read_npz(weights_path))
-    return Classifier(params, config.data.num_classes, files.read_json(record_path))
+def load(config: ConfigDict, workdir: epath.Path) -> Classifier:
+    """The classifier of a work directory; process 0 trains it first where there is none."""
+    directory = workdir / 'classifier'
+
+    def load_here() -> Classifier:
+        return load_or_train(config, directory)
+
+    return multihost.run_on_process_zero('classifier', load_here) or load_here()
+
+
+def load_or_train(config: ConfigDict, directory: epath.PathLike) -> Classifier:
+    """The classifier kept in `directory`, trained first where there is none or it is damaged."""
+    directory, num_classes = epath.Path(directory), config.data.num_classes
+    record = files.read_or_set_aside(directory / _RECORD, _read_record)
+    if record is not None:
+        arrays = files.read_or_set_aside(
+            directory / _WEIGHTS, lambda path: _read_weights(path, record['sha256'])
+        )
+        if arrays is not None:
+            return Classifier(_unflatten(arrays), num_classes, record)
+    logging.info('training the feature classifier on %s (seconds, once)', config.data.name)
+    params, accuracy = train(config.data)
+    arrays = _flatten(params)
+    files.write_npz(directory / _WEIGHTS, arrays)
+    record = {
+        'name': Classifier.name,
+        'sha256': files.sha256_of_arrays(arrays),
+        'trained_on': f'first {_TRAIN_SHARE} % of {config.data.name} {config.data.split}',
+        'held_out_accuracy': accuracy,
+    }
+    files.write_json(directory / _RECORD, record)  # last: its presence says that both are complete
+    logging.info('classifier: %.2f%% of the held-out images right', 100 * accuracy)
+    return Classifier(params, num_classes, record)
+
+
+def _read_record(path: epath.Path) -> dict[str, Any]:
+    return files.read_json(path, keys=('sha256', 'held_out_accuracy'))
+
+
+def _read_weights(path: epath.Path, sha256: str) -> dict[str, np.ndarray]:
+    arrays = files.read_npz(path)
+    if files.sha256_of_arrays(arrays) != sha256:
+        raise files.Damaged(f'{path} holds other weights than {_RECORD} says')
+    return arrays
 
 
 def train(config_data: ConfigDict) -> tuple[Any, float]:

@@ -1,10 +1,8 @@
 """From the published files of the FID Inception to the `.npz` that this project reads.
 
-Sources are TensorFlow's frozen graph (`.pb`), pytorch-fid's state dict (`.pth`, `.pt`) and the
-`.npz` format itself: float32 `<layer>/w` (HWIO, batch norm folded in) and `<layer>/b` for the
-layers of `inception_layers`. A source may lack layers; the result then serves fewer taps.
-
-We know no published SHA-256 of classify_image_graph_def.pb, so it always counts as unknown.
+Sources are pytorch-fid's state dict (`.pth`, `.pt`) and the `.npz` format itself: float32
+`<layer>/w` (HWIO, batch norm folded in) and `<layer>/b` for `inception_network.layers`. A source
+may lack layers; the result then serves fewer taps.
 """
 
 from collections.abc import Callable
@@ -12,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+from jaxtyping import Float
 
 from cfg_jax import files
 from cfg_jax.errors import UserError
-from cfg_jax.metrics.features import graph_def
-from cfg_jax.metrics.features.inception_layers import LAYERS
+from cfg_jax.metrics.features.inception_network import layers
 from cfg_jax.pretrained import torch_archive
 
 # SHA-256 -> name
@@ -29,7 +27,7 @@ KNOWN = {
     ),
 }
 
-_EPSILON = 1e-3
+_EPSILON = float(np.float32(1e-3))  # the graph's attribute is a float32
 
 
 class _BatchNorm(NamedTuple):
@@ -71,36 +69,14 @@ def convert(
     return arrays, {'source': source, 'source_sha256': digest, 'known': digest in KNOWN}
 
 
-def fold(kernel: np.ndarray, norm: _BatchNorm, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 kernel HWIO and bias [O] of the convolution that equals `kernel` then `norm`."""
+def fold(
+    kernel: Float[np.ndarray, 'h w i o'], norm: _BatchNorm
+) -> tuple[Float[np.ndarray, 'h w i o'], Float[np.ndarray, ' o']]:
+    """Float32 kernel and bias of the convolution that equals `kernel` then `norm`."""
     gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in norm)
-    # TensorFlow's attribute is a float32; rounding PyTorch's alike gives the same arrays from both.
     with np.errstate(invalid='ignore', divide='ignore'):  # `convert` finds what is not finite
-        scale = gamma / np.sqrt(variance + np.float64(np.float32(epsilon)))
+        scale = gamma / np.sqrt(variance + _EPSILON)
     return (kernel * scale).astype(np.float32), (beta - mean * scale).astype(np.float32)
-
-
-def _from_graph(path: epath.Path) -> dict[str, np.ndarray]:
-    graph = graph_def.read(path)
-    constants = graph.constants
-    arrays = {}
-    for kernel in [name for name in constants if name.endswith('/conv2d_params')]:
-        node = kernel.removesuffix('/conv2d_params')
-        layer = node.replace('/', '_')
-        parts = [f'{node}/batchnorm/{part}' for part in ('beta', 'moving_mean', 'moving_variance')]
-        norm = graph.batch_norms.get(f'{node}/batchnorm', graph_def.BatchNorm(None, None))
-        if norm.scaled:
-            parts.append(f'{node}/batchnorm/gamma')
-        if layer not in LAYERS or not set(parts) <= constants.keys():
-            continue
-        beta, mean, variance, *gamma = (constants[part] for part in parts)
-        folded = _BatchNorm(gamma[0] if gamma else np.ones_like(beta), beta, mean, variance)
-        epsilon = _EPSILON if norm.epsilon is None else norm.epsilon
-        arrays |= _folded(path, layer, constants[kernel], folded, epsilon)
-    if 'softmax/weights' in constants and 'softmax/biases' in constants:
-        w, b = constants['softmax/weights'], constants['softmax/biases']
-        arrays |= _layer(path, 'softmax', w, b)
-    return arrays
 
 
 def _from_torch(path: epath.Path) -> dict[str, np.ndarray]:
@@ -114,25 +90,23 @@ def _from_torch(path: epath.Path) -> dict[str, np.ndarray]:
             weight = tensors[kernel]
             if weight.ndim == 4:  # `_folded` refuses any other
                 weight = weight.transpose(2, 3, 1, 0)  # OIHW -> HWIO
-            arrays |= _folded(path, layer, weight, norm, _EPSILON)
+            arrays |= _folded(path, layer, weight, norm)
     if 'fc.weight' in tensors and 'fc.bias' in tensors:
         arrays |= _layer(path, 'softmax', tensors['fc.weight'].T, tensors['fc.bias'])
     return arrays
 
 
 def _from_npz(path: epath.Path) -> dict[str, np.ndarray]:
-    with files.damage_reported(path, 'get it again'):
-        arrays = files.read_npz(path)
-    layers = [name for name in LAYERS if {f'{name}/w', f'{name}/b'} <= arrays.keys()]
+    arrays = files.read_npz(path, advice='get it again')
     result = {}
-    for name in layers:
-        result |= _layer(path, name, arrays[f'{name}/w'], arrays[f'{name}/b'])
+    for name in layers('logits'):
+        if {f'{name}/w', f'{name}/b'} <= arrays.keys():
+            result |= _layer(path, name, arrays[f'{name}/w'], arrays[f'{name}/b'])
     return result
 
 
 # suffix -> what reads such a file
 _READERS: dict[str, Callable[[epath.Path], dict[str, np.ndarray]]] = {
-    '.pb': _from_graph,
     '.pth': _from_torch,
     '.pt': _from_torch,
     '.npz': _from_npz,
@@ -140,17 +114,19 @@ _READERS: dict[str, Callable[[epath.Path], dict[str, np.ndarray]]] = {
 
 
 def _folded(
-    path: epath.Path, layer: str, kernel: np.ndarray, norm: _BatchNorm, epsilon: float
+    path: epath.Path, layer: str, kernel: np.ndarray, norm: _BatchNorm
 ) -> dict[str, np.ndarray]:
+    shape = layers('logits')[layer]
     for part, array in norm._asdict().items():
-        _check(path, f'the {part} of {layer}', array, LAYERS[layer][-1:])
-    _check(path, f'the kernel of {layer}', kernel, LAYERS[layer])
-    return _layer(path, layer, *fold(kernel, norm, epsilon))
+        _check(path, f'the {part} of {layer}', array, shape[-1:])
+    _check(path, f'the kernel of {layer}', kernel, shape)
+    return _layer(path, layer, *fold(kernel, norm))
 
 
 def _layer(path: epath.Path, layer: str, w: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    _check(path, f'{layer}/w', w, LAYERS[layer])
-    _check(path, f'{layer}/b', b, LAYERS[layer][-1:])
+    shape = layers('logits')[layer]
+    _check(path, f'{layer}/w', w, shape)
+    _check(path, f'{layer}/b', b, shape[-1:])
     return {
         f'{layer}/w': np.ascontiguousarray(w, np.float32),
         f'{layer}/b': np.ascontiguousarray(b, np.float32),

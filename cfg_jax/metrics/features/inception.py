@@ -1,212 +1,152 @@
-"""The FID Inception: TensorFlow's Inception v3 of 2015-12-05, for inference, and its taps.
+"""The FID Inception with a user's weights, as a feature extractor of sweeps and evaluations."""
 
-Not torchvision's: average pooling leaves padding out of its counts, the last block pools by
-maximum, there are 1,008 outputs, and images enter as (x - 128) / 128 after TensorFlow 1's resize.
-Batch norm is folded into the convolutions, whose names are TensorFlow's with '_' for '/'.
-"""
+from typing import Any
 
-import functools
-from typing import Any, Protocol
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
 
+from cfg_jax import files
 from cfg_jax.errors import UserError
-from cfg_jax.metrics.features.resize import tf1_bilinear
+from cfg_jax.metrics.features import EXTRACTORS, Features
+from cfg_jax.metrics.features.conversion import KNOWN
+from cfg_jax.metrics.features.inception_network import Inception, layers, served_taps
 
-SIDE = 299
-SPATIAL_CHANNELS = 7  # ADM's sFID: the first channels of mixed_6/conv, 17 * 17 * 7 = 2,023 numbers
+_TAPS = {'inception': '2048', 'inception768': '768'}  # what is pooled
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
-# (output channels, kernel, stride); stride 2 is VALID, stride 1 SAME, as everywhere past the stem.
-_Layer = tuple[int, tuple[int, int], int]
-
-
-class _Conv(Protocol):
-    def __call__(
-        self, name: str, x: jax.Array, channels: int, kernel: tuple[int, int], stride: int = 1
-    ) -> jax.Array: ...
+_HOW = 'docs/metrics.md says where to get the weights and how to convert them'
 
 
-class Inception(nn.Module):
-    """Features of uint8 images at the taps asked for.
+class InceptionExtractor:
+    """Pooled features, bias-free logits and the sFID map, as far as the weights go.
 
-    Attributes:
-      taps: of '64', '192', '768', '2048' (spatial means, as pytorch-fid's `dims`), 'spatial' (ADM's
-        sFID map), 'logits' (pool @ W, without bias, as ADM's Inception Score) and 'logits_biased'.
-      dtype: of the convolutions; float32 uses the highest precision the device has.
+    Args:
+      params: as `load_weights` returns.
+      name: 'inception' (2,048 features, the published FID) or 'inception768' (the output of
+        mixed_7, for weights that end there).
+      dtype: of the convolutions, 'float32' (the protocol) or 'bfloat16' (faster; see
+        `bfloat16_error`).
+      record: joins the provenance.
+
+    Raises:
+      UserError: the weights lack layers that `name` needs.
     """
 
-    taps: tuple[str, ...]
-    dtype: Any = jnp.float32
+    logits_are_labels = False
+    chunk = 64
 
-    @nn.compact
-    def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
-        """uint8 [B, H, W, 3] -> float32 [B, D] for each tap; layers past the last are not run."""
-        if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    def __init__(self, params: Any, name: str, dtype: str, record: dict[str, Any]):
+        served = served_taps(params)
+        tap, self.distance = _TAPS[name], EXTRACTORS[name].distance
+        if tap not in served:
+            lacking = [layer for layer in layers(tap) if layer not in params]
+            other = "; features 'inception768' can use them" if '768' in served else ''
             raise UserError(
-                f'Inception takes uint8 RGB images [B, H, W, 3]; got {images.dtype}'
-                f' {list(images.shape)}'
+                f'these weights lack {len(lacking)} layers that {name!r} needs'
+                f' ({", ".join(lacking[:3])}, ...){other}'
             )
-        x = (tf1_bilinear(images, SIDE) - 128.0) / 128.0  # [B, 299, 299, 3]
-        taps: dict[str, jax.Array] = {}
-        for layers in (self._stem, self._middle, self._last):
-            if not self._have_all(taps):
-                x = layers(x.astype(self.dtype), taps)
-        return {tap: taps[tap] for tap in self.taps}
+        self.name, self.params, self._tap = name, params, tap
+        self._logits = name == 'inception' and 'logits' in served
+        self._dtype, self._record = dtype, record
+        taps = (tap, 'spatial', 'logits') if self._logits else (tap, 'spatial')
+        self._net = Inception(taps, _DTYPES[dtype])
 
-    def _have_all(self, taps: dict[str, jax.Array]) -> bool:
-        return set(self.taps) <= set(taps)
+    def apply(self, params: Any, images: jax.Array) -> Features:
+        """Features of uint8 RGB images [B, H, W, 3]; raises UserError for any other."""
+        taps = self._net.apply({'params': _as_variables(params)}, images)
+        return Features(taps[self._tap], taps.get('logits'), taps['spatial'])
 
-    def _stem(self, x: jax.Array, taps: dict[str, jax.Array]) -> jax.Array:
-        x = self._conv('conv', x, 32, (3, 3), 2)  # [B, 149, 149, 32]
-        x = self._conv('conv_1', x, 32, (3, 3), padding='VALID')  # [B, 147, 147, 32]
-        x = self._conv('conv_2', x, 64, (3, 3))  # [B, 147, 147, 64]
-        x = _max_pool_down(x)  # [B, 73, 73, 64]
-        taps['64'] = _mean(x)
-        if self._have_all(taps):
-            return x
-        x = self._conv('conv_3', x, 80, (1, 1))  # [B, 73, 73, 80]
-        x = self._conv('conv_4', x, 192, (3, 3), padding='VALID')  # [B, 71, 71, 192]
-        x = _max_pool_down(x)  # [B, 35, 35, 192]
-        taps['192'] = _mean(x)
-        return x
+    def provenance(self) -> dict[str, Any]:
+        """Name, SHA-256 and source of the weights, data type of the convolutions."""
+        return {'name': self.name, 'distance': self.distance, 'dtype': self._dtype} | self._record
 
-    def _middle(self, x: jax.Array, taps: dict[str, jax.Array]) -> jax.Array:
-        for name, pool_channels in (('mixed', 32), ('mixed_1', 64), ('mixed_2', 64)):
-            x = block_35(self._conv, name, x, pool_channels)  # [B, 35, 35, 256 then 288]
-        x = block_35_to_17(self._conv, 'mixed_3', x)  # [B, 17, 17, 768]
-        x = block_17(self._conv, 'mixed_4', x, 128)
-        x = block_17(self._conv, 'mixed_5', x, 160)
-        first = self._conv('mixed_6_conv', x, 192, (1, 1))  # [B, 17, 17, 192]
-        spatial = first[..., :SPATIAL_CHANNELS].astype(jnp.float32)
-        taps['spatial'] = spatial.reshape(len(x), -1)  # [B, 2023]
-        if self._have_all(taps):
-            return x
-        x = jnp.concatenate([first, *_towers_17(self._conv, 'mixed_6', x, 160)], axis=-1)
-        x = block_17(self._conv, 'mixed_7', x, 192)  # [B, 17, 17, 768]
-        taps['768'] = _mean(x)
-        return x
-
-    def _last(self, x: jax.Array, taps: dict[str, jax.Array]) -> jax.Array:
-        x = block_17_to_8(self._conv, 'mixed_8', x)  # [B, 8, 8, 1280]
-        x = block_8(self._conv, 'mixed_9', x, average_pool)  # [B, 8, 8, 2048]
-        x = block_8(self._conv, 'mixed_10', x, max_pool)  # [B, 8, 8, 2048]
-        taps['2048'] = pooled = _mean(x)
-        if {'logits', 'logits_biased'} & set(self.taps):
-            head = nn.Dense(1008, use_bias=False, precision='highest', name='softmax')
-            taps['logits'] = head(pooled)
-            bias = self.param('softmax_bias', nn.initializers.zeros, (1008,))
-            taps['logits_biased'] = taps['logits'] + bias
-        return x
-
-    def _conv(
-        self,
-        name: str,
-        x: jax.Array,
-        channels: int,
-        kernel: tuple[int, int],
-        stride: int = 1,
-        padding: str | None = None,
-    ) -> jax.Array:
-        conv = nn.Conv(
-            channels,
-            kernel,
-            strides=stride,
-            padding=padding or ('VALID' if stride == 2 else 'SAME'),
-            precision='highest' if self.dtype == jnp.float32 else None,
-            dtype=self.dtype,
-            name=name,
+    def bfloat16_error(self, images: UInt8[np.ndarray, 'b h w c']) -> float:
+        """|features in bfloat16 - in float32| / |in float32|, over a batch of uint8 images."""
+        exact, rounded = (
+            InceptionExtractor(self.params, self.name, dtype, {}) for dtype in _DTYPES
         )
-        return nn.relu(conv(x))
+        a = np.asarray(jax.jit(exact.apply)(self.params, images).pooled)
+        b = np.asarray(jax.jit(rounded.apply)(self.params, images).pooled)
+        return float(np.linalg.norm(b - a) / np.linalg.norm(a))
 
 
-def average_pool(x: jax.Array) -> jax.Array:
-    """3x3 means, stride 1; the padding does not count."""
-    return nn.avg_pool(x, (3, 3), strides=(1, 1), padding='SAME', count_include_pad=False)
+def load(config: ConfigDict, workdir: epath.Path) -> InceptionExtractor:
+    """The extractor that `config.sweep.features` names, with the weights of `sweep.inception`.
+
+    Raises:
+      UserError: grey images, or as `from_file`.
+    """
+    del workdir
+    sweep = config.sweep
+    if config.data.channels != 3:
+        raise UserError(
+            f'sweep.features={sweep.features!r} needs RGB images; {config.data.name} is grey'
+            " (data.channels=1): use 'classifier'"
+        )
+    return from_file(sweep.inception, sweep.features, sweep.dtype)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maxima, stride 1."""
-    return nn.max_pool(x, (3, 3), strides=(1, 1), padding='SAME')
+def from_file(path: epath.PathLike, name: str, dtype: str = 'float32') -> InceptionExtractor:
+    """The extractor `name` with the weights of an `.npz` that `convert_inception.py` wrote.
+
+    Raises:
+      UserError: no path, no such file, a damaged or foreign one, or layers missing.
+    """
+    if not path:
+        raise UserError(
+            f'{name!r} needs the weights of the FID Inception: give their path with --inception or'
+            f' --config.sweep.inception; {_HOW}'
+        )
+    params, record = load_weights(path)
+    return InceptionExtractor(params, name, dtype, record)
 
 
-def block_35(conv: _Conv, name: str, x: jax.Array, pool_channels: int) -> jax.Array:
-    """[B, 35, 35, C] -> [B, 35, 35, 224 + pool_channels]: 1x1 | 5x5 | 3x3 twice | pool."""
-    branches = [
-        conv(f'{name}_conv', x, 64, (1, 1)),
-        _tower(conv, f'{name}_tower', x, [(48, (1, 1), 1), (64, (5, 5), 1)]),
-        _tower(conv, f'{name}_tower_1', x, [(64, (1, 1), 1), (96, (3, 3), 1), (96, (3, 3), 1)]),
-        conv(f'{name}_tower_2_conv', average_pool(x), pool_channels, (1, 1)),
-    ]
-    return jnp.concatenate(branches, axis=-1)
+def load_weights(path: epath.PathLike) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """Parameters {layer: {'w', 'b'}} and what identifies them.
+
+    Raises:
+      UserError: see `from_file`.
+    """
+    path = files.as_path(path)
+    if not path.exists():
+        raise UserError(f'no Inception weights at {path}; {_HOW}')
+    arrays = files.read_npz(path, advice=f'convert the weights again; {_HOW}')
+    if 'source' in arrays:
+        source = str(arrays.pop('source'))
+    else:
+        source = KNOWN.get(files.sha256_of_file(path), 'not recorded')
+    params: dict[str, dict[str, np.ndarray]] = {}
+    shapes = layers('logits')
+    for key, value in arrays.items():
+        layer, _, part = key.rpartition('/')
+        if layer not in shapes or part not in ('w', 'b'):
+            raise UserError(
+                f'{path} holds {key!r}, which is not a layer of the FID Inception; {_HOW}'
+            )
+        shape = shapes[layer] if part == 'w' else shapes[layer][-1:]
+        if value.shape != shape:
+            raise UserError(
+                f'{path}: {key} has the shape {value.shape}, not {shape}; convert the weights again'
+            )
+        if value.dtype.kind != 'f' or not np.isfinite(value).all():
+            raise UserError(f'{path}: {key} holds no finite numbers; convert the weights again')
+        params.setdefault(layer, {})[part] = value
+    complete = {layer: parts for layer, parts in params.items() if len(parts) == 2}
+    return complete, {'sha256': files.sha256_of_arrays(arrays), 'source': source}
 
 
-def block_35_to_17(conv: _Conv, name: str, x: jax.Array) -> jax.Array:
-    """[B, 35, 35, 288] -> [B, 17, 17, 768]."""
-    branches = [
-        conv(f'{name}_conv', x, 384, (3, 3), 2),
-        _tower(conv, f'{name}_tower', x, [(64, (1, 1), 1), (96, (3, 3), 1), (96, (3, 3), 2)]),
-        _max_pool_down(x),
-    ]
-    return jnp.concatenate(branches, axis=-1)
-
-
-def block_17(conv: _Conv, name: str, x: jax.Array, inner: int) -> jax.Array:
-    """[B, 17, 17, 768] -> the same shape: 1x1 | 7x7 in two | 7x7 twice in four | pool."""
-    first = conv(f'{name}_conv', x, 192, (1, 1))
-    return jnp.concatenate([first, *_towers_17(conv, name, x, inner)], axis=-1)
-
-
-def _towers_17(conv: _Conv, name: str, x: jax.Array, inner: int) -> list[jax.Array]:
-    row, column = (1, 7), (7, 1)
-    once: list[_Layer] = [(inner, (1, 1), 1), (inner, row, 1), (192, column, 1)]
-    twice: list[_Layer] = [(inner, (1, 1), 1), (inner, column, 1), (inner, row, 1)]
-    twice += [(inner, column, 1), (192, row, 1)]
-    return [
-        _tower(conv, f'{name}_tower', x, once),
-        _tower(conv, f'{name}_tower_1', x, twice),
-        conv(f'{name}_tower_2_conv', average_pool(x), 192, (1, 1)),
-    ]
-
-
-def block_17_to_8(conv: _Conv, name: str, x: jax.Array) -> jax.Array:
-    """[B, 17, 17, 768] -> [B, 8, 8, 1280]."""
-    wide: list[_Layer] = [(192, (1, 1), 1), (192, (1, 7), 1), (192, (7, 1), 1), (192, (3, 3), 2)]
-    branches = [
-        _tower(conv, f'{name}_tower', x, [(192, (1, 1), 1), (320, (3, 3), 2)]),
-        _tower(conv, f'{name}_tower_1', x, wide),
-        _max_pool_down(x),
-    ]
-    return jnp.concatenate(branches, axis=-1)
-
-
-def block_8(conv: _Conv, name: str, x: jax.Array, pool: Any) -> jax.Array:
-    """[B, 8, 8, C] -> [B, 8, 8, 2048]: 1x1 | 3x3 as a fork | 3x3 and a fork | pool."""
-    once = _tower(conv, f'{name}_tower', x, [(384, (1, 1), 1)])
-    twice = _tower(conv, f'{name}_tower_1', x, [(448, (1, 1), 1), (384, (3, 3), 1)])
-    branches = [
-        conv(f'{name}_conv', x, 320, (1, 1)),
-        *_fork(conv, f'{name}_tower_mixed', once),
-        *_fork(conv, f'{name}_tower_1_mixed', twice),
-        conv(f'{name}_tower_2_conv', pool(x), 192, (1, 1)),
-    ]
-    return jnp.concatenate(branches, axis=-1)
-
-
-def _fork(conv: _Conv, name: str, x: jax.Array) -> list[jax.Array]:
-    return [conv(f'{name}_conv', x, 384, (1, 3)), conv(f'{name}_conv_1', x, 384, (3, 1))]
-
-
-def _tower(conv: _Conv, name: str, x: jax.Array, layers: list[_Layer]) -> jax.Array:
-    for number, layer in enumerate(layers):
-        x = conv(f'{name}_conv_{number}' if number else f'{name}_conv', x, *layer)
-    return x
-
-
-_max_pool_down = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
-
-
-def _mean(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> float32 [B, C]."""
-    return x.astype(jnp.float32).mean(axis=(1, 2))
+def _as_variables(params: Any) -> dict[str, Any]:
+    """Parameters under the names that Flax gives them."""
+    variables = {
+        name: {'kernel': parts['w'], 'bias': parts['b']}
+        for name, parts in params.items()
+        if name != 'softmax'
+    }
+    if 'softmax' in params:
+        variables['softmax'] = {'kernel': params['softmax']['w']}
+        variables['softmax_bias'] = params['softmax']['b']
+    return variables

@@ -1,17 +1,25 @@
+"""The digits' classifier: trained once, the same every time, and again where it is damaged."""
+
+import contextlib
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from support import logged
 
 from cfg_jax import files
 from cfg_jax.data import pipeline
 from cfg_jax.metrics.features import classifier
 
 
-def never(line):
-    raise AssertionError(f'should not have worked: {line}')
+@contextlib.contextmanager
+def nothing_trained():
+    with pytest.MonkeyPatch.context() as patch, logged() as lines:
+        patch.delattr(classifier, 'train')
+        yield
+    assert lines == []
 
 
 @pytest.fixture
@@ -22,14 +30,15 @@ def kept(swept_workdir, tmp_path):
 
 @pytest.fixture
 def loaded(tiny_config, kept):
-    return classifier.load_or_train(tiny_config, kept, never)
+    with nothing_trained():
+        return classifier.load_or_train(tiny_config, kept)
 
 
 def test_every_training_gives_the_same_weights(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, '_EPOCHS', 5)
-    lines = []
-    for name in ('first', 'second'):
-        classifier.load_or_train(tiny_config, tmp_path / name, lines.append)
+    with logged() as lines:
+        for name in ('first', 'second'):
+            classifier.load_or_train(tiny_config, tmp_path / name)
     first, second = (
         files.sha256_of_arrays(files.read_npz(tmp_path / name / 'weights.npz'))
         for name in ('first', 'second')
@@ -53,7 +62,7 @@ def test_provenance(kept, loaded):
 def test_held_out_accuracy_is_of_images_it_never_saw(tiny_config, loaded):
     batches = list(pipeline.one_epoch(tiny_config.data, 'train[80%:]', 512))
     x = np.concatenate([batch['image'] for batch in batches])
-    labels = np.concatenate([batch['label'] for batch in batches])
+    labels = np.concatenate([batch['condition'] for batch in batches])
     assert len(labels) == pytest.approx(1797 / 5, abs=1)
     uint8 = np.rint((x + 1.0) * 127.5).astype(np.uint8)
     logits = jax.jit(loaded.apply)(loaded.params, uint8).logits
@@ -73,7 +82,8 @@ def test_features(loaded):
 
 def test_is_kept_and_used_again(tiny_config, kept):
     before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
-    loaded = classifier.load_or_train(tiny_config, kept, never)
+    with nothing_trained():
+        loaded = classifier.load_or_train(tiny_config, kept)
     arrays = {
         '/'.join(key.key for key in path): np.asarray(leaf)
         for path, leaf in jax.tree.leaves_with_path(loaded.params)
@@ -87,10 +97,51 @@ def test_half_written_is_trained_again(tiny_config, kept, monkeypatch):
     (kept / 'classifier.json').unlink()
     params = classifier._unflatten(files.read_npz(kept / 'weights.npz'))
     monkeypatch.setattr(classifier, 'train', lambda config_data: (params, 0.99))
-    lines = []
-    again = classifier.load_or_train(tiny_config, kept, lines.append)
+    with logged() as lines:
+        again = classifier.load_or_train(tiny_config, kept)
     assert again.provenance()['held_out_accuracy'] == 0.99
     assert lines
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('classifier.json', b''),
+        ('classifier.json', b'{"name": "classi'),
+        ('classifier.json', b'[1, 2]'),
+        ('classifier.json', b'{}'),
+        ('classifier.json', b'\xff\xfe\x00'),
+        ('weights.npz', b''),
+        ('weights.npz', 0.5),
+        ('weights.npz', None),
+        ('weights.npz', 'other weights'),
+    ],
+)
+def test_damaged_files_are_set_aside_and_it_is_trained_again(
+    tiny_config, kept, monkeypatch, name, content
+):
+    """Each of these was a traceback."""
+    path, params = kept / name, classifier._unflatten(files.read_npz(kept / 'weights.npz'))
+    before = path.read_bytes()
+    if content is None:
+        path.unlink()
+    elif isinstance(content, str):
+        files.write_npz(path, {k: v + 1 for k, v in files.read_npz(path).items()})
+    else:
+        path.write_bytes(before[: len(before) // 2] if content == 0.5 else content)
+    damaged = path.read_bytes() if path.exists() else None
+    monkeypatch.setattr(classifier, 'train', lambda config_data: (params, 0.99))
+    with logged() as lines:
+        again = classifier.load_or_train(tiny_config, kept)
+    assert again.provenance()['held_out_accuracy'] == 0.99
+    warned = damaged is not None
+    assert [line.startswith('warning: ') for line in lines] == [True, False, False][not warned :]
+    if warned:
+        assert str(path) in lines[0]
+        assert 'made again' in lines[0]
+        assert (kept / f'{name}.damaged').read_bytes() == damaged
+    with nothing_trained():
+        classifier.load_or_train(tiny_config, kept)
 
 
 def test_a_slice_of_a_split_has_its_own_held_out_part(tiny_config, monkeypatch):

@@ -1,275 +1,123 @@
-"""The FID Inception against plain NumPy convolutions and pools with the padding written out."""
+"""Loading a user's weights, and what the extractor does with them."""
 
-import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.lib.stride_tricks import sliding_window_view
-from support import user_error
+from support import experiment, user_error
 
-from cfg_jax.metrics.features import inception
-from cfg_jax.metrics.features.inception_layers import (
-    LAYERS,
-    TAPS,
-    taps_of,
-)
+from cfg_jax import files
+from cfg_jax.metrics.features import extraction, inception
+from cfg_jax.metrics.features.inception_network import layers
+from cfg_jax.metrics.frechet import frechet_distance
+from cfg_jax.metrics.statistics import Moments
+
+REAL_WEIGHTS = 'CFG_JAX_INCEPTION'
+REAL_IMAGES = 'CFG_JAX_IMAGES'
 
 
-@functools.cache
-def weights():
-    """Random weights of every layer that keep the size of what passes through."""
+def made_up(names):
+    """Arrays of our `.npz` format, random, for some layers."""
     rng = np.random.default_rng(0)
-    made = {}
-    for name, shape in LAYERS.items():
-        scale = np.float32(np.sqrt(2.0 / np.prod(shape[:-1])))
-        w = rng.standard_normal(shape, np.float32) * scale
-        made[name] = w, 0.1 * rng.standard_normal(shape[-1], np.float32)
-    return made
-
-
-def variables(names):
-    """Parameters of the Flax network."""
-    made = {n: dict(zip(('kernel', 'bias'), weights()[n], strict=True)) for n in names}
-    if 'softmax' in made:
-        made['softmax_bias'] = made['softmax'].pop('bias')
-    return {'params': made}
-
-
-def windows(x, kernel, stride, padding, fill):
-    """[B, H, W, C] -> [B, H', W', C, kh, kw]; `padding` is (rows, columns) on either side."""
-    pad = ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0))
-    x = np.pad(x, pad, constant_values=fill)
-    return sliding_window_view(x, kernel, axis=(1, 2))[:, ::stride, ::stride]
-
-
-def conv(name, x, stride=1, padding=(0, 0)):
-    """relu(sum over the window of w x + b), zeros outside."""
-    w, b = weights()[name]
-    patches = windows(x.astype(np.float64), w.shape[:2], stride, padding, 0.0)
-    return np.maximum(np.einsum('bhwcij,ijco->bhwo', patches, w, optimize=True) + b, 0.0)
-
-
-def average(x):
-    """3x3, stride 1: the sum over the window by the number of its pixels inside the image."""
-    total = windows(x, (3, 3), 1, (1, 1), 0.0).sum(axis=(-2, -1))
-    inside = windows(np.ones_like(x), (3, 3), 1, (1, 1), 0.0).sum(axis=(-2, -1))
-    return total / inside
-
-
-def maximum(x, stride, padding):
-    return windows(x, (3, 3), stride, padding, -np.inf).max(axis=(-2, -1))
-
-
-def block_35(n, x):
-    five = conv(f'{n}_tower_conv_1', conv(f'{n}_tower_conv', x), padding=(2, 2))
-    three = conv(f'{n}_tower_1_conv_1', conv(f'{n}_tower_1_conv', x), padding=(1, 1))
-    three = conv(f'{n}_tower_1_conv_2', three, padding=(1, 1))
-    return [conv(f'{n}_conv', x), five, three, conv(f'{n}_tower_2_conv', average(x))]
-
-
-def block_35_to_17(n, x):
-    three = conv(f'{n}_tower_conv_1', conv(f'{n}_tower_conv', x), padding=(1, 1))
-    down = conv(f'{n}_tower_conv_2', three, stride=2)
-    return [conv(f'{n}_conv', x, stride=2), down, maximum(x, 2, (0, 0))]
-
-
-def block_17(n, x):
-    row, column = (0, 3), (3, 0)
-    once = conv(f'{n}_tower_conv_1', conv(f'{n}_tower_conv', x), padding=row)
-    once = conv(f'{n}_tower_conv_2', once, padding=column)
-    twice = conv(f'{n}_tower_1_conv', x)
-    for number, padding in enumerate((column, row, column, row), 1):
-        twice = conv(f'{n}_tower_1_conv_{number}', twice, padding=padding)
-    return [conv(f'{n}_conv', x), once, twice, conv(f'{n}_tower_2_conv', average(x))]
-
-
-def block_17_to_8(n, x):
-    short = conv(f'{n}_tower_conv_1', conv(f'{n}_tower_conv', x), stride=2)
-    long = conv(f'{n}_tower_1_conv_1', conv(f'{n}_tower_1_conv', x), padding=(0, 3))
-    long = conv(f'{n}_tower_1_conv_2', long, padding=(3, 0))
-    return [short, conv(f'{n}_tower_1_conv_3', long, stride=2), maximum(x, 2, (0, 0))]
-
-
-def block_8(n, x, pool):
-    once = conv(f'{n}_tower_conv', x)
-    twice = conv(f'{n}_tower_1_conv_1', conv(f'{n}_tower_1_conv', x), padding=(1, 1))
-    forks = [
-        conv(f'{n}_{tower}_mixed_{name}', h, padding=padding)
-        for tower, h in (('tower', once), ('tower_1', twice))
-        for name, padding in (('conv', (0, 1)), ('conv_1', (1, 0)))
-    ]
-    return [conv(f'{n}_conv', x), *forks, conv(f'{n}_tower_2_conv', pool(x))]
-
-
-def ours(block, name, x, *arguments):
-    """A block of the library, outside the whole network."""
-
-    class Alone(inception.Inception):
-        @inception.nn.compact
-        def __call__(self, x):
-            return block(self._conv, name, x, *arguments)
-
-    names = [n for n in LAYERS if n.startswith(f'{name}_')]
-    names = [n for n in names if not n[len(name) + 1].isdigit()]  # mixed_1 is not mixed_10
-    return Alone(()).apply(variables(names), jnp.asarray(x, jnp.float32))
-
-
-@pytest.mark.parametrize(
-    ('block', 'name', 'channels', 'arguments', 'expected'),
-    [
-        (inception.block_35, 'mixed', 192, (32,), block_35),
-        (inception.block_35_to_17, 'mixed_3', 288, (), block_35_to_17),
-        (inception.block_17, 'mixed_4', 768, (128,), block_17),
-        (inception.block_17_to_8, 'mixed_8', 768, (), block_17_to_8),
-        (
-            inception.block_8,
-            'mixed_9',
-            1280,
-            (inception.average_pool,),
-            functools.partial(block_8, pool=average),
-        ),
-        (
-            inception.block_8,
-            'mixed_10',
-            2048,
-            (inception.max_pool,),
-            functools.partial(block_8, pool=functools.partial(maximum, stride=1, padding=(1, 1))),
-        ),
-    ],
-)
-def test_blocks(block, name, channels, arguments, expected):
-    x = np.abs(np.random.default_rng(1).standard_normal((1, 9, 9, channels)))
-    result = np.asarray(ours(block, name, x, *arguments))
-    wanted = np.concatenate(expected(name, x), axis=-1)
-    assert result.shape == wanted.shape
-    assert np.abs(wanted).mean() > 0.1
-    np.testing.assert_allclose(result, wanted, atol=1e-4)
-
-
-def whole(x, taps):
-    """The network up to mixed_3 in NumPy: [B, H, W, 3] in [-1, 1] -> its stem's taps."""
-    x = conv('conv', x, stride=2)
-    x = conv('conv_1', x)
-    x = maximum(conv('conv_2', x, padding=(1, 1)), 2, (0, 0))
-    taps['64'] = x.mean(axis=(1, 2))
-    x = maximum(conv('conv_4', conv('conv_3', x)), 2, (0, 0))
-    taps['192'] = x.mean(axis=(1, 2))
-    return x
-
-
-def test_stem_and_input(monkeypatch):
-    """Resize, (x - 128) / 128 and the stem's paddings; 75 pixels stand for 299 to save time."""
-    monkeypatch.setattr(inception, 'SIDE', 75)
-    images = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), dtype=np.uint8)
-    net = inception.Inception(('64', '192'))
-    result = net.apply(variables(TAPS['192']), jnp.asarray(images))
-    expected = {}
-    whole((images.astype(np.float64) - 128.0) / 128.0, expected)
-    for tap in ('64', '192'):
-        np.testing.assert_allclose(result[tap], expected[tap], atol=1e-4)
+    arrays = {}
+    for name in names:
+        scale = np.float32(np.sqrt(2.0 / np.prod(layers('logits')[name][:-1])))
+        arrays[f'{name}/w'] = rng.standard_normal(layers('logits')[name], np.float32) * scale
+        arrays[f'{name}/b'] = np.zeros(layers('logits')[name][-1], np.float32)
+    return arrays
 
 
 @pytest.fixture(scope='module')
-def everything():
-    """All taps of one image, from random weights, at full size."""
-    taps = ('64', '192', '768', '2048', 'spatial', 'logits', 'logits_biased')
-    net = inception.Inception(taps)
-    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-    return image, jax.jit(net.apply)(variables(LAYERS), jnp.asarray(image))
+def weights(tmp_path_factory):
+    """Weights that end with mixed_7, as the 768-d tap needs."""
+    path = tmp_path_factory.mktemp('weights') / 'to_768.npz'
+    files.write_npz(path, made_up(layers('768')) | {'source': np.array('this test')})
+    return path
 
 
-def test_tap_sizes(everything):
-    _, taps = everything
-    sizes = {tap: values.shape for tap, values in taps.items()}
-    assert sizes == {
-        '64': (1, 64),
-        '192': (1, 192),
-        '768': (1, 768),
-        '2048': (1, 2048),
-        'spatial': (1, 17 * 17 * 7),
-        'logits': (1, 1008),
-        'logits_biased': (1, 1008),
-    }
-    assert all(values.dtype == jnp.float32 for values in taps.values())
+def test_features_and_provenance(weights):
+    extractor = inception.from_file(weights, 'inception768')
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.uint8)
+    features = jax.eval_shape(extractor.apply, extractor.params, images)
+    assert features.pooled.shape == (1, 768)
+    assert features.spatial.shape == (1, 2023)
+    assert features.logits is None
+    assert not extractor.logits_are_labels
+    record = extractor.provenance()
+    arrays = files.read_npz(weights)
+    source = arrays.pop('source')
+    assert record['sha256'] == files.sha256_of_arrays(arrays)
+    assert record['source'] == str(source)
+    assert (record['name'], record['distance']) == ('inception768', 'FD-768')
+    assert record['dtype'] == 'float32'
 
 
-def test_logits_are_the_pooled_features_by_the_last_layer(everything):
-    _, taps = everything
-    w, b = weights()['softmax']
-    logits = np.asarray(taps['2048'], np.float64) @ w
-    np.testing.assert_allclose(taps['logits'], logits, atol=1e-4)
-    np.testing.assert_allclose(taps['logits_biased'], logits + b, atol=1e-4)
+def test_weights_that_end_early_are_never_called_fid(weights):
+    message = user_error(inception.from_file, weights, 'inception')
+    assert 'lack' in message
+    assert 'mixed_8_tower_conv' in message
+    assert "'inception768' can use them" in message
 
 
-def test_layers_are_the_networks_own(everything):
-    """Every name and shape of LAYERS is what the network asks for, and nothing else is."""
-    taps = ('768', '2048', 'spatial', 'logits_biased')
-    net = inception.Inception(taps)
-    shape = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    made = jax.eval_shape(net.init, jax.random.key(0), shape)['params']
-    shapes = {n: tuple(parts['kernel'].shape) for n, parts in made.items() if n != 'softmax_bias'}
-    assert shapes == LAYERS
+def test_too_few_layers_for_anything(tmp_path):
+    path = tmp_path / 'stem.npz'
+    files.write_npz(path, made_up(layers('192')))
+    message = user_error(inception.from_file, path, 'inception768')
+    assert 'mixed_conv' in message
+    assert 'can use them' not in message
 
 
-def test_taps_need_only_their_layers():
-    """The network stops at its last tap: the layers it asks for are those that TAPS promises."""
-    shape = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    for tap, layers in TAPS.items():
-        net = inception.Inception((tap,))
-        made = jax.eval_shape(net.init, jax.random.key(0), shape)['params']
-        assert set(made) - {'softmax_bias'} <= set(layers)
-        assert taps_of(set(made)) == [t for t in TAPS if set(TAPS[t]) <= set(made)]
-        assert tap in taps_of(layers)
+def test_a_layer_without_its_bias_does_not_count(weights, tmp_path):
+    arrays = files.read_npz(weights)
+    del arrays['mixed_7_conv/b']
+    files.write_npz(tmp_path / 'torn.npz', arrays)
+    message = user_error(inception.from_file, tmp_path / 'torn.npz', 'inception768')
+    assert 'mixed_7_conv' in message
 
 
-def test_spatial_map_is_rows_then_columns_then_channels(everything):
-    """Flattened from [17, 17, 7] as TensorFlow lays it out; another order gives another sFID."""
-    image, taps = everything
+def test_mistakes(weights, tmp_path):
+    load = inception.from_file
+    assert 'docs/metrics.md' in user_error(load, '', 'inception')
+    assert 'no Inception weights at' in user_error(load, tmp_path / 'none.npz', 'inception')
 
-    class Middle(inception.Inception):
-        @inception.nn.compact
-        def __call__(self, images):
-            x = (inception.tf1_bilinear(images, 299) - 128.0) / 128.0
-            x = self._stem(x, {})
-            for name, pool in (('mixed', 32), ('mixed_1', 64), ('mixed_2', 64)):
-                x = inception.block_35(self._conv, name, x, pool)
-            x = inception.block_35_to_17(self._conv, 'mixed_3', x)
-            x = inception.block_17(self._conv, 'mixed_4', x, 128)
-            return inception.block_17(self._conv, 'mixed_5', x, 160)
+    content = weights.read_bytes()
+    (tmp_path / 'cut.npz').write_bytes(content[: len(content) // 2])
+    assert 'damaged' in user_error(load, tmp_path / 'cut.npz', 'inception768')
+    (tmp_path / 'text.npz').write_text('not weights')
+    assert 'damaged' in user_error(load, tmp_path / 'text.npz', 'inception768')
 
-    names = [n for n in TAPS['spatial'] if n != 'mixed_6_conv']
-    x = np.asarray(jax.jit(Middle(('spatial',)).apply)(variables(names), jnp.asarray(image)))
-    expected = conv('mixed_6_conv', x)[..., :7]  # [1, 17, 17, 7]
-    assert expected.shape == (1, 17, 17, 7)
-    np.testing.assert_allclose(taps['spatial'], expected.reshape(1, -1), rtol=1e-4, atol=1e-4)
-
-
-def test_bfloat16_is_near(monkeypatch):
-    monkeypatch.setattr(inception, 'SIDE', 75)
-    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-    exact, rounded = (
-        inception.Inception(('192',), dtype).apply(variables(TAPS['192']), jnp.asarray(image))[
-            '192'
-        ]
-        for dtype in (jnp.float32, jnp.bfloat16)
-    )
-    assert rounded.dtype == jnp.float32
-    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
-    assert 1e-4 < error < 5e-2
+    files.write_npz(tmp_path / 'other.npz', {'layer1/w': np.zeros(3)})
+    assert "'layer1/w'" in user_error(load, tmp_path / 'other.npz', 'inception768')
+    arrays = made_up(['conv'])
+    arrays['conv/w'] = arrays['conv/w'].transpose(3, 2, 0, 1)
+    files.write_npz(tmp_path / 'oihw.npz', arrays)
+    message = user_error(load, tmp_path / 'oihw.npz', 'inception768')
+    assert '(32, 3, 3, 3)' in message
+    assert '(3, 3, 3, 32)' in message
 
 
-@pytest.mark.parametrize(
-    'images',
-    [
-        np.zeros((1, 8, 8, 3), np.float32),
-        np.zeros((1, 8, 8, 1), np.uint8),
-        np.zeros((8, 8, 3), np.uint8),
-    ],
+@pytest.mark.skipif(
+    not (os.environ.get(REAL_WEIGHTS) and os.environ.get(REAL_IMAGES)),
+    reason=f'{REAL_WEIGHTS}=weights.npz {REAL_IMAGES}=TFDS_SET/1.0.0 run it on real ones (minutes)',
 )
-def test_other_images_are_refused(images):
-    net = inception.Inception(('64',))
-    message = user_error(net.apply, variables(TAPS['64']), jnp.asarray(images))
-    assert 'uint8 RGB' in message
-    assert str(images.dtype) in message
+def test_real_weights_order_real_images():
+    """FD-768: zero to itself, small to other real images, larger to noise, largest to blur."""
+    extractor = inception.from_file(os.environ[REAL_WEIGHTS], 'inception768')
+    make = experiment('instruments').image_sets(os.environ[REAL_IMAGES], 64, 400)
+
+    def features(name, size):
+        images = make[name]()
+        batches = [images[i : i + size] for i in range(0, len(images), size)]
+        return extraction.concatenate(extraction.extract_all(extractor, batches, size))
+
+    real = features('train', 50)
+    reference = Moments.of_many(real.pooled).gaussian()
+    again = Moments.of_many(features('train', 40).pooled).gaussian()
+    assert frechet_distance(again, reference) < 1e-6
+    near, noise, blur = (
+        frechet_distance(Moments.of_many(features(name, 50).pooled).gaussian(), reference)
+        for name in list(make)[1:]
+    )
+    assert 0.0 < near < noise < blur

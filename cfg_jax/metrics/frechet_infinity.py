@@ -1,0 +1,35 @@
+"""FID of infinitely many samples (Chong & Forsyth 2020), by extrapolation."""
+
+import numpy as np
+from jaxtyping import Float
+
+from cfg_jax.metrics import Inputs, Value
+from cfg_jax.metrics.frechet import distance_from
+from cfg_jax.metrics.statistics import Gaussian, Moments
+
+_SIZES = 15  # as Chong & Forsyth 2020
+
+
+def fid_infinity(inputs: Inputs) -> Value:
+    """`frechet_infinity` of the pooled features."""
+    return Value(frechet_infinity(inputs.samples.pooled, inputs.reference.pooled))
+
+
+def frechet_infinity(
+    features: Float[np.ndarray, 'n d'], reference: Gaussian, seed: int = 0
+) -> float:
+    """The constant a of the line FID(n) = a + b / n; FID is nearly linear in 1 / n.
+
+    The line is fitted over random subsets of sizes from n / 10 (but above d, where the covariance
+    has its full rank) to n. Needs 4 images.
+    """
+    count, dim = features.shape
+    smallest = min(max(count // 10, dim + 1), count // 2)
+    sizes = np.unique(np.linspace(smallest, count, _SIZES).astype(int))
+    rng = np.random.default_rng(seed)
+    distance = distance_from(reference)
+    distances = [
+        distance(Moments.of_many(features[rng.choice(count, n, replace=False)]).gaussian())
+        for n in sizes
+    ]
+    return float(np.polyfit(1.0 / sizes, distances, 1)[1])

@@ -1,0 +1,118 @@
+"""What a sweep makes of metrics: invalid rows, the best w, the rounding of samples."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from support import logged, make_tiny_config, user_error
+
+from cfg_jax import files
+from cfg_jax.evaluation import sweep
+
+
+@pytest.fixture
+def workdir(swept_workdir, tmp_path):
+    """A copy of the swept work directory to change."""
+    return shutil.copytree(swept_workdir, tmp_path / 'run')
+
+
+def results_of(workdir, name='tiny'):
+    return json.loads((workdir / 'sweep' / name / 'results.json').read_text())
+
+
+def config_of(*weights, **changes):
+    return make_tiny_config(sweep__w=weights, **changes)
+
+
+def test_the_best_w_is_said_with_paired_errors(swept_workdir):
+    results = results_of(swept_workdir)
+    rows = {row['w']: row for row in results['rows']}
+    best = results['best']['fid']
+    assert rows[best['w']]['fid'] == min(row['fid'] for row in rows.values())
+    (other,) = best['others']
+    assert other['difference'] == rows[other['w']]['fid'] - rows[best['w']]['fid']
+    assert 0 < other['se'] < np.hypot(*(row['fid_se'] for row in rows.values()))
+
+
+def test_w_of_another_command_compare_with_earlier_ones(workdir):
+    with logged() as lines:
+        sweep.run(config_of(2.0), workdir, name='tiny')
+    results = results_of(workdir)
+    assert [row['w'] for row in results['rows']] == [0.0, 1.0, 2.0]
+    assert len(results['best']['fid']['others']) == 2
+    assert any(line.startswith('best FID: w = ') for line in lines)
+
+
+def test_samples_that_are_not_finite_make_an_invalid_row(workdir, monkeypatch):
+    """Weights that overflow: the pictures would be black, and FID a number."""
+    from cfg_jax.inference import Model
+
+    generate = Model.generate
+
+    def broken(self, seed, indices, condition, w):
+        made = generate(self, seed, indices, condition, w)
+        bad = (np.asarray(indices) % 7 == 3) & (w == 2.0)
+        return made._replace(x=made.x + np.where(bad, np.nan, 0.0)[:, None, None, None])
+
+    monkeypatch.setattr(Model, 'generate', broken)
+    with logged() as lines:
+        sweep.run(config_of(0.0, 2.0), workdir, name='tiny')
+    results = results_of(workdir)
+    good, bad = results['rows'][0], results['rows'][-1]
+    assert np.isfinite(good['fid'])
+    assert 'images_not_finite' not in good
+    assert np.isnan([bad[key] for key in ('fid', 'is', 'class_agreement')]).all()
+    assert bad['images_not_finite'] == 6  # of 40: numbers 3, 10, 17, 24, 31, 38
+    assert any('w = 2: 6 of 40 samples are not finite' in line for line in lines)
+    assert 2.0 not in [other['w'] for other in results['best']['fid']['others']]
+    table = (workdir / 'sweep' / 'tiny' / 'table.md').read_text().splitlines()
+    assert '| 2 | 3 | invalid | invalid | invalid |' in table
+
+
+def test_samples_are_truncated_where_the_config_asks_for_it(workdir):
+    """ADM's rule: half a grey level darker; stated in results, and another sweep."""
+    config = config_of(0.0, sweep__save_samples=True)
+    sweep.run(config, workdir, name='rounded')
+    config.sweep.rounding = 'truncate'
+    sweep.run(config, workdir, name='truncated')
+    rounded, truncated = (
+        files.read_npz(workdir / 'sweep' / name / 'batches' / 'w_0.0_seed_0.npz')['arr_0']
+        for name in ('rounded', 'truncated')
+    )
+    darker = rounded.astype(int) - truncated
+    assert {*np.unique(darker)} == {0, 1}
+    inside = (rounded > 0) & (rounded < 255)
+    assert darker[inside].mean() == pytest.approx(0.5, abs=0.1)
+    assert results_of(workdir, 'rounded')['rounding'] == 'round'
+    assert results_of(workdir, 'truncated')['rounding'] == 'truncate'
+    message = user_error(sweep.run, config, workdir, name='rounded')
+    assert "rounding: 'round' -> 'truncate'" in message
+
+
+def test_sweeps_from_before_the_rounding_was_a_choice(workdir):
+    path = workdir / 'sweep' / 'tiny' / 'settings.json'
+    settings = files.read_json(path)
+    assert settings.pop('rounding') == 'round'
+    files.write_json(path, settings)
+    sweep.run(config_of(0.0), workdir, name='tiny')
+    message = user_error(sweep.run, config_of(0.0, sweep__rounding='truncate'), workdir, 'tiny')
+    assert 'other settings' in message
+
+
+def test_a_damaged_reference_is_computed_again(workdir):
+    (path,) = (workdir / 'reference').glob('*.npz')
+    before = files.read_npz(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with logged() as lines:
+        sweep.run(config_of(0.0), workdir, name='tiny')
+    assert any(str(path) in line and 'made again' in line for line in lines)
+    np.testing.assert_array_equal(files.read_npz(path)['mu'], before['mu'])
+    assert (path.parent / f'{path.name}.damaged').exists()
+
+
+def test_a_reference_of_another_size_is_refused(workdir, tmp_path):
+    path = tmp_path / 'large.npz'
+    np.savez(path, mu=np.zeros(48), sigma=np.eye(48), record=json.dumps({'image_size': 64}))
+    message = user_error(sweep.run, config_of(0.0, sweep__reference=path), workdir, 'other')
+    assert 'is of images of 64x64 pixels, the samples have 8x8' in message
