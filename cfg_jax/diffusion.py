@@ -96,7 +96,7 @@ class CosineSchedule:
     logsnr_max: float = LOGSNR_MAX
 
     def __call__(self, u: ArrayLike) -> jax.Array:
-        """See `logsnr_cosine`."""
+        """logsnr = -2 log tan(a u + b), float32, in the shape of `u`."""
         return logsnr_cosine(u, self.logsnr_min, self.logsnr_max)
 
 

@@ -20,7 +20,7 @@ class Label:
     num_classes: int
 
     def example(self) -> jax.ShapeDtypeStruct:
-        """See `Conditioning`."""
+        """One class id."""
         return jax.ShapeDtypeStruct((1,), jnp.int32)
 
     def null(self, condition: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ class AnnealedCondition(Modifier):
             raise ValueError(f'0 <= tau1 < tau2 <= 1; got {self.tau1} and {self.tau2}')
 
     def gamma(self, u: jax.Array) -> jax.Array:
-        """See the class."""
+        """clip((tau2 - u) / (tau2 - tau1), 0, 1), the kept share of the embedding at `u`."""
         return jnp.clip((self.tau2 - u) / (self.tau2 - self.tau1), 0.0, 1.0)
 
     def conditions(

@@ -35,7 +35,7 @@ class CFGZeroStar(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class; predictions are velocities."""
+        """(1 + w) v_cond - w a v_uncond of velocities [B, H, W, C]; 0 at the noisiest levels."""
         v_cond, v_uncond = predictions
         if self.optimised:
             axes = tuple(range(1, v_cond.ndim))

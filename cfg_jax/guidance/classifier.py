@@ -106,7 +106,7 @@ class ClassifierEps(ClassifierRule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See `eps_shift`."""
+        """eps - w sigma grad_z log p(c | z), [B, H, W, C]."""
         return eps_shift(*predictions, level.logsnr, w), state
 
 

@@ -32,5 +32,5 @@ class ClassifierFree(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See `guide`."""
+        """(1 + w) eps(z, c) - w eps(z), [B, H, W, C]; no state."""
         return guide(*predictions, w), state

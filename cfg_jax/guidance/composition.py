@@ -57,7 +57,7 @@ class Composition(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class."""
+        """eps(z) + (1 + w) (eps(z, c) - eps(z)) + sum_i weight_i (eps(z, c_i) - eps(z))."""
         eps_cond, eps_uncond, *others = predictions
         guided = guide(eps_cond, eps_uncond, w)
         for weight, eps in zip(self._weights(), others, strict=True):

@@ -43,7 +43,7 @@ class FrequencyDecoupled(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class."""
+        """eps(z, c) + w (low L(g) + high (g - L(g))), [B, H, W, C]."""
         eps_cond, eps_uncond = predictions
         check_same_shape(eps_cond=eps_cond, eps_uncond=eps_uncond)
         difference = eps_cond - eps_uncond

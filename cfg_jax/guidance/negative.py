@@ -47,7 +47,7 @@ class Negative(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class."""
+        """(1 + w) eps(z, c) - w eps(z, n), or with the null kept, [B, H, W, C]."""
         if not self.keep_null:
             return guide(*predictions, w), state
         eps_cond, eps_uncond, eps_negative = predictions

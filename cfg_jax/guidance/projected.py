@@ -48,7 +48,7 @@ class Projected(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class; predictions and result are eps."""
+        """eps of x_cond + w (g_perp + eta g_par), [B, H, W, C]; the state is the running sum."""
         eps_cond, eps_uncond = predictions
         z, logsnr = level.z, level.logsnr
         difference = eps_cond - eps_uncond

@@ -45,6 +45,6 @@ class Rescale(Modifier):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class."""
+        """The inner rule's prediction with the deviation of the conditional one, [B, H, W, C]."""
         guided, state = self.inner.combine(level, w, predictions, state)
         return rescale(guided, predictions[0], self.phi), state

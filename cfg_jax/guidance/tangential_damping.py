@@ -45,6 +45,6 @@ class TangentialDamping(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class."""
+        """(1 + w) eps(z, c) - w eps'(z), [B, H, W, C]."""
         eps_cond, eps_uncond = predictions
         return guide(eps_cond, damp(eps_cond, eps_uncond, self.share), w), state

@@ -42,7 +42,7 @@ class Threshold(Modifier):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class."""
+        """The prediction of the inner rule with its x clipped, [B, H, W, C]."""
         guided, state = self.inner.combine(level, w, predictions, state)
         target = TARGETS.load(self.space)
         eps = target.to_eps(level.z, guided, level.logsnr)

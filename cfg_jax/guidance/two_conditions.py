@@ -41,7 +41,7 @@ class TwoConditions(Rule):
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
-        """See the class."""
+        """eps(z) + first (eps(z, a) - eps(z)) + (1 + w) (eps(z, a, b) - eps(z, a))."""
         both, first, null = predictions
         scale = broadcast_to_images(1.0 + w, level.z)
         return null + self.first * (first - null) + scale * (both - first), state

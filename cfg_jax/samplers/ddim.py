@@ -36,7 +36,7 @@ class DDIM(Sampler):
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
-        """See the class."""
+        """z' = alpha' x~ + sqrt(sigma'^2 - eta^2 tau^2) eps~ + eta tau n, [B, ...]."""
         found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
         x, renoise = found.x, found.prediction.renoise
         eps = found.eps if renoise is None else renoise

@@ -42,7 +42,7 @@ class DPMPP2M(Sampler):
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
-        """See the class."""
+        """z' = (sigma' / sigma) z + alpha' (1 - exp(-h)) x at the next level, [B, ...]."""
         found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
         x, history = found.x, state.history
         h = 0.5 * (level.logsnr_prime - level.logsnr)

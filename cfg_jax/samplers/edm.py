@@ -42,7 +42,7 @@ class Euler(Sampler):
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
-        """See the class."""
+        """An Euler step of the ODE dy / ds = eps~, behind churn: z at the next level, [B, ...]."""
         z, logsnr = self._churned(z, level)
         found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip)
         x, eps = found.x, found.eps
@@ -77,7 +77,7 @@ class Heun(Euler):
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
-        """See the class."""
+        """A Heun step of the ODE dy / ds = eps~, behind churn: z at the next level, [B, ...]."""
         z, logsnr = self._churned(z, level)
         found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip)
         x, eps = found.x, found.eps

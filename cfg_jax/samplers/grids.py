@@ -39,7 +39,7 @@ class LogSNRGrid(Grid):
     """Levels uniform in log-SNR between the ends of the schedule."""
 
     def levels(self, num_steps: int) -> jax.Array:
-        """See `Grid`."""
+        """T levels, uniform in log-SNR, float32 [T]."""
         ends = super().levels(2)
         return jnp.linspace(ends[0], ends[1], _at_least_two(num_steps))
 
@@ -60,7 +60,7 @@ class EDMGrid(Grid):
     highest: float = 80.0
 
     def levels(self, num_steps: int) -> jax.Array:
-        """See `Grid`."""
+        """T levels, -2 rho ln(s^(1 / rho)) with s^(1 / rho) uniform, float32 [T]."""
         noisiest, cleanest = np.exp(-0.5 * np.asarray(super().levels(2), np.float64))
         highest, lowest = min(noisiest, self.highest), max(cleanest, self.lowest)
         s = np.linspace(
@@ -77,7 +77,7 @@ class RespacedGrid(Grid):
     """
 
     def levels(self, num_steps: int) -> jax.Array:
-        """See `Grid`."""
+        """T levels at the steps round(i 999 / (T - 1)), float32 [T]."""
         last = _DISCRETE_STEPS - 1
         if num_steps > _DISCRETE_STEPS:
             raise ValueError(f'there are {_DISCRETE_STEPS} discrete steps; got {num_steps}')

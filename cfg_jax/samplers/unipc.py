@@ -46,7 +46,7 @@ class UniPC(Sampler):
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:
-        """See the class."""
+        """Corrects z by the evaluation at this level, then predicts z at the next one, [B, ...]."""
         found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
         x, history = found.x, state.history
         z = jnp.where(history.count > 0, _corrected(history, x, level.logsnr), z)
