@@ -122,7 +122,7 @@ def split_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespac
 
 
 def add_process_options(parser: Parser) -> None:
-    """The options of a run of many processes, where no launcher tells them."""
+    """The options of a run of many processes, where no launcher sets them."""
     parser.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
     parser.add_argument('--num_processes', type=natural_number, default=0, help='of the run')
     parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')

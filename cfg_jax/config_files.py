@@ -33,7 +33,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     try:
         values(argv)
         config = values['config'].value
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file may call sys.exit
         raise UserError(_reason(path, argv[2:], error)) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f'{path}: get_config() must return an ml_collections.ConfigDict')

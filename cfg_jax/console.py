@@ -1,6 +1,7 @@
 """What commands show of the log: our notices on standard output, warnings on standard error."""
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -8,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from absl import logging as absl_logging
 
@@ -75,12 +77,20 @@ def _wanted(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR and record.name not in ('absl', 'asyncio')
 
 
-def _write(line: str, stream) -> None:
-    """Prints at once; a progress bar on the terminal is drawn again below the line."""
-    if 'tqdm' in sys.modules:
-        from tqdm import tqdm
+def _write(line: str, stream: TextIO) -> None:
+    """Prints at once; a progress bar on the terminal is drawn again below the line.
 
-        with tqdm.external_write_mode(file=stream):
+    A line that cannot be written is lost: the work is worth more than what it says.
+    """
+    try:
+        if 'tqdm' in sys.modules:
+            from tqdm import tqdm
+
+            with tqdm.external_write_mode(file=stream):
+                print(line, file=stream, flush=True)
+        else:
             print(line, file=stream, flush=True)
-    else:
-        print(line, file=stream, flush=True)
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):  # nobody reads any more: `| head`, a lost ssh
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

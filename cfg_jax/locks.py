@@ -111,7 +111,7 @@ def _is_gone(path: epath.Path, holder: dict[str, Any], busy: str) -> bool:
 def _beat(path: epath.Path, mine: dict[str, Any], stop: threading.Event) -> None:
     while not stop.wait(_BEAT_SECONDS):
         mine['beat'] += 1
-        with contextlib.suppress(OSError):  # a full disk or a lost one is told by the work itself
+        with contextlib.suppress(OSError):  # the work itself reports a full or lost disk
             files.write_json(path, mine)
 
 
@@ -131,7 +131,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What tells apart the places where process numbers mean something: boots, containers."""
+    """Where a process number means something: a boot of a host, or a container on it."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path('/proc/sys/kernel/random/boot_id').read_text().strip())
@@ -140,7 +140,7 @@ def _machine() -> str:
 
 
 def _began(pid: Any) -> str | None:
-    """When the process `pid` of this machine began; None where there is no such process.
+    """When the process `pid` of this machine began; None if it has ended.
 
     A number may have been given to another process since.
     """

@@ -7,7 +7,7 @@ A small model of digits is trained and swept once without interruption. Then the
 are started, killed with SIGKILL at a random moment (of starting, training, saving, sweeping) and
 started again, --rounds times; whenever they come to their end, parameters, optimiser, data order,
 random numbers (all in the checkpoint) and the sweep's table must equal the uninterrupted ones, and
-the run begins anew. Exit status 1 at the first difference.
+the run starts from scratch. Exit status 1 at the first difference.
 """
 
 import json

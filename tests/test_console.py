@@ -1,6 +1,7 @@
 """What a command shows of the log, and where."""
 
 import logging as python_logging
+import os
 import sys
 
 import pytest
@@ -84,6 +85,17 @@ def test_the_streams_of_the_moment(capsys, monkeypatch):
         monkeypatch.setattr(sys, 'stdout', sys.stderr)
         log_as(OURS, 'a line')
     assert capsys.readouterr() == ('', 'a line\n')
+
+
+def test_a_reader_that_has_gone_ends_nothing(monkeypatch):
+    """`| head`, or a terminal that was closed."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, 'w') as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, 'stdout', stream)
+        os.close(reading)
+        with console.log_shown():
+            for _ in range(3):
+                log_as(OURS, 'a line')
 
 
 def test_debug_shows_the_traceback_of_a_mistake():

@@ -27,7 +27,6 @@ _NO_CLUSTER = 'coordinator_address should be defined'  # JAX's words where it fi
 # What `srun` gives its processes; a batch script outside of it has only some of them.
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 
-Report = Callable[[str], None]
 _T = TypeVar('_T')
 _barriers: dict[str, int] = {}
 
@@ -116,15 +115,6 @@ def _count_from(variable: str) -> int:
 def is_process_zero() -> bool:
     """Whether this process writes files and logs: process 0. Starts no device."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
-
-
-def only_first(report: Report) -> Report:
-    """`report` on process 0, silence on the others."""
-    return report if is_process_zero() else _silent
-
-
-def _silent(line: str) -> None:
-    del line
 
 
 def barrier(name: str, seconds: float = BARRIER_SECONDS) -> None:

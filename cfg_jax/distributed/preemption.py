@@ -15,7 +15,8 @@ _NOTICE = b'stopping after this step; Ctrl-C again stops at once\n'
 
 
 class Preemption:
-    """Watches for SIGTERM inside a `with` block, and with `together` for Ctrl-C.
+    """Watches for SIGTERM and a lost terminal (SIGHUP, unless `nohup` ignores it) inside a `with`
+    block, and with `together` for Ctrl-C.
 
     Where a step is one of many processes, all of them must stop at the same one. JAX's preemption
     service does that: it receives the signal (and the platform's notice) on any of them and agrees
@@ -31,6 +32,8 @@ class Preemption:
         self._synced = together and jax.distributed.is_initialized()
         self._numbers = [] if self._synced else [signal.SIGTERM]  # JAX has SIGTERM when synced
         self._numbers += [signal.SIGINT] if together else []
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._numbers.append(signal.SIGHUP)
         self._asked = self._interrupted = False
         self._before: dict[int, signal.Handlers] = {}
 
@@ -75,4 +78,5 @@ class Preemption:
     def _kill_next_time(self) -> None:
         if self._watches:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if signal.SIGINT in self._before:
+                signal.signal(signal.SIGINT, signal.default_int_handler)

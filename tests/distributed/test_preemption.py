@@ -37,11 +37,24 @@ def test_ctrl_c_asks_where_a_step_is_worth_finishing():
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_sigterm_is_no_interruption():
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_are_no_interruption(number):
+    before = signal.getsignal(number)
     with Preemption(together=True) as preemption:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert preemption.asked(1)
         assert type(preemption.stopped('x')) is Preempted
+    assert signal.getsignal(number) == before
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption() as preemption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not preemption.asked()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_other_threads_do_not_listen():

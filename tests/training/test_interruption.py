@@ -74,7 +74,7 @@ def test_sweep(swept_workdir, tmp_path):
     shutil.rmtree(workdir / 'reference')
     command = ['sweep.py', f'--workdir={workdir}', '--name=tiny']
     rng = np.random.default_rng()
-    awaited = ('reference', 'w=0', 'w=1')
+    awaited = ('reference', 'w = 0', 'w = 1')
     ends = [kill_after(rng.uniform(0.0, 0.2), line, *command) for line in awaited]
     assert ends[:2] == [-9, -9]
     status, _, stderr = run_script('', *command)
