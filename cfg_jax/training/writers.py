@@ -2,8 +2,7 @@
 
 import json
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
@@ -11,7 +10,6 @@ from etils import epath
 
 from cfg_jax import files
 
-_REPORT_SECONDS = 10.0
 _INSTALL = 'metrics.jsonl has every number; for TensorBoard: pip install tensorboard'
 
 
@@ -104,63 +102,3 @@ def _tensorboard_writer(workdir: epath.PathLike):
 def _report(error: Exception) -> None:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     logging.info(f'TensorBoard is left out ({reason}); {_INSTALL}')
-
-
-class Progress:
-    """Rate and time left of a long job that counts units."""
-
-    def __init__(self, total: int, done: int = 0):
-        self._total = total
-        self._last_done = done
-        self._last_time = time.monotonic()
-        self.rate = 0.0
-
-    def update(self, done: int) -> float:
-        """Takes note of `done` units so far; returns units per second since the last call."""
-        now = time.monotonic()
-        self.rate = (done - self._last_done) / max(now - self._last_time, 1e-9)
-        self._last_done, self._last_time = done, now
-        return self.rate
-
-    def seconds_left(self) -> float:
-        """Time left at the latest rate."""
-        return (self._total - self._last_done) / max(self.rate, 1e-9)
-
-
-class ImageReport:
-    """Tells how far a pass over images is: every 10 s, and at its end if that took longer.
-
-    Args:
-      total: images in all.
-      report: receives the lines.
-      done: images that an earlier run has done.
-    """
-
-    def __init__(self, total: int, report: Callable[[str], None], done: int = 0):
-        self._total, self._report = total, report
-        self._progress = Progress(total, done)
-        self._last = self._start = time.monotonic()
-
-    def tell(self, done: int) -> None:
-        """Takes note of `done` images so far."""
-        now = time.monotonic()
-        at_the_end = done == self._total and now - self._start > _REPORT_SECONDS
-        if now - self._last < _REPORT_SECONDS and not at_the_end:
-            return
-        self._last = now
-        rate = self._progress.update(done)
-        left = format_duration(self._progress.seconds_left())
-        self._report(f'{done:,}/{self._total:,} images  {rate:,.1f} images/s  {left} left')
-
-
-def format_duration(seconds: float) -> str:
-    """'41s', '3m 05s', '2h 07m' or '4d 03h'."""
-    minutes, secs = divmod(round(seconds), 60)
-    hours, mins = divmod(minutes, 60)
-    if minutes < 1:
-        return f'{secs}s'
-    if hours < 1:
-        return f'{mins}m {secs:02d}s'
-    if hours < 24:
-        return f'{hours}h {mins:02d}m'
-    return f'{hours // 24}d {hours % 24:02d}h'
