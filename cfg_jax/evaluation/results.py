@@ -119,6 +119,9 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without what changes no sample and no feature, in today's names."""
     settings = _with_guidance(settings)
     features = {key: value for key, value in settings['features'].items() if key != 'source'}
+    settings |= {'features': features}
+    if 'sampler' not in settings:  # of real images
+        return settings
     # The first edition's names; what came later has the value that was used before it came.
     sampler = {'name' if k == 'sampler' else k: v for k, v in settings['sampler'].items()}
     defaults = {
@@ -127,7 +130,6 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         if name.startswith(('sampler.', 'diffusion.'))
     }
     return {key: value for key, value in settings.items() if key != 'is_splits'} | {
-        'features': features,
         'rounding': settings.get('rounding', FIELDS['sweep.rounding'].default),
         'sampler': defaults | sampler,
     }

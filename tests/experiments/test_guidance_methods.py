@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import (
+    ROOT,
     experiment,
     make_tiny_config,
     run_here,
@@ -15,6 +16,7 @@ from support import (
 )
 
 from cfg_jax import config_fields
+from cfg_jax.evaluation import results as results_lib
 from cfg_jax.metrics.features import classifier
 
 methods = experiment('classifier_guidance_parts.methods')
@@ -57,8 +59,6 @@ def root(tmp_path_factory):
     with toy_instead_of_networks(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, '_EPOCHS', 20)
         command = experiment('classifier_guidance')
-        from support import ROOT
-
         patch.chdir(ROOT)
         command.main(arguments(root))
     return root
@@ -103,6 +103,26 @@ def test_costs_follow_from_steps(root, toy_networks):
     by_strength = {row['strength']: row['gflop'] for row in free['rows']}
     second_branches = 4 * toy_second_branch(make_tiny_config()) / 1e9
     assert by_strength[1.0] - by_strength[0.0] == pytest.approx(second_branches)
+
+
+def test_records_of_the_first_edition_are_understood(root):
+    """Its samples are continued: the rule and the classifier that it recorded are the same."""
+    first = json.loads((ROOT / 'results' / 'classifier_guidance' / 'results.json').read_text())
+    now = json.loads((root / 'results.json').read_text())
+    records = {method['name']: method['provenance'] for method in now['methods']}
+    compared = 0
+    for method in first['methods']:
+        if 'features' not in method['provenance']:
+            continue  # the pool's row names the model alone
+        old = results_lib.comparable(method['provenance'])
+        new = results_lib.comparable(records[method['name']])
+        assert old.get('guidance') == new.get('guidance'), method['name']
+        assert old.keys() & {'classifier_guidance'} == set()
+        if 'guidance' in new:
+            assert old['guidance_network'].keys() == new['guidance_network'].keys()
+            compared += 1
+        assert old['sampler']['name'] == new['sampler']['name']
+    assert compared == 4
 
 
 def test_again_costs_no_sampling(root, capsys, toy_networks, monkeypatch):
