@@ -84,13 +84,20 @@ def check(parser: cli.Parser, options, config) -> None:
         'model.remat': False,
         'sampler.name': 'ancestral',
         'sampler.clip': True,
+        'sampler.grid': 'schedule',
         'train.weight_decay': 0.0,
         'train.anneal_steps': 0,
+        'condition': 'label',
+        'target': 'eps',
+        'loss_weighting': 'eps',
+        'diffusion.schedule': 'cosine',
+        'diffusion.scaling': 'variance_preserving',
+        'guidance.rule': 'classifier_free',
     }
+    ours = dict(config_lib.flatten(config))
     for name, value in peers.items():
-        group, field = name.split('.')
-        if config[group][field] != value:
-            parser.error(f'the peer has {name}={value} only; got {config[group][field]}')
+        if ours[name] != value:
+            parser.error(f'the peer has {name}={value} only; got {ours[name]}')
 
 
 def write(out: str, argv: Sequence[str], turns: Sequence[dict]) -> None:
@@ -115,10 +122,7 @@ def write_case(values: dict, options: dict, case: str) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from cfg_jax import (
-        diffusion,
-        models,
-    )
+    from cfg_jax.models import networks
     from cfg_jax.perf import benchmark
 
     config = config_lib.from_json(values)
@@ -129,10 +133,10 @@ def write_case(values: dict, options: dict, case: str) -> None:
     rng = np.random.default_rng(0)
     data = config.data
     z = rng.normal(size=(2, data.image_size, data.image_size, data.channels)).astype(np.float32)
-    logsnr = np.asarray(diffusion.logsnr_cosine(jnp.asarray([0.2, 0.7])), np.float32)
+    logsnr = np.asarray(networks.make_schedule(config)(jnp.asarray([0.2, 0.7])), np.float32)
     label = np.asarray([0, data.num_classes], np.int32)
     with jax.default_matmul_precision('highest'):
-        eps = jax.jit(models.make_unet(exact).apply)(params, z, logsnr, label)
+        eps = jax.jit(networks.make_unet(exact).apply)(params, z, logsnr, label)
     arrays = {'z': z, 'logsnr': logsnr, 'label': label, 'eps': np.asarray(eps)}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         arrays['/'.join(key.key for key in path)] = np.asarray(leaf)
