@@ -23,7 +23,7 @@ from cfg_jax.conditioning import Condition
 from cfg_jax.data.images import to_uint8
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
-from cfg_jax.guidance import Rule
+from cfg_jax.guidance import RULES, Rule
 from cfg_jax.guidance.guided import GuidedDenoiser
 from cfg_jax.keys import image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
@@ -206,7 +206,10 @@ class Model:
 
     def provenance(self) -> dict[str, Any]:
         """What decides the images, apart from the config: checkpoint, hashes, rule."""
-        return self._provenance
+        if self.rule == RULES.make(next(iter(RULES))):
+            return dict(self._provenance)
+        # As an instance with all its options, however they were written.
+        return self._provenance | {'guidance': repr(self.rule)}
 
     def _sample_at(self, params, seed, indices, condition, w) -> tuple[jax.Array, jax.Array]:
         return self._sample(w, params, seed, indices, condition)

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from cfg_jax import files
 from cfg_jax.errors import UserError
-from cfg_jax.guidance import RULES
 from cfg_jax.inference import Model, make_rule
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.training import checkpoints, export, workdirs
@@ -59,8 +58,6 @@ def load(
         role = needed.pop()
         networks[role], all_params[role], other = _other_network(config, role)
         provenance |= {'guidance_network': other}
-    if config.guidance.rule != next(iter(RULES)):
-        provenance |= {'guidance': {'rule': config.guidance.rule, 'options': repr(rule)}}
     return Model(config, all_params, networks=networks, rule=rule, provenance=provenance)
 
 

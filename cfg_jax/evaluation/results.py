@@ -142,7 +142,7 @@ def _with_guidance(settings: dict[str, Any]) -> dict[str, Any]:
         if name in settings:
             network = {'weights': 'ema'} | settings.pop(name)
             options = {key: network.pop(key) for key in ('conditional',) if key in network}
-            name = name if name in RULES else f'classifier_{network.pop("form")}'
-            rule = {'rule': name, 'options': repr(RULES.load(name)(**options))}
-            settings |= {'guidance': rule, 'guidance_network': network}
+            rule = name if name in RULES else f'classifier_{network.pop("form")}'
+            settings['guidance'] = repr(RULES.make(rule, **options))
+            settings['guidance_network'] = network
     return settings

@@ -1,5 +1,6 @@
 """The guidance sweep: model x list of w -> samples -> features -> metrics; resumable."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -157,9 +158,8 @@ def write(results: dict[str, Any] | None, model: Model, directory: epath.Path) -
 def default_name(config: ConfigDict, step: int) -> str:
     """The settings that most often differ, as a directory name."""
     sampler, sweep = config.sampler, config.sweep
-    rule = '' if config.guidance.rule == 'classifier_free' else f'{config.guidance.rule}-'
-    options = ''.join(c if c.isalnum() or c in '.-' else '_' for c in config.guidance.options)
-    rule += f'{options}-' if options else ''
+    spec = '-'.join(filter(None, (config.guidance.rule, config.guidance.options)))
+    rule = '' if spec == 'classifier_free' else re.sub(r'[^\w.-]', '_', spec) + '-'
     variance = f'-v{sampler.v:g}' if sampler.name == 'ancestral' else ''
     features = '' if sweep.features == 'classifier' else f'-{sweep.features}'
     return (

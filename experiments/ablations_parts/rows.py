@@ -53,7 +53,7 @@ class Group(NamedTuple):
         # Directories of the first edition, in which `sampler.name` was `sampling.sampler`.
         sampling = [('sampler' if f == 'name' else f, value) for f, value in self.sampling]
         parts = [f'p{self.p_uncond:g}', *(f'{field}-{value}' for field, value in sampling)]
-        return '-'.join(parts + ['noise'] * self.noise)
+        return '-'.join(parts + ['fresh-noise'] * self.noise)
 
     def config(self, config: ConfigDict) -> ConfigDict:
         """The config of its rows."""
