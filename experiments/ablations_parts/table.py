@@ -86,7 +86,7 @@ def verdict(row: Row, by_name: dict[str, Metrics]) -> str:
 
 
 def judge(relation: Relation, mine: Metrics, by_name: dict[str, Metrics]) -> bool | None:
-    """Whether a relation holds; None where the errors are too large to tell."""
+    """Whether a relation holds; None where the errors are too large, or values missing, to tell."""
     key = relation.metric
     value, error = mine[key], _error(mine, key)
     if isinstance(relation.other, str):
@@ -95,6 +95,8 @@ def judge(relation: Relation, mine: Metrics, by_name: dict[str, Metrics]) -> boo
     else:
         bound = relation.other
     difference = value - bound
+    if not math.isfinite(difference):  # images that are not finite have no metrics
+        return None
     if relation.sign == '~':
         return abs(difference) <= max(_ERRORS * error, _ABOUT * abs(bound))
     if abs(difference) <= _ERRORS * error:

@@ -1,7 +1,7 @@
 """Rows of the real-images experiment: samples against the training and the validation split."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from cfg_jax.evaluation import (
 from cfg_jax.evaluation.cache import SampleCache, Samples, weights
 from cfg_jax.inference import Model
 from cfg_jax.metrics import Inputs, frechet, precision_recall
-from cfg_jax.metrics.features import Features, extraction
+from cfg_jax.metrics.features import extraction
 from cfg_jax.metrics.statistics import Gaussian, Moments, Reference
 from tiny_imagenet64_parts.extractor import RealExtractor
 
@@ -138,7 +138,7 @@ class Curves:
             row.result()
 
     def _keep(self, path: epath.Path, w: float, samples: Samples, config: ConfigDict) -> None:
-        row = metrics_of(samples.features, samples.condition, self._real, config)
+        row = metrics_of(samples, self._real, config)
         files.write_json(path, {'w': w, 'nfe': samples.nfe} | row)
 
     def floor(self, config: ConfigDict) -> list[Row]:
@@ -169,7 +169,8 @@ class Curves:
         pixels = np.concatenate([images.to_uint8(batch['image']) for batch in batches])[:count]
         parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
         features = extraction.concatenate(extraction.extract_all(self._extractor, parts, size))
-        return against(features, labels, other, config) | {'num_images': len(labels)}
+        row = against(Samples(features, labels), other, config)
+        return row | {'num_images': len(labels)}
 
 
 def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:
@@ -177,27 +178,23 @@ def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:
     return root / 'sweep' / f'real_images-n{config.sweep.num_samples}'
 
 
-def metrics_of(
-    features: Features, labels: np.ndarray, references: References, config: ConfigDict
-) -> Row:
+def metrics_of(samples: Samples, references: References, config: ConfigDict) -> Row:
     """`against` the training split, and both distances to the validation split as
     `KEY_validation`."""
-    row = against(features, labels, references.train, config)
-    validation = Inputs(features, references.validation.statistics)
-    other = rows_lib.compute_metrics(validation, ('fid',), distance=RealExtractor.distance).row
-    other['sfid'] = _sfid(features, references.validation)
+    row = against(samples, references.train, config)
+    other = _distances(samples, references.validation)
     return row | {f'{key}_validation': value for key, value in other.items()}
 
 
-def against(
-    features: Features, labels: np.ndarray, real_images: RealImages, config: ConfigDict
-) -> Row:
+def against(samples: Samples, real_images: RealImages, config: ConfigDict) -> Row:
     """FD-768, sFID, precision, recall; IS (GoogLeNet) over its 1,000 classes and the share of
     images that it finds likeliest to be of their label, out of the data set's; errors as `KEY_se`.
+
+    All are NaN if images are not finite.
     """
-    settings = config.sweep
+    settings, labels = config.sweep, samples.condition
     inputs = Inputs(
-        features,
+        samples.features,
         real_images.statistics,
         labels=labels,
         num_classes=config.data.num_classes,
@@ -205,11 +202,21 @@ def against(
         replicates=settings.bootstrap,
         strata=labels if settings.labels == 'balanced' else None,
     )
-    metrics = ('fid', 'is', 'precision', 'recall', 'class_agreement')
-    row = rows_lib.compute_metrics(inputs, metrics, distance=RealExtractor.distance).row
-    return row | {'sfid': _sfid(features, real_images)}
+    metrics = ('is', 'precision', 'recall', 'class_agreement')
+    return _distances(samples, real_images, inputs) | _row(samples, inputs, metrics)
 
 
-def _sfid(features: Features, real_images: RealImages) -> float:
-    """Without a standard error, whose expansion takes longer than the distance itself."""
-    return real_images.spatial_distance(Moments.of_many(features.spatial).gaussian())
+def _distances(
+    samples: Samples, real_images: RealImages, inputs: Inputs | None = None
+) -> dict[str, float]:
+    """FD-768, and sFID without a standard error, which takes longer than the distance itself."""
+    row = _row(samples, inputs or Inputs(samples.features, real_images.statistics), ('fid',))
+    if 'images_not_finite' in row:
+        return {'fd768': row['fd768'], 'sfid': float('nan')}
+    spatial = Moments.of_many(samples.features.spatial).gaussian()
+    return row | {'sfid': real_images.spatial_distance(spatial)}
+
+
+def _row(samples: Samples, inputs: Inputs, metrics: Sequence[str]) -> Row:
+    distance, not_finite = RealExtractor.distance, samples.not_finite
+    return rows_lib.compute_metrics(inputs, metrics, distance=distance, not_finite=not_finite).row

@@ -37,6 +37,8 @@ def metrics(fid, agreement=0.5, se=1.0):
         (12.0, '~', True),
         (20.0, '~', False),
         (5.0, '~', False),
+        (float('nan'), '>', None),  # images that were not finite
+        (float('nan'), '~', None),
     ],
 )
 def test_a_relation_holds_fails_or_is_undecided(fid, sign, holds):

@@ -24,8 +24,11 @@ from support import (
 )
 
 from cfg_jax.data import sources
+from cfg_jax.evaluation import reference
+from cfg_jax.evaluation.cache import Samples
 from cfg_jax.guidance.interval import Interval
 from cfg_jax.inference import Model
+from cfg_jax.metrics import frechet
 from cfg_jax.metrics.features import Features
 from cfg_jax.training import step as train_step
 
@@ -319,3 +322,29 @@ def test_an_interval_takes_a_second_evaluation_inside_of_it(toy_networks):
     assert nfe(1.0, np.nextafter(1.0, 2.0)) == 101
     share = nfe(1.0, float(np.tan(3 * np.pi / 8))) / 101 - 1.0
     assert share == pytest.approx(0.25, abs=0.011)
+
+
+@pytest.mark.parametrize('not_finite', [0, 1])
+def test_images_that_are_not_finite_leave_no_metrics(not_finite):
+    """Of one image the row tells that it is not finite; otherwise all is measured."""
+    row_lib = experiment('tiny_imagenet64_parts.rows')
+    rng = np.random.default_rng(0)
+
+    def features():
+        return Features(
+            rng.normal(size=(20, 3)), rng.normal(size=(20, 5)), rng.normal(size=(20, 4))
+        )
+
+    def split():
+        real = reference.of_features(features(), {})
+        return row_lib.RealImages(real, frechet.distance_from(real.spatial))
+
+    config = make_tiny_config(data__num_classes=3)
+    samples = Samples(features(), np.arange(20) % 3, nfe=4, not_finite=not_finite)
+    row = row_lib.metrics_of(samples, row_lib.References(split(), split()), config)
+    keys = {'fd768', 'sfid', 'is', 'precision', 'recall', 'class_agreement'}
+    keys |= {'fd768_validation', 'sfid_validation'}
+    assert keys <= row.keys()
+    assert row.get('images_not_finite', 0) == not_finite
+    for key in keys:
+        assert np.isfinite(row[key]) == (not not_finite), key
