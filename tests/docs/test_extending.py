@@ -30,6 +30,7 @@ LIMITS = {
     'A sampler': 29,
     'A prediction target': 14,
     'A kind of condition': 59,
+    'A data source': 39,
 }
 _NEW = re.compile(r'python (?:file|test) (?P<file>\S+)')
 _END = re.compile(r'python end of (?P<file>\S+)')
