@@ -8,6 +8,14 @@ setup(
     packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
     package_data={'cfg_jax': ['py.typed']},  # its type hints count
     python_requires='>=3.11',
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
+    ],
     install_requires=[
         'absl-py',
         'array_record>=0.8',
@@ -16,7 +24,7 @@ setup(
         'flax>=0.12',
         'grain>=0.2.18',
         'importlib_resources',  # TFDS imports it and does not declare it
-        'jax>=0.10',
+        'jax>=0.10,<0.13',  # tested: 0.10 on Python 3.11, 0.12 on 3.12
         'jaxtyping>=0.3',
         'matplotlib>=3.9',
         'ml-collections>=1.1',
@@ -33,6 +41,7 @@ setup(
     extras_require={
         'test': [
             'beartype>=0.20',
+            'pyrefly==1.4.1',
             'pytest>=8',
             'pytest-xdist>=3.8',
             'ruff==0.17.5',

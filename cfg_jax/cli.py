@@ -254,7 +254,7 @@ def name_list(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(',') if name.strip())
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: UserError | OSError) -> str:
     if isinstance(error, UserError):
         return ' '.join(str(error).split())
     if error.errno == errno.ENOSPC:

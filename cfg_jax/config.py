@@ -9,6 +9,8 @@ from cfg_jax.config_fields import FIELDS, MAY_CHANGE, Field, fields
 from cfg_jax.errors import UserError
 from cfg_jax.registry import suggestion
 
+Values = Mapping[str, Any] | ConfigDict  # nested
+
 # What the first edition called groups and fields; its commands and work directories keep working.
 _RENAMED = {'sampling.sampler': 'sampler.name', 'sampling.': 'sampler.'}
 
@@ -56,12 +58,12 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
         )
 
 
-def contradictions(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def contradictions(trained: Values, given: Values) -> list[str]:
     """Differences that make `given` another run than `trained`, each as 'field: old -> new'."""
     return [line for line in differences(trained, given) if not MAY_CHANGE.match(line)]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Values, new: Values) -> list[str]:
     """Fields of two nested mappings that differ, each as 'field: old -> new'."""
     before, after = dict(flatten(old)), dict(flatten(new))
     return [
@@ -71,7 +73,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def flatten(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+def flatten(config: Values, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """Yields ('group.field', value) of a nested mapping."""
     for name, value in config.items():
         if isinstance(value, Mapping | ConfigDict):

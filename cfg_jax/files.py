@@ -12,8 +12,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from absl import logging
@@ -113,7 +113,7 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 def write_npz(path: epath.PathLike, arrays: dict[str, np.ndarray]) -> None:
     """`write_bytes` of an uncompressed `.npz`."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
@@ -135,7 +135,7 @@ def damage_reported(path: epath.PathLike, advice: str) -> Iterator[None]:
 def read_json(
     path: epath.PathLike,
     kind: type[_T] = dict,
-    keys: Container[str] = (),
+    keys: Iterable[str] = (),
     advice: str = _ADVICE,
 ) -> _T:
     """The value of a JSON file of ours.
@@ -152,17 +152,17 @@ def read_json(
     """
     with damage_reported(path, advice):
         value = json.loads(as_path(path).read_bytes())
-        if not isinstance(value, kind):
-            raise TypeError(f'{type(value).__name__} instead of {kind.__name__}')
         for key in keys:
             value[key]
+        if not isinstance(value, kind):
+            raise TypeError(f'{type(value).__name__} instead of {kind.__name__}')
         return value
 
 
 def read_npz(
     path: epath.PathLike,
     only: Container[str] | None = None,
-    keys: Container[str] = (),
+    keys: Iterable[str] = (),
     advice: str = _ADVICE,
 ) -> dict[str, np.ndarray]:
     """The arrays of an `.npz`, or those named in `only`; pickled objects are refused.
@@ -218,7 +218,7 @@ def set_aside(path: epath.Path) -> epath.Path:
 def sha256_of_file(path: epath.PathLike) -> str:
     """Hash of a file's bytes."""
     with as_path(path).open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        return hashlib.file_digest(cast(Any, file), 'sha256').hexdigest()
 
 
 def sha256_of_arrays(arrays: dict[str, np.ndarray]) -> str:

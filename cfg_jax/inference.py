@@ -179,7 +179,7 @@ class Model:
             on_devices(np.asarray(indices, np.uint32)),
             jax.tree.map(on_devices, condition),
         ]
-        if np.ndim(w) == 0 and float(w) == 0.0:
+        if np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
             x, nfe = self._unguided(*arguments)
         else:
             weights = np.broadcast_to(np.asarray(w, np.float32), (count,))

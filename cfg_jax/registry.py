@@ -6,7 +6,7 @@ Reading the names imports neither JAX nor anything that needs it: `--help` lists
 import dataclasses
 import difflib
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from cfg_jax.errors import UserError
@@ -98,7 +98,7 @@ def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:
         for field in dataclasses.fields(cls)
         if type(field.default) in _PARSERS
     }
-    options = {}
+    options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(','))):
         name, equals, value = (piece.strip() for piece in part.partition('='))
         if name not in types or not equals:
@@ -111,7 +111,7 @@ def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:
     return options
 
 
-_PARSERS = {
+_PARSERS: dict[type, Callable[[str], Any]] = {
     float: float,
     int: int,
     str: str,

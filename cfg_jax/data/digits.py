@@ -1,7 +1,7 @@
 """scikit-learn's 1,797 real handwritten digits (8x8) as a TFDS data set, prepared offline."""
 
 import io
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,7 +33,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         from sklearn.datasets import load_digits  # slow to import, and needed once
 
-        digits = load_digits()
+        digits: Any = load_digits()
         for i, (ink, label) in enumerate(zip(digits.images, digits.target, strict=True)):
             png = io.BytesIO()  # encoded here, because TFDS needs TensorFlow to encode an array
             Image.fromarray(np.rint(ink * 255.0 / 16.0).astype(np.uint8)).save(png, 'PNG')

@@ -11,7 +11,7 @@ from PIL import Image
 from cfg_jax import files
 
 
-def to_uint8(x: jax.Array, rounding: str = 'round') -> jax.Array:
+def to_uint8(x: jax.Array | np.ndarray, rounding: str = 'round') -> jax.Array:
     """float [-1, 1] -> uint8: floor(127.5 x + 128) clipped to 0..255, which rounds half up.
 
     This is EDM's rule. `rounding='truncate'` is ADM's, floor(127.5 (x + 1)): half a grey level

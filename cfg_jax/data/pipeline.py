@@ -62,7 +62,7 @@ class TrainingBatches(Iterator[Batch]):
         # the slice leaves out is never decoded.
         self._dataset = dataset[process_index::process_count].batch(batch_size // process_count)
         self._num_workers = data.num_workers
-        self._iterator = None
+        self._iterator: Any = None
         self.set_state({'next_batch': 0})
 
     def __next__(self) -> Batch:
@@ -95,7 +95,7 @@ class TrainingBatches(Iterator[Batch]):
         """Stops the reading threads and worker processes."""
         if self._iterator is not None:
             self._iterator.close()
-            self._iterator = None
+            self._iterator: Any = None
 
 
 def _order(dataset: grain.MapDataset, seed: int) -> grain.MapDataset:
@@ -216,7 +216,7 @@ def _decode_example(
     if crop is not None:
         crop = functools.partial(crop, rng=rng)
     image = decode(example['image'], size=size, channels=channels, crop=crop)
-    return {'image': image, 'condition': np.int32(label)}
+    return {'image': image, 'condition': np.asarray(label, np.int32)}
 
 
 def _flip(example: Batch, rng: np.random.Generator) -> Batch:

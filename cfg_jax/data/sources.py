@@ -82,7 +82,10 @@ def data_source(data: ConfigDict, split: str) -> Sequence[dict[str, Any]]:
         )
     _check_features(builder, data)
     try:
-        return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+        source: Any = builder.as_data_source(
+            split=split, decoders={'image': tfds.decode.SkipDecoding()}
+        )
+        return source
     except (ValueError, KeyError) as error:
         splits = ', '.join(builder.info.splits)
         raise UserError(

@@ -17,7 +17,7 @@ AXIS = 'devices'
 _STEPS_IN_FLIGHT = 3
 
 
-def map_step(step: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
+def map_step(step: Callable[[Any, Any], tuple[Any, Any]]) -> jax.stages.Wrapped:
     """Maps a per-device `step(state, batch) -> (state, metrics)` over all devices.
 
     The state is replicated and never stacked, and its buffers are donated; the batch comes from

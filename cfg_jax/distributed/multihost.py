@@ -8,7 +8,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from absl import logging
@@ -68,7 +68,7 @@ def _is_address(text: str) -> bool:
     return bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
 
 
-def _initialize(**how: str | int) -> None:
+def _initialize(**how: Any) -> None:
     try:
         jax.distributed.initialize(
             initialization_timeout=_START_SECONDS,
@@ -209,7 +209,7 @@ def _get(key: str, seconds: float) -> str | None:
         return None
 
 
-def _client():
+def _client() -> Any:
     """The key-value store of JAX's distributed runtime, which has no public name up to JAX 0.12.
 
     The public collectives of `jax.experimental.multihost_utils` would wait for the devices.

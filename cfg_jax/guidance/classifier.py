@@ -107,7 +107,8 @@ class ClassifierEps(ClassifierRule):
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """eps - w sigma grad_z log p(c | z), [B, H, W, C]."""
-        return eps_shift(*predictions, level.logsnr, w), state
+        eps, gradient = predictions
+        return eps_shift(eps, gradient, level.logsnr, w), state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,4 +33,5 @@ class ClassifierFree(Rule):
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """(1 + w) eps(z, c) - w eps(z), [B, H, W, C]; no state."""
-        return guide(*predictions, w), state
+        eps_cond, eps_uncond = predictions
+        return guide(eps_cond, eps_uncond, w), state

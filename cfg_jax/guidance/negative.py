@@ -49,7 +49,8 @@ class Negative(Rule):
     ) -> tuple[jax.Array, Any]:
         """(1 + w) eps(z, c) - w eps(z, n), or with the null kept, [B, H, W, C]."""
         if not self.keep_null:
-            return guide(*predictions, w), state
+            eps_cond, eps_negative = predictions
+            return guide(eps_cond, eps_negative, w), state
         eps_cond, eps_uncond, eps_negative = predictions
         away = broadcast_to_images(self.strength, level.z) * (eps_negative - eps_uncond)
         return guide(eps_cond, eps_uncond, w) - away, state

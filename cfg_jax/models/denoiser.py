@@ -19,7 +19,7 @@ from cfg_jax.diffusion import (
 )
 
 # network(params, z [B, H, W, C], time [B], condition, **options) -> [B, H, W, C or 2 C]
-Network = Callable[..., jax.Array]
+Network = Callable[..., Any]
 
 
 class Prediction(NamedTuple):

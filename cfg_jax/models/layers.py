@@ -59,7 +59,7 @@ def conv_of_upsampled(features: int, dtype: Dtype, name: str) -> nn.Conv:
     return conv(features, 3, dtype, name=name, conv_general_dilated=_convolve_upsampled)
 
 
-def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *others: Any, **more: Any) -> jax.Array:
     """[B, H, W, C] and [3, 3, C, F] -> [B, 2H, 2W, F], in the place of Flax's convolution."""
 
     def folded(taps: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -122,8 +122,8 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        h: Float[Array | np.ndarray, 'B H W C'],
-        emb: Float[Array | np.ndarray, 'B E'],
+        h: Float[Array, 'B H W C'],
+        emb: Float[Array, 'B E'],
         train: bool,
     ) -> Float[Array, 'B H2 W2 F']:
         """[B, H, W, C] and the embedding [B, E] -> [B, H, W, features], or H and W resampled."""
@@ -161,8 +161,8 @@ class AttentionBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: Float[Array | np.ndarray, 'B H W C'], perturbation: Perturbation | None = None
-    ) -> Float[Array | np.ndarray, 'B H W C']:
+        self, h: Float[Array, 'B H W C'], perturbation: Perturbation | None = None
+    ) -> Float[Array, 'B H W C']:
         """[B, H, W, C] -> [B, H, W, C]; `perturbation` weakens the attention."""
         batch, height, width, channels = h.shape
         if perturbation is not None and perturbation.kind == 'skip':

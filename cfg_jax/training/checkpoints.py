@@ -139,7 +139,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             restored, reason = self._try(step, like)
-            if multihost.all_agree('restored', restored is not None):
+            if multihost.all_agree('restored', restored is not None) and restored is not None:
                 return step, *restored
             set_aside = functools.partial(self._set_aside, step, reason)
             multihost.run_on_process_zero('setting aside', set_aside)

@@ -72,7 +72,7 @@ def read(path: epath.PathLike, like: Any) -> tuple[Any, int]:
     metadata = _metadata(path)
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    expected = flatten_dict(like, sep='/')
+    expected: dict[str, Any] = flatten_dict(like, sep='/')
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = 'lacks' if name in expected else 'has an unexpected'
         raise UserError(f'{path} {what} tensor {name!r}; it was written with another config')

@@ -28,7 +28,7 @@ def _denoise(config: ConfigDict) -> Objective:
     """Algorithm 1."""
     denoiser, weighting = networks.make_denoiser(config), config.loss_weighting
     conditioning = networks.make_conditioning(config)
-    settings = {
+    settings: dict[str, Any] = {
         'conditioning': conditioning,
         'p_uncond': config.p_uncond,
         'schedule': networks.make_schedule(config),
@@ -56,7 +56,8 @@ def _classify(config: ConfigDict) -> Objective:
 
     def objective(params, dropout_key, x, label, keys):
         def classifier(z, logsnr):
-            return model.apply(params, z, logsnr, train=True, rngs={'dropout': dropout_key})
+            logits: Any = model.apply(params, z, logsnr, train=True, rngs={'dropout': dropout_key})
+            return logits
 
         loss, correct, logsnr = losses.noisy_cross_entropy(classifier, x, label, keys, schedule)
         return {'loss': loss, 'accuracy': correct, 'logsnr': logsnr}

@@ -37,7 +37,7 @@ class Pictures:
         labels = np.repeat(np.arange(min(_CLASSES, config.data.num_classes)), len(_W))
         w = np.tile(np.asarray(_W, np.float32), len(labels) // len(_W))
         params = {'main': jax.device_put(ema_params, devices.replicated())}
-        condition = self._model.conditioning.from_user(labels)
+        condition = self._model.conditioning.from_user(labels.tolist())
         x = self._model.generate(config.seed, labels, condition, w, params).x
         picture = images.grid(np.asarray(images.to_uint8(x)), len(_W))
         self._directory.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ class MetricWriter:
             with self._path.open('a') as file:
                 file.write(json.dumps(self._rows[-1]) + '\n')
         if self._tensorboard is not None:
-            self._mirror(step, values)
+            self._mirror(self._tensorboard, step, values)
 
     def close(self) -> None:
         """Flushes TensorBoard's files."""
@@ -51,11 +51,11 @@ class MetricWriter:
             except Exception as error:  # whatever it is, the training is worth more
                 _report(error)
 
-    def _mirror(self, step: int, values: Mapping[str, float]) -> None:
+    def _mirror(self, writer: Any, step: int, values: Mapping[str, float]) -> None:
         try:
             for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
+                writer.add_scalar(name, value, step)
+            writer.flush()
         except Exception as error:  # whatever it is, the training is worth more
             self._tensorboard = None
             _report(error)
@@ -89,7 +89,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get('step'), int) else None
 
 
-def _tensorboard_writer(workdir: epath.PathLike):
+def _tensorboard_writer(workdir: epath.PathLike) -> Any:
     try:
         from tensorboard.summary import Writer  # needs no TensorFlow
 
