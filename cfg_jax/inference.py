@@ -77,7 +77,9 @@ class Model:
         self.sampler = sampler or make_sampler(config)
         self.conditioning = networks_lib.make_conditioning(config)
         self.networks = {'main': networks_lib.make_denoiser(config)} | dict(networks or {})
-        self.params = None if params is None else jax.device_put(dict(params), devices.replicated())
+        self.params: Any = None
+        if params is not None:
+            self.params = jax.device_put(dict(params), devices.replicated())
         self._provenance = dict(provenance or {})
         _check(self.rule, self.sampler, self.networks)
         self._unguided = devices.map_rows(functools.partial(self._sample, None), whole=2, split=2)

@@ -1,6 +1,7 @@
 """A rule with its networks: the guided prediction that a sampler follows, and its cost."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -61,10 +62,11 @@ class GuidedDenoiser:
         """The guided prediction at z [B, H, W, C] of the level logsnr [], and the next state."""
         if self.w is None:
             return self._unguided(z, logsnr, state)
+        guided = functools.partial(self._guided, self.w)
         active = self.rule.active(logsnr)
         if active is None:
-            return self._guided(z, logsnr, state)
-        return jax.lax.cond(active, self._guided, self._unguided, z, logsnr, state)
+            return guided(z, logsnr, state)
+        return jax.lax.cond(active, guided, self._unguided, z, logsnr, state)
 
     def _unguided(
         self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
@@ -77,7 +79,7 @@ class GuidedDenoiser:
         return prediction, state._replace(nfe=state.nfe + 1)
 
     def _guided(
-        self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
+        self, weight: jax.Array, z: jax.Array, logsnr: jax.Array, state: GuidanceState
     ) -> tuple[Prediction, GuidanceState]:
         level = self._level(z, logsnr, state)
         evaluations, target = self.rule.evaluations, TARGETS.load(self.rule.space)
@@ -91,7 +93,7 @@ class GuidedDenoiser:
             return target.of(diffusion.x_from_eps(z, result.eps, logsnr), result.eps, logsnr)
 
         predictions = tuple(in_space(results[evaluation]) for evaluation in evaluations)
-        w = self.rule.weight(level, self.w)
+        w = self.rule.weight(level, weight)
         combined, rule_state = self.rule.combine(level, w, predictions, state.rule)
         diffusion.check_same_shape(z=z, guided=combined)
         prediction = Prediction(

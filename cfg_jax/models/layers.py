@@ -85,7 +85,9 @@ def downsample(h: Float[Array | np.ndarray, 'B H W C']) -> Float[Array, 'B H//2 
     return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-def space_to_depth(image: jax.Array, patch: int) -> jax.Array:
+def space_to_depth(
+    image: Float[Array, 'B H W C'], patch: int
+) -> Float[Array, 'B H//{patch} W//{patch} {patch}**2*C']:
     """Patches as channels: [B, H, W, C] -> [B, H / patch, W / patch, patch^2 C]."""
     if patch == 1:
         return image
@@ -96,7 +98,9 @@ def space_to_depth(image: jax.Array, patch: int) -> jax.Array:
     )
 
 
-def depth_to_space(h: jax.Array, patch: int) -> jax.Array:
+def depth_to_space(
+    h: Float[Array, 'B H W D'], patch: int
+) -> Float[Array, 'B H*{patch} W*{patch} D//{patch}**2']:
     """The inverse: [B, H, W, patch^2 C] -> [B, H patch, W patch, C]."""
     if patch == 1:
         return h
@@ -245,8 +249,8 @@ class Encoder(nn.Module):
           of every block on the way down, first to last, for skip connections.
         """
         features = self.channels(self.channel_mult[0])
-        z = space_to_depth(z, self.patch).astype(self.dtype)
-        h = conv(features, 3, self.dtype, name='conv_in')(z)
+        patches = space_to_depth(jnp.asarray(z, self.dtype), self.patch)
+        h = conv(features, 3, self.dtype, name='conv_in')(patches)
         skips = [h]
         last = len(self.channel_mult) - 1
         for level, mult in enumerate(self.channel_mult):
