@@ -13,6 +13,7 @@ quickstart: install
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --python-interpreter-path=$(BIN)/python
 	$(BIN)/python -m pytest
 
 format: install

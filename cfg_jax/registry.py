@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from cfg_jax.errors import UserError
 
@@ -25,7 +25,10 @@ class Entry:
     summary: str
 
 
-class Registry(Mapping[str, Entry]):
+_E = TypeVar('_E', bound=Entry)
+
+
+class Registry(Mapping[str, _E], Generic[_E]):
     """Names of one kind of thing, in the order in which `--help` lists them.
 
     Args:
@@ -33,14 +36,14 @@ class Registry(Mapping[str, Entry]):
       entries: name -> ('module:attribute', 'one line'), or an `Entry` that says more.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, tuple[str, str] | Entry]):
+    def __init__(self, kind: str, entries: Mapping[str, tuple[str, str]] | Mapping[str, _E]):
         self.kind = kind
         self._entries = {
-            name: entry if isinstance(entry, Entry) else Entry(*entry)
+            name: entry if isinstance(entry, Entry) else cast(_E, Entry(*entry))
             for name, entry in entries.items()
         }
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> _E:
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

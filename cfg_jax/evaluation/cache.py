@@ -81,7 +81,8 @@ class SampleCache:
         with Preemption() as preemption, progress.bar(total, 'images') as bar:
             for part in self._missing:
                 bar.set_description_str(f'w = {part.w:g}: ')
-                batches, waiting = [], None
+                batches: list[dict[str, Any]] = []
+                waiting: list[tuple[dict[str, Any], int]] = []
                 # Drawn before the first batch: later they would wait for the devices behind it.
                 drawn = self._draw(part.seed, np.arange(part.start, part.stop + batch_size))
                 for first in range(part.start, part.stop, batch_size):
@@ -92,13 +93,12 @@ class SampleCache:
                     indices = np.arange(first, first + batch_size)
                     condition = _rows(drawn, indices - part.start)
                     generated = self._model.generate(part.seed, indices, condition, part.w)
-                    dispatched = self._dispatch(generated, condition), part.stop - first
+                    waiting.append((self._dispatch(generated, condition), part.stop - first))
                     # A batch is fetched while the devices work on the next one.
-                    if waiting is not None:
-                        batches.append(_fetch(*waiting))
+                    if len(waiting) > 1:
+                        batches.append(_fetch(*waiting.pop(0)))
                         bar.update(batch_size)
-                    waiting = dispatched
-                batches.append(_fetch(*waiting))
+                batches.append(_fetch(*waiting.pop()))
                 bar.update(len(batches[-1]['nfe']))
                 self._write(part, batches)
 

@@ -39,8 +39,8 @@ def _draw_curve(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str)
     axes.errorbar(
         _column(rows, 'is'),
         _column(rows, distance),
-        yerr=_column(rows, f'{distance}_se'),
-        xerr=_column(rows, 'is_se'),
+        yerr=_errors(rows, distance),
+        xerr=_errors(rows, 'is'),
         fmt='o-',
         color='tab:blue',
     )
@@ -64,23 +64,25 @@ def _draw_curve(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str)
 def _draw_against_w(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str) -> None:
     w = _column(rows, 'w')
     axes.errorbar(
-        w, _column(rows, distance), yerr=_column(rows, f'{distance}_se'), fmt='o-', color='tab:blue'
+        w, _column(rows, distance), yerr=_errors(rows, distance), fmt='o-', color='tab:blue'
     )
     axes.set(xlabel='guidance weight w')
     axes.set_ylabel(tables.heading(distance), color='tab:blue')
     axes.grid(alpha=0.3)
     if 'is' in rows[0] and distance != 'is':
         right = axes.twinx()
-        right.errorbar(
-            w, _column(rows, 'is'), yerr=_column(rows, 'is_se'), fmt='s--', color='tab:red'
-        )
+        right.errorbar(w, _column(rows, 'is'), yerr=_errors(rows, 'is'), fmt='s--', color='tab:red')
         right.set_ylabel(tables.heading('is'), color='tab:red')
 
 
-def _column(rows: Sequence[dict[str, float]], key: str) -> np.ndarray | None:
-    if not any(key in row for row in rows):
-        return None
+def _column(rows: Sequence[dict[str, float]], key: str) -> np.ndarray:
     return np.array([row.get(key, np.nan) for row in rows])  # an invalid row lacks its error
+
+
+def _errors(rows: Sequence[dict[str, float]], key: str) -> np.ndarray | None:
+    """The standard errors of a metric, or None where no row has one."""
+    name = f'{key}_se'
+    return _column(rows, name) if any(name in row for row in rows) else None
 
 
 def save_sample_grid(

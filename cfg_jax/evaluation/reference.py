@@ -10,6 +10,7 @@ from etils import epath
 
 from cfg_jax import files, progress
 from cfg_jax.errors import UserError
+from cfg_jax.metrics import given
 from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
 from cfg_jax.metrics.statistics import Gaussian, Moments, Reference
 
@@ -214,14 +215,15 @@ class _State:
                 )
         first, self.done = self.done, self.done + len(features.pooled)
         wanted = self._keep[(self._keep >= first) & (self._keep < self.done)]
-        self.kept.append(features.pooled[wanted - first])
-        self.pooled = _merged(self.pooled, features.pooled)
+        pooled = np.asarray(features.pooled)
+        self.kept.append(pooled[wanted - first])
+        self.pooled = _merged(self.pooled, pooled)
         if features.spatial is not None:
-            self.spatial = _merged(self.spatial, features.spatial)
+            self.spatial = _merged(self.spatial, np.asarray(features.spatial))
 
     def save(self, path: epath.Path, record: dict[str, Any]) -> None:
         """Writes the state."""
-        arrays = self.pooled.to_arrays() | {'kept': np.concatenate(self.kept)}
+        arrays = given(self.pooled, 'images').to_arrays() | {'kept': np.concatenate(self.kept)}
         if self.spatial is not None:
             arrays |= self.spatial.to_arrays('s_')
         files.write_npz(path, arrays | {'record': np.array(json.dumps(record))})
@@ -229,9 +231,10 @@ class _State:
     def reference(self, record: dict[str, Any]) -> Reference:
         """What the images so far make."""
         spatial = None if self.spatial is None else self.spatial.gaussian()
-        record = {'num_images': self.pooled.count} | record
+        pooled = given(self.pooled, 'images')
+        record = {'num_images': pooled.count} | record
         kept = np.concatenate(self.kept)
-        return _with_hash(Reference(self.pooled.gaussian(), spatial, kept, record))
+        return _with_hash(Reference(pooled.gaussian(), spatial, kept, record))
 
 
 def _merged(moments: Moments | None, features: np.ndarray) -> Moments:

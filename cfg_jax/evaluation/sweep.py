@@ -114,6 +114,7 @@ def measure(
     multihost.barrier('samples', multihost.LONGEST)
 
     def rows_of_all() -> dict[str, Any]:
+        assert table is not None  # on process 0, where this runs
         results = {
             **settings,
             'seeds': seeds(config),
@@ -280,7 +281,7 @@ def _rounding(config: ConfigDict, extractor: FeatureExtractor) -> dict[str, floa
     if config.sweep.dtype == 'float32' or not isinstance(extractor, InceptionExtractor):
         return {}
     batch = next(pipeline.one_epoch(config.data, config.data.split, extractor.chunk))
-    error = extractor.bfloat16_error(images.to_uint8(batch['image']))
+    error = extractor.bfloat16_error(np.asarray(images.to_uint8(batch['image'])))
     logging.info('bfloat16 moves the features by %.1e of their length', error)
     return {'bfloat16_error': error}
 
@@ -307,7 +308,7 @@ def _save_samples(model: Model, rows: Sequence[Row], path: epath.Path) -> None:
     columns = [row['w'] for row in rows]
     classes = np.arange(min(_PICTURE_CLASSES, config.data.num_classes))
     labels = np.repeat(classes, len(columns))
-    condition = model.conditioning.from_user(labels)
+    condition = model.conditioning.from_user(labels.tolist())
     x = model.generate(config.sweep.seed, labels, condition, np.tile(columns, len(classes))).x
     picture = np.asarray(images.to_uint8(x)).reshape(len(classes), len(columns), *x.shape[1:])
     names = sources.class_names(config.data)

@@ -7,7 +7,7 @@ Importing this module loads neither NumPy nor JAX.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cfg_jax.errors import UserError
 from cfg_jax.registry import Entry, Registry
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cfg_jax.metrics.features import Features
     from cfg_jax.metrics.influence import Influence
     from cfg_jax.metrics.statistics import Reference
+
+_T = TypeVar('_T')
 
 
 class Inputs(NamedTuple):
@@ -61,6 +63,17 @@ class Value(NamedTuple):
     influence: 'Influence | None' = None
 
 
+def given(value: _T | None, need: str) -> _T:
+    """`value`, which the caller of a metric with this need gives.
+
+    Raises:
+      ValueError: it is None.
+    """
+    if value is None:
+        raise ValueError(f'the inputs lack what needs {need!r}')
+    return value
+
+
 @dataclass(frozen=True)
 class Metric(Entry):
     """One metric: `target` is the function from `Inputs` to `Value`, 'module:attribute'.
@@ -93,14 +106,11 @@ class Metric(Entry):
         return self.heading.format(distance=distance)
 
 
-class MetricRegistry(Registry):
+class MetricRegistry(Registry[Metric]):
     """The metrics by name."""
 
     def __init__(self, entries: Mapping[str, Metric]):
         super().__init__('metric', entries)
-
-    def __getitem__(self, name: str) -> Metric:
-        return cast(Metric, super().__getitem__(name))
 
     def check(self, names: Iterable[str]) -> None:
         """Raises UserError if one of the names is not a metric's."""

@@ -3,13 +3,14 @@
 import numpy as np
 from jaxtyping import Float, Integer
 
-from cfg_jax.metrics import Inputs, Value
+from cfg_jax.metrics import Inputs, Value, given
 
 
 def class_agreement(inputs: Inputs) -> Value:
     """The share of samples whose likeliest class, of the data set's, is their label."""
-    logits, classes = inputs.samples.logits, inputs.num_classes
-    return Value(share_of_label(logits[:, :classes], inputs.labels))
+    logits = np.asarray(given(inputs.samples.logits, 'logits'))
+    labels = given(inputs.labels, 'labels')
+    return Value(share_of_label(logits[:, : inputs.num_classes], labels))
 
 
 def share_of_label(logits: Float[np.ndarray, 'n k'], labels: Integer[np.ndarray, ' n']) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from cfg_jax.metrics import Inputs, Value
+from cfg_jax.metrics import Inputs, Value, given
 from cfg_jax.metrics.influence import frechet_influence
 from cfg_jax.metrics.statistics import Gaussian, Moments, root
 
@@ -13,12 +13,13 @@ from cfg_jax.metrics.statistics import Gaussian, Moments, root
 def fid(inputs: Inputs) -> Value:
     """The Frechet distance of the pooled features; the standard error takes the reference as
     exact."""
-    return _value(inputs, inputs.samples.pooled, inputs.reference.pooled)
+    return _value(inputs, np.asarray(inputs.samples.pooled), inputs.reference.pooled)
 
 
 def sfid(inputs: Inputs) -> Value:
     """The same of the spatial features."""
-    return _value(inputs, inputs.samples.spatial, inputs.reference.spatial)
+    features = np.asarray(given(inputs.samples.spatial, 'spatial'))
+    return _value(inputs, features, given(inputs.reference.spatial, 'spatial'))
 
 
 def _value(inputs: Inputs, features: Float[np.ndarray, 'n d'], reference: Gaussian) -> Value:

@@ -12,7 +12,7 @@ _SIZES = 15  # as Chong & Forsyth 2020
 
 def fid_infinity(inputs: Inputs) -> Value:
     """`frechet_infinity` of the pooled features."""
-    return Value(frechet_infinity(inputs.samples.pooled, inputs.reference.pooled))
+    return Value(frechet_infinity(np.asarray(inputs.samples.pooled), inputs.reference.pooled))
 
 
 def frechet_infinity(

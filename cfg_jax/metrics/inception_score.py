@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Integer
 
-from cfg_jax.metrics import Inputs, Value
+from cfg_jax.metrics import Inputs, Value, given
 from cfg_jax.metrics.bootstrap import standard_error
 
 _SHUFFLE_SEED = 2020  # torch-fidelity's
@@ -17,7 +17,8 @@ def inception_score(inputs: Inputs) -> Value:
     the order depends on the class, every split lacks most classes and the value would say nothing
     of the samples: then they are permuted as torch-fidelity does, and a note says so.
     """
-    logits, strata, note = inputs.samples.logits, inputs.strata, ''
+    logits = np.asarray(given(inputs.samples.logits, 'logits'))
+    strata, note = inputs.strata, ''
     if order_depends_on_class(logits, inputs.splits):
         in_order = mean_over_splits(logits, inputs.splits)[0]
         note = (

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from cfg_jax.metrics import Inputs, Value
+from cfg_jax.metrics import Inputs, Value, given
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
@@ -15,7 +15,8 @@ def kid(inputs: Inputs) -> Value:
     Subsets of more than half of a set share most of their images, and their deviation says nothing
     about the distance: it is left out, with a note.
     """
-    samples, reference = inputs.samples.pooled, inputs.reference.features
+    samples = np.asarray(inputs.samples.pooled)
+    reference = given(inputs.reference.features, 'images')
     fewest = min(len(samples), len(reference))
     size = min(SUBSET_SIZE, fewest)
     mean, deviation = kernel_distance(samples, reference, subset_size=size)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from cfg_jax.metrics import Inputs, Value
+from cfg_jax.metrics import Inputs, Value, given
 
 NEIGHBOURS = 3
 _BLOCK_BYTES = 2**28  # of one block of distances
@@ -13,12 +13,14 @@ _BLOCK_BYTES = 2**28  # of one block of distances
 
 def precision(inputs: Inputs) -> Value:
     """Share of samples in the manifold of the real images' pooled features."""
-    return Value(share_in_manifold(inputs.samples.pooled, inputs.reference.features))
+    reference = given(inputs.reference.features, 'images')
+    return Value(share_in_manifold(np.asarray(inputs.samples.pooled), reference))
 
 
 def recall(inputs: Inputs) -> Value:
     """Share of real images in the manifold of the samples' pooled features."""
-    return Value(share_in_manifold(inputs.reference.features, inputs.samples.pooled))
+    reference = given(inputs.reference.features, 'images')
+    return Value(share_in_manifold(reference, np.asarray(inputs.samples.pooled)))
 
 
 def share_in_manifold(

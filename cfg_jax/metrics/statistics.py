@@ -73,7 +73,7 @@ class Moments(NamedTuple):
     def to_arrays(self, prefix: str = '') -> dict[str, np.ndarray]:
         """Named arrays for an `.npz`."""
         return {
-            f'{prefix}count': np.int64(self.count),
+            f'{prefix}count': np.asarray(self.count, np.int64),
             f'{prefix}mean': self.mean,
             f'{prefix}scatter': self.scatter,
         }

@@ -6,7 +6,7 @@ Importing this module loads neither NumPy nor JAX.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from cfg_jax.registry import Entry, Registry
 
@@ -66,14 +66,11 @@ class Extractor(Entry):
     from_file: bool = False
 
 
-class ExtractorRegistry(Registry):
+class ExtractorRegistry(Registry[Extractor]):
     """The extractors by name, as a config's `sweep.features` selects them."""
 
     def __init__(self, entries: Mapping[str, Extractor]):
         super().__init__('feature extractor', entries)
-
-    def __getitem__(self, name: str) -> Extractor:
-        return cast(Extractor, super().__getitem__(name))
 
     def from_files(self) -> list[str]:
         """Names of those whose weights are a file of the user's."""

@@ -66,7 +66,8 @@ class Classifier:
 
     def apply(self, params: Any, images: UInt8[jax.Array, 'b h w c']) -> Features:
         """Pooled features and logits of the data set's classes."""
-        return self._net.apply(params, images.astype(jnp.float32) / 127.5 - 1.0)
+        features: Any = self._net.apply(params, images.astype(jnp.float32) / 127.5 - 1.0)
+        return features
 
     def provenance(self) -> dict[str, Any]:
         """Name, SHA-256 of the weights, what it was trained on and its held-out accuracy."""
@@ -136,8 +137,9 @@ def train(config_data: ConfigDict) -> tuple[Any, float]:
     @jax.jit
     def step(params, opt_state, x, label):
         def loss_fn(params):
-            logits = net.apply(params, x).logits
-            return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+            out: Any = net.apply(params, x)
+            losses = optax.softmax_cross_entropy_with_integer_labels(out.logits, label)
+            return losses.mean()
 
         updates, opt_state = optimizer.update(jax.grad(loss_fn)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state

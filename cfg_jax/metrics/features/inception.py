@@ -57,7 +57,7 @@ class InceptionExtractor:
 
     def apply(self, params: Any, images: jax.Array) -> Features:
         """Features of uint8 RGB images [B, H, W, 3]; raises UserError for any other."""
-        taps = self._net.apply({'params': _as_variables(params)}, images)
+        taps: Any = self._net.apply({'params': _as_variables(params)}, images)
         return Features(taps[self._tap], taps.get('logits'), taps['spatial'])
 
     def provenance(self) -> dict[str, Any]:

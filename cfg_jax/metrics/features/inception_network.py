@@ -137,7 +137,7 @@ def layers(tap: str) -> Mapping[str, tuple[int, ...]]:
 
     def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, nn.Conv | nn.Dense):
-            order.append(context.module.name)
+            order.append(str(context.module.name))
         return call(*args, **kwargs)
 
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.uint8)
