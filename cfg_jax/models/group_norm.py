@@ -1,8 +1,7 @@
 """Group normalisation, its affine map and SiLU as one operation with a derivative of its own.
 
-Between two convolutions everything is limited by memory. Autodiff of the plain formula sums over
-positions once for every use of a mean; the derivative below takes two sums per channel, forward
-and in reverse.
+Between two convolutions everything is limited by memory. Autodiff of the plain formula takes four
+sums over positions in reverse; the derivative below takes two, forward and in reverse.
 """
 
 import functools
