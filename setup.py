@@ -32,7 +32,6 @@ setup(
         'optax>=0.2.5',
         'orbax-checkpoint>=0.12',
         'pillow>=10',
-        'protobuf>=5',
         'safetensors>=0.5',
         'scikit-learn>=1.5',  # the digits
         'tensorflow-datasets>=4.9.9',

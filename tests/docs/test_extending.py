@@ -31,6 +31,7 @@ LIMITS = {
     'A prediction target': 14,
     'A kind of condition': 59,
     'A data source': 39,
+    'A metric': 24,
 }
 _NEW = re.compile(r'python (?:file|test) (?P<file>\S+)')
 _END = re.compile(r'python end of (?P<file>\S+)')
