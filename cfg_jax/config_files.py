@@ -62,7 +62,7 @@ def _renamed(override: str) -> str:
     )
 
 
-def _reason(path: str, overrides: Sequence[str], error: Exception) -> str:
+def _reason(path: str, overrides: Sequence[str], error: BaseException) -> str:
     """Why a config does not load: an override's field or value, or the file's own line."""
     for override in overrides:
         field = override.removeprefix('--config.').partition('=')[0]
