@@ -29,6 +29,7 @@ from cfg_jax.keys import image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
 from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
+from cfg_jax.samplers.grids import Grid
 from cfg_jax.samplers.loop import sample_loop
 
 _CONDITION, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
@@ -59,7 +60,8 @@ class Model:
       provenance: what identifies the parameters.
 
     Raises:
-      UserError: a rule without the network it needs, or one that the sampler cannot follow.
+      UserError: a rule without the network it needs, or one that the sampler cannot follow; levels
+        that the sampler's grid does not have.
     """
 
     def __init__(
@@ -163,9 +165,11 @@ class Model:
           params: instead of the model's own.
 
         Raises:
-          UserError: lengths that disagree, or a weight that is not finite in float32.
+          UserError: lengths that disagree, a weight that is not finite in float32, or a seed or a
+            number that 32 bits do not hold.
         """
         count = len(indices)
+        _check_numbers(seed, indices)
         padded = -(-count // jax.local_device_count()) * jax.local_device_count()
         _check_lengths(count, condition, w)
 
@@ -176,7 +180,7 @@ class Model:
             return jax.device_put(filled, devices.batch_sharding())
 
         arguments = [
-            self.params if params is None else params,
+            self.params if params is None else jax.device_put(params, devices.replicated()),
             jax.device_put(np.uint32(seed), devices.replicated()),
             on_devices(np.asarray(indices, np.uint32)),
             jax.tree.map(on_devices, condition),
@@ -275,6 +279,18 @@ def _check(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> None:
             f'{type(rule).__name__} changes how the sampler adds noise, which'
             f' {type(sampler).__name__} does not support; use --sampler=ddim'
         )
+    try:
+        jax.eval_shape(lambda: (sampler.grid or Grid()).levels(sampler.num_steps))
+    except ValueError as error:
+        raise UserError(f'the levels of {type(sampler).__name__}: {error}') from error
+
+
+def _check_numbers(seed: int, indices: Sequence[int] | np.ndarray) -> None:
+    for what, numbers in (('seeds', [seed]), ('image numbers', indices)):
+        values = np.asarray(numbers)
+        outside = values[(values < 0) | (values >= 2**32)]
+        if outside.size:
+            raise UserError(f'{what} lie in 0..{2**32 - 1}; got {outside[0]}')
 
 
 def _check_lengths(count: int, condition: Condition, w: ArrayLike) -> None:
@@ -285,7 +301,7 @@ def _check_lengths(count: int, condition: Condition, w: ArrayLike) -> None:
         )
     if np.ndim(w) > 0 and np.shape(w) != (count,):
         raise UserError(
-            f'{count} images need one guidance weight, or as many; got {np.shape(w)[0]}'
+            f'{count} images need one guidance weight, or as many; got the shape {np.shape(w)}'
         )
     with np.errstate(over='ignore'):
         if not np.isfinite(np.asarray(w, np.float32)).all():

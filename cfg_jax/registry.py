@@ -110,7 +110,7 @@ def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:
         try:
             options[name] = _PARSERS[types[name]](value)
         except (KeyError, ValueError):
-            raise UserError(f'{owner}: {name}={value!r} is not a {types[name].__name__}') from None
+            raise UserError(f'{owner}: {name}={value!r} is not {_WORDS[types[name]]}') from None
     return options
 
 

@@ -7,6 +7,7 @@ import jax
 
 from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.diffusion import broadcast_to_images
+from cfg_jax.errors import UserError
 from cfg_jax.guidance import CONDITIONAL, NULL, Evaluation, GuidanceLevel, Predictions, Rule
 
 FIRST = Evaluation(condition='first')
@@ -30,10 +31,17 @@ class TwoConditions(Rule):
     def conditions(
         self, conditioning: Conditioning, condition: Condition, logsnr: jax.Array, keys: jax.Array
     ) -> dict[str, Condition]:
-        """'first' is the condition with its second leaf null."""
+        """'first' is the condition with its second leaf null.
+
+        Raises:
+          UserError: a condition of another number of parts.
+        """
         leaves, structure = jax.tree.flatten(condition)
         if len(leaves) != 2:
-            raise ValueError(f'two_conditions needs a condition of two parts; got {len(leaves)}')
+            raise UserError(
+                f"the rule two_conditions needs a condition of two parts; the model's has"
+                f' {len(leaves)}: choose another rule'
+            )
         null = conditioning.null(condition)
         first = jax.tree.unflatten(structure, [leaves[0], jax.tree.leaves(null)[1]])
         return {'given': condition, 'null': null, 'first': first}

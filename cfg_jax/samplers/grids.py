@@ -61,7 +61,9 @@ class EDMGrid(Grid):
 
     def levels(self, num_steps: int) -> jax.Array:
         """T levels, -2 rho ln(s^(1 / rho)) with s^(1 / rho) uniform, float32 [T]."""
-        noisiest, cleanest = np.exp(-0.5 * np.asarray(super().levels(2), np.float64))
+        with jax.ensure_compile_time_eval():  # inside a compiled trajectory too
+            ends = np.asarray(super().levels(2), np.float64)
+        noisiest, cleanest = np.exp(-0.5 * ends)
         highest, lowest = min(noisiest, self.highest), max(cleanest, self.lowest)
         s = np.linspace(
             highest ** (1 / self.rho), lowest ** (1 / self.rho), _at_least_two(num_steps)

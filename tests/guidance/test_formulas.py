@@ -325,7 +325,7 @@ def test_modifiers_compose_from_left_to_right():
         ('projekted', "did you mean 'projected'"),
         ('rescale:phi=2', 'phi is in [0, 1]'),
         ('rescale:phi', "no option 'phi'"),
-        ('rescale:phi=x', "phi='x' is not a float"),
+        ('rescale:phi=x', "phi='x' is not a number"),
         ('composition:labels=2/3,weights=1/2/3', '2 labels need as many weights'),
         ('schedule:kind=foo', 'kind is one of'),
         ('annealed_condition:tau1=0.9,tau2=0.5', '0 <= tau1 < tau2'),

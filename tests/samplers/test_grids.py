@@ -1,10 +1,12 @@
 """The levels of samplers: equally spaced in u, ends included."""
 
+import jax
 import numpy as np
 import pytest
 from gaussian import levels64
 
 from cfg_jax.diffusion import CosineSchedule, LinearBetaSchedule
+from cfg_jax.samplers import GRIDS
 from cfg_jax.samplers.grids import Grid
 
 
@@ -36,3 +38,12 @@ def test_levels_of_a_table_are_entries_of_it():
 def test_fewer_than_two_levels_are_refused(num_steps):
     with pytest.raises(ValueError, match='at least 2'):
         Grid().levels(num_steps)
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_every_grid_works_inside_a_compiled_function(name):
+    grid = GRIDS.make(name, schedule=CosineSchedule(-9.0, 9.0))
+    expected = grid.levels(7)
+    assert expected.dtype == np.float32
+    assert np.all(np.diff(expected) > 0)
+    np.testing.assert_allclose(jax.jit(lambda: grid.levels(7))(), expected, rtol=0, atol=5e-6)

@@ -1,0 +1,158 @@
+"""Models of work directories and exported files; two networks, and how they may not fit."""
+
+import shutil
+
+import numpy as np
+import pytest
+from support import (
+    CLASSIFIER,
+    checkpoint_arrays,
+    make_tiny_config,
+    toy_instead_of_networks,
+    toy_second_branch,
+    user_error,
+)
+
+import cfg_jax
+from cfg_jax import loading
+from cfg_jax.perf import cost
+from cfg_jax.training import loop
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """Work directories of a toy U-Net and a toy classifier, trained for a few steps."""
+    root = tmp_path_factory.mktemp('runs')
+    with toy_instead_of_networks():
+        loop.train(make_tiny_config(), root / 'unet')
+        loop.train(make_tiny_config(CLASSIFIER), root / 'classifier')
+    return root
+
+
+def guided(runs, config=None, form='mean', conditional=True):
+    return loading.load(
+        runs / 'unet',
+        config=config,
+        guidance=f'classifier_{form}:conditional={conditional}',
+        guidance_network=runs / 'classifier',
+    )
+
+
+def images_of(model, labels, w):
+    return np.asarray(model.generate(0, labels, np.int32(labels), w).x)
+
+
+def test_the_door_of_the_library(runs, toy_networks):
+    assert cfg_jax.load is loading.load
+    model = cfg_jax.load(str(runs / 'unet'))
+    assert isinstance(model, cfg_jax.Model)
+    assert model.sample([3, 3, 7], w=3.0, seed=0).shape == (3, 8, 8, 1)
+
+
+def test_weights_are_the_ema_of_the_newest_checkpoint(runs, toy_networks):
+    model = loading.load(runs / 'unet')
+    saved = checkpoint_arrays(runs / 'unet', 6)
+    (ema,) = [
+        a
+        for name, a in saved.items()
+        if 'ema_params' in name and 'Conv_0' in name and 'kernel' in name
+    ]
+    np.testing.assert_array_equal(model.params['main']['params']['Conv_0']['kernel'], ema)
+    assert model.provenance()['checkpoint_step'] == 6
+    earlier = loading.load(runs / 'unet', step=3)
+    assert earlier.provenance()['checkpoint_step'] == 3
+    assert earlier.provenance()['weights_sha256'] != model.provenance()['weights_sha256']
+    message = user_error(loading.load, runs / 'unet', step=4)
+    assert '4' in message
+    assert '3, 6' in message
+
+
+def test_guided_by_a_trained_classifier(runs, toy_networks):
+    plain = loading.load(runs / 'unet')
+    model = guided(runs)
+    labels = np.arange(6)
+    x0 = images_of(plain, labels, 0.0)
+    np.testing.assert_array_equal(images_of(model, labels, 0.0), x0)
+    moved = np.abs(images_of(model, labels, 50.0) - x0).max(axis=(1, 2, 3))
+    assert np.all(moved > 1e-3)
+    unconditional = images_of(guided(runs, conditional=False), labels, 0.0)
+    assert np.abs(unconditional - x0).max() > 1e-4
+
+
+def test_guided_by_another_checkpoint(runs, toy_networks):
+    """Autoguidance by the model itself is the model; away from its null condition it is not."""
+    model = loading.load(runs / 'unet', guidance='autoguidance', guidance_network=runs / 'unet')
+    labels = np.arange(4)
+    x0 = images_of(loading.load(runs / 'unet'), labels, 0.0)
+    np.testing.assert_allclose(images_of(model, labels, 3.0), x0, rtol=0, atol=2e-3)
+    free = images_of(loading.load(runs / 'unet'), labels, 3.0)
+    assert np.abs(free - x0).max() > 1e-2
+
+
+def test_operations_of_an_image(runs, toy_networks):
+    """4 levels: a pass each, most of two if guided; a classifier's forward and backward pass."""
+    plain, model = loading.load(runs / 'unet'), guided(runs)
+    one_pass = cost.describe(make_tiny_config())['forward_gflop_per_image'] * 1e9
+    assert plain.flops_per_image(0.0) == 4 * one_pass
+    assert plain.flops_per_image(1.0) == 4 * (one_pass + toy_second_branch(make_tiny_config()))
+    classifier = cost.describe(make_tiny_config(CLASSIFIER))['forward_gflop_per_image'] * 1e9
+    gradients = model.flops_per_image(1.0) / 4 - one_pass
+    # The backward pass towards z alone repeats each product once at most.
+    assert classifier < gradients <= 2 * classifier
+
+
+def test_provenance_names_both_networks(runs, toy_networks):
+    found = guided(runs).provenance()
+    plain = loading.load(runs / 'unet').provenance()
+    assert found['weights_sha256'] == plain['weights_sha256']
+    assert 'guidance' not in plain
+    assert 'ClassifierMean' in found['guidance']
+    assert 'conditional=True' in found['guidance']
+    classifier = found['guidance_network']
+    assert classifier['checkpoint_step'] == 6
+    assert len(classifier['weights_sha256']) == 64
+    assert classifier['weights_sha256'] != found['weights_sha256']
+
+
+def test_networks_in_each_others_place(runs, toy_networks):
+    message = user_error(loading.load, runs / 'classifier')
+    assert 'holds a noisy classifier' in message
+    message = user_error(
+        loading.load, runs / 'unet', guidance='classifier_eps', guidance_network=runs / 'unet'
+    )
+    assert 'holds a diffusion model' in message
+    message = user_error(
+        loading.load, runs / 'unet', guidance='autoguidance', guidance_network=runs / 'classifier'
+    )
+    assert 'holds a noisy classifier' in message
+
+
+def test_mean_shift_is_ancestral(runs, toy_networks):
+    config = make_tiny_config(sampler__name='ddim')
+    assert 'ancestral' in user_error(guided, runs, config)
+    guided(runs, config, form='eps')
+
+
+def test_a_rule_without_its_network(runs, toy_networks):
+    message = user_error(loading.load, runs / 'unet', guidance='classifier_eps')
+    assert '--guidance_network' in message
+
+
+def test_networks_of_other_noise(runs, toy_networks, tmp_path):
+    config = make_tiny_config(CLASSIFIER, diffusion__logsnr_max=15.0, train__steps=2)
+    shutil.copytree(runs / 'unet', tmp_path / 'unet')
+    loop.train(config, tmp_path / 'classifier')
+    message = user_error(guided, tmp_path)
+    assert 'diffusion.logsnr_max=15.0' in message
+    assert str(tmp_path / 'classifier') in message
+
+
+def test_labels_out_of_range(runs, toy_networks):
+    message = user_error(guided(runs).sample, [3, 10], 1.0)
+    assert 'label 10' in message
+    assert '0..9' in message
+
+
+def test_what_is_not_a_model(tmp_path, toy_networks):
+    for path in (tmp_path, tmp_path / 'nowhere', str(tmp_path / 'nowhere.safetensors')):
+        assert str(path) in user_error(loading.load, path)
