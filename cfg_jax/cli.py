@@ -17,7 +17,7 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, config_files, console
-from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, is_shortage
+from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, WorkerDied, is_shortage
 from cfg_jax.guidance import RULES
 from cfg_jax.perf import xla
 from cfg_jax.samplers import SAMPLERS
@@ -57,7 +57,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs `main(argv)` with the log shown; exit status 0, or 2 after one line on standard error.
 
     75 after a preemption with everything saved, 1 where other processes of the run are gone:
-    launchers start the same command again. 130 after Ctrl-C.
+    launchers start the same command again. 130 after Ctrl-C. A data worker that was killed ends in
+    75 if steps were saved since the start, else in 1.
 
     Anything that is not a user's mistake keeps its traceback.
     """
@@ -81,6 +82,8 @@ def _status(main: Callable[[Sequence[str]], None]) -> int:
         return _ended(error, line, 2)
     except Disconnected as error:
         return _ended(error, f'error: {error}', 1)
+    except WorkerDied as error:
+        return _ended(error, f'error: {error}', PREEMPTED if error.saved else 1)
     except Preempted as error:
         status = INTERRUPTED if isinstance(error, Interrupted) else PREEMPTED
         return _ended(error, f'{error}; the same command continues from here', status)

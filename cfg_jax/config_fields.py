@@ -99,6 +99,9 @@ FIELDS: dict[str, Field] = {
     'data.random_crop': Field(
         0.0, _probability, 'smallest random square, of the shorter side; 0: the central square'
     ),
+    'data.max_bad_examples': Field(
+        10, _whole(0), 'images that cannot be decoded are replaced and reported; more end the run'
+    ),
     'data.num_workers': Field(0, _whole(0, 1024), 'processes that decode; 0: in this process'),
     'model.kind': Field('unet', _one_of(BACKBONES), 'a denoising U-Net or a noisy classifier'),
     'model.width': Field(
@@ -197,7 +200,7 @@ _OF_DENOISERS = re.compile(
 
 # What a resumed run may set differently: it changes neither the network nor the steps so far.
 MAY_CHANGE = re.compile(
-    r'(data\.(data_dir|num_workers)|model\.(remat|attention)|(guidance|sampler|sweep)\.\w+'
+    r'(data\.(data_dir|num_workers|max_bad_examples)|model\.(remat|attention)|(guidance|sampler|sweep)\.\w+'
     r'|train\.(steps|grad_accum|max_skipped|log_every|checkpoint_every|keep_checkpoints|keep_period'
     r'|sample_every))(:|$)'
 )

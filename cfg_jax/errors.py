@@ -22,3 +22,21 @@ class Interrupted(Preempted):
 
 class Disconnected(Exception):
     """Other processes of the run are gone: nobody's mistake. Commands exit with status 1."""
+
+
+class WorkerDied(Exception):
+    """A data worker was killed, most likely for want of memory.
+
+    Commands exit with status 75 if `saved`, so that launchers start the same command again as often
+    as this happens, and with 1 otherwise.
+
+    Attributes:
+      saved: whether the run came further before that, and its state is saved.
+    """
+
+    def __init__(self, message: str, saved: bool = False):
+        super().__init__(message, saved)
+        self.saved = saved
+
+    def __str__(self) -> str:
+        return self.args[0]

@@ -80,7 +80,7 @@ def image_sets(name: str, size: int, count: int):
 
         group = ConfigDict(
             {'name': name, 'data_dir': '', 'image_size': size, 'channels': 3}
-            | {'num_classes': len(names), 'num_workers': 0}
+            | {'num_classes': len(names), 'num_workers': 0, 'max_bad_examples': 0}
         )
         (batch,) = pipeline.one_epoch(group, f'{split}[:{count}]', batch_size=count)
         return np.asarray(images.to_uint8(batch['image']))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from cfg_jax import cli
+from cfg_jax import cli, config_files
 
 PICTURES = (
     ('PNG 64 x 64 -> 64', 'PNG', (64, 64), 64, 0),
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     if not options.seconds > 0:
         parser.error(f'--seconds must be above 0; got {options.seconds:g}')
     if options.config:
-        rows = of_config(cli.load_config(options.config, overrides), options)
+        rows = of_config(config_files.load_config(options.config, overrides), options)
     else:
         rows = of_made_up_pictures(options.seconds)
     print('| images | images/s |\n|---|---|')
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
 def of_made_up_pictures(seconds: float) -> Iterator[tuple[str, float]]:
     """(what, images/s on one core) of the training's own decoder."""
-    from cfg_jax.data import pipeline
+    from cfg_jax.data import preprocess
 
     rng = np.random.default_rng(0)
     for name, kind, shape, size, quality in PICTURES:
@@ -57,7 +57,7 @@ def of_made_up_pictures(seconds: float) -> Iterator[tuple[str, float]]:
 
         def decode_all(encoded: Sequence[bytes] = encoded, size: int = size) -> int:
             for image in encoded:
-                pipeline.decode(image, size=size, channels=3)
+                preprocess.decode(image, size=size, channels=3)
             return len(encoded)
 
         kilobytes = np.mean([len(image) for image in encoded]) / 1000

@@ -55,11 +55,11 @@ def digits_dir():
 
     from support import make_tiny_config
 
-    from cfg_jax.data import sources
+    from cfg_jax.data import sources, tfds_sets
 
     data = make_tiny_config().data
     sources.data_source(data, 'train')  # prepares them on first use
-    return Path(sources.find_builder(data.name, data.data_dir).data_path)
+    return Path(tfds_sets.find_builder(data.name, data.data_dir).data_path)
 
 
 def _made_once(tmp_path_factory, worker, name, make):

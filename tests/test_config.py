@@ -206,6 +206,7 @@ def test_check_devices(tiny_config, batch, accum, devices, fits):
 CHANGEABLE = {
     'data.data_dir': '/elsewhere',
     'data.num_workers': 3,
+    'data.max_bad_examples': 3,
     'model.remat': True,
     'model.attention': 'xla',
     'train.steps': 7,

@@ -1,27 +1,25 @@
-"""Deterministic input: TFDS data sources through Grain to batches of images in [-1, 1].
+"""Deterministic input: data sources through Grain to batches of images in [-1, 1].
 
 A batch is {'image': float32 [B, H, W, C], 'condition': int32 [B]}, a class id per image. Which
 examples batch n holds, and which of them are flipped, follows from the seed and n alone: not from
 workers, restarts, or the number of processes.
 """
 
+import contextlib
 import functools
-import io
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
-from PIL import Image
 
-from cfg_jax.data import images, sources
+from cfg_jax.data import preprocess, reading, workers
+from cfg_jax.data.reading import BadExample, Batch
 from cfg_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+_NAMED = 32  # examples that a message names
 
-_NAMED = 32  # examples that a report names
+_Row = tuple[Batch, tuple[BadExample, ...]]
 
 
 class TrainingBatches(Iterator[Batch]):
@@ -29,8 +27,12 @@ class TrainingBatches(Iterator[Batch]):
 
     Row i of process p is row p + i * process_count of the global batch.
 
+    An example that cannot be decoded is replaced, see `reading.Reader.row`.
+
     Raises:
-      UserError: as `datasets.data_source`, or if the batch does not divide over processes.
+      UserError: as `sources.data_source`, or if the batch does not divide over processes; from
+        `next`, more than `data.max_bad_examples` were found.
+      WorkerDied: from `next`, a worker process was killed.
     """
 
     def __init__(
@@ -46,27 +48,30 @@ class TrainingBatches(Iterator[Batch]):
             raise UserError(
                 f'train.batch_size={batch_size} is not divisible by {process_count} processes'
             )
-        source = sources.data_source(data, data.split)
-        dataset = _order(grain.MapDataset.source(source), seed)
-        # The same order of the examples' numbers: to say which examples a batch holds.
-        self._numbers = _order(grain.MapDataset.range(len(source)), seed)
-        self._global_batch = batch_size
+        crop = None
         if data.random_crop:
-            smallest = data.random_crop
-            dataset = dataset.random_map(_decoder(data, functools.partial(random_square, smallest)))
-        else:
-            dataset = dataset.map(_decoder(data))
+            crop = functools.partial(preprocess.random_square, data.random_crop)
+        reader = reading.Reader(data, data.split, crop)
+        # The same order twice: to read the examples, and to say which of them a batch holds.
+        self._numbers = _order(grain.MapDataset.range(len(reader)), seed)
+        dataset = _order(grain.MapDataset.range(len(reader)), seed)
+        self._global_batch = batch_size
+        dataset = dataset.random_map(reader.row) if crop else dataset.map(reader.row)
         if data.flip:
             dataset = dataset.random_map(_flip)
         # Sliced last, so that an example is flipped alike whatever the number of processes; what
         # the slice leaves out is never decoded.
-        self._dataset = dataset[process_index::process_count].batch(batch_size // process_count)
+        self._dataset = dataset[process_index::process_count].batch(
+            batch_size // process_count, batch_fn=_stack
+        )
+        self._bad = reading.BadExamples(data, data.split)
         self._num_workers = data.num_workers
         self._iterator: Any = None
         self.set_state({'next_batch': 0})
 
     def __next__(self) -> Batch:
-        batch = next(self._iterator)
+        batch, bad = next(self._iterator)
+        self._bad.add(bad)
         self._next_batch += 1
         return batch
 
@@ -81,8 +86,13 @@ class TrainingBatches(Iterator[Batch]):
         # Random access lets the stream start anywhere, so its state is one number, whatever the
         # number of workers is before and after.
         remaining = self._dataset[self._next_batch :].to_iter_dataset()
-        remaining = _with_workers(remaining, self._num_workers)
-        self._iterator = iter(remaining)
+        self._iterator = workers.WorkerIterator(
+            workers.in_workers(remaining, self._num_workers), self._num_workers
+        )
+
+    def bad_examples(self) -> int:
+        """How many examples this process has replaced so far, each counted once."""
+        return len(self._bad)
 
     def examples_of(self, batch: int) -> str:
         """The numbers, in the data set, of the examples of global batch `batch`, from 1."""
@@ -99,128 +109,43 @@ class TrainingBatches(Iterator[Batch]):
 
 
 def _order(dataset: grain.MapDataset, seed: int) -> grain.MapDataset:
-    """Shuffled anew in every epoch, without end."""
+    """Shuffled again in every epoch, without end."""
     return dataset.seed(seed).shuffle().repeat()
 
 
 def one_epoch(data: ConfigDict, split: str, batch_size: int, start: int = 0) -> Iterator[Batch]:
     """Every example of `split` from number `start` on, once, in order, without flips.
 
-    The last batch may be smaller.
+    The last batch may be smaller. Examples that cannot be decoded are replaced as in training.
+
+    Raises:
+      UserError, WorkerDied: as `TrainingBatches`.
     """
-    source = sources.data_source(data, split)
-    dataset = grain.MapDataset.source(source)[start:].map(_decoder(data)).batch(batch_size)
-    return iter(_with_workers(dataset.to_iter_dataset(), data.num_workers))
-
-
-def _with_workers(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
-    """Decodes in worker processes; the order stays. 0 decodes in this process."""
-    if not num_workers:
-        return dataset
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags of Grain's own
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-
-
-def decode(
-    image: bytes,
-    *,
-    size: int,
-    channels: int,
-    crop: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> np.ndarray:
-    """An encoded image -> float32 [size, size, channels] in [-1, 1].
-
-    Central square crop along the longer side, then area resize: the "area-downsampled" ImageNet
-    of the paper, as the authors' public Progressive Distillation code does it. `crop` takes the
-    place of the central square.
-    """
-    with Image.open(io.BytesIO(image)) as opened:
-        pixels = np.asarray(opened.convert('L' if channels == 1 else 'RGB'))
-    pixels = pixels.reshape(*pixels.shape[:2], channels)
-    square = (crop or central_square)(pixels)
-    return images.from_uint8(np.clip(area_resize(square, size), 0, 255))
-
-
-def central_square(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, C] -> [S, S, C] with S = min(H, W), cut from the middle."""
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return pixels[top : top + side, left : left + side]
-
-
-def random_square(smallest: float, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[H, W, C] -> [S, S, C]: a square anywhere, S uniform in [smallest, 1] times min(H, W).
-
-    ADM's augmentation for its classifiers (smallest = 0.8) up to the order of crop and resize: it
-    resizes first, to a random size.
-    """
-    height, width = pixels.shape[:2]
-    side = round(min(height, width) * rng.uniform(smallest, 1.0))
-    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-    return pixels[top : top + side, left : left + side]
-
-
-def area_resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """[S, S, C] -> float32 [size, size, C]: the mean over each output pixel's footprint.
-
-    Source pixels that a footprint covers in part count in part, as in TensorFlow's `area` method.
-    """
-    if pixels.shape[0] == size:
-        return pixels.astype(np.float32)
-    weights = _area_weights(pixels.shape[0], size)  # [size, S]
-    return np.einsum(
-        'iy,jx,yxc->ijc', weights, weights, pixels.astype(np.float32), optimize=True
-    ).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=1024)
-def _area_weights(source: int, target: int) -> np.ndarray:
-    """weights[i, y] = share of output pixel i's footprint that source pixel y covers."""
-    edges = np.linspace(0.0, source, target + 1)
-    low, high = edges[:-1, None], edges[1:, None]  # [target, 1]
-    y = np.arange(source)[None, :]
-    overlap = np.clip(np.minimum(high, y + 1) - np.maximum(low, y), 0.0, None)
-    return (overlap / (high - low)).astype(np.float32)
-
-
-def _decoder(data: ConfigDict, crop: Callable[..., np.ndarray] | None = None) -> Callable:
-    """example -> batch row; with a random `crop`, (example, rng) -> batch row."""
-    return functools.partial(
-        _decode_example,
-        crop=crop,
-        size=data.image_size,
-        channels=data.channels,
-        num_classes=data.num_classes,
-        name=data.name,
+    reader = reading.Reader(data, split)
+    numbers = grain.MapDataset.range(start, len(reader))
+    dataset = numbers.map(reader.row).batch(batch_size, batch_fn=_stack).to_iter_dataset()
+    return _checked(
+        workers.WorkerIterator(workers.in_workers(dataset, data.num_workers), data.num_workers),
+        reading.BadExamples(data, split),
     )
 
 
-def _decode_example(
-    example: dict[str, Any],
-    rng: np.random.Generator | None = None,
-    *,
-    size: int,
-    channels: int,
-    num_classes: int,
-    name: str,
-    crop: Callable[..., np.ndarray] | None,
-) -> Batch:
-    label = int(example['label'])
-    if not 0 <= label < num_classes:
-        raise UserError(
-            f'{name!r} holds the label {label}, outside 0..{num_classes - 1}; is this a test split'
-            ' without labels?'
-        )
-    if crop is not None:
-        crop = functools.partial(crop, rng=rng)
-    image = decode(example['image'], size=size, channels=channels, crop=crop)
-    return {'image': image, 'condition': np.asarray(label, np.int32)}
+def _checked(batches: workers.WorkerIterator[_Row], found: reading.BadExamples) -> Iterator[Batch]:
+    with contextlib.closing(batches):
+        for batch, bad in batches:
+            found.add(bad)
+            yield batch
 
 
-def _flip(example: Batch, rng: np.random.Generator) -> Batch:
+def _stack(rows: Sequence[_Row]) -> _Row:
+    """Rows -> a batch, and the bad examples in whose place some of them stand."""
+    batch = {key: np.stack([row[key] for row, _ in rows]) for key in rows[0][0]}
+    return batch, tuple(bad for _, found in rows for bad in found)
+
+
+def _flip(row: _Row, rng: np.random.Generator) -> _Row:
     """Mirrors the image left to right with probability 1/2, per example and epoch."""
+    example, bad = row
     if rng.random() < 0.5:
-        return example | {'image': example['image'][:, ::-1]}
-    return example
+        example = example | {'image': example['image'][:, ::-1]}
+    return example, bad

@@ -14,7 +14,7 @@ from cfg_jax import config as config_lib, files, locks
 from cfg_jax.data import pipeline
 from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
-from cfg_jax.errors import Interrupted, UserError
+from cfg_jax.errors import Interrupted, UserError, WorkerDied
 from cfg_jax.perf import memory
 from cfg_jax.training import checkpoints, workdirs, writers
 from cfg_jax.training.logging import TrainLog
@@ -47,6 +47,7 @@ def train(
         finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved.
       Preempted: SIGTERM came; the step is finished and saved.
       Interrupted: Ctrl-C came once: alike; twice: at once.
+      WorkerDied: a data worker was killed; the steps so far are saved, with one process.
     """
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
@@ -132,7 +133,11 @@ class _Loop:
         pictures = Pictures(self._config, self._workdir) if draws else None
         for step in range(first + 1, train.steps + 1):
             self._trace(step)
-            state, metrics = self._step(step_fn, state, step, compiles=step == first + 1)
+            try:
+                batch = self._next_batch(step)
+            except (UserError, WorkerDied) as error:
+                raise self._save_without_input(error, step - 1, first, state) from error
+            state, metrics = self._step(step_fn, state, batch, compiles=step == first + 1)
             self._log.add(metrics)
             asked = self._preemption.asked(step)
             last = step == train.steps
@@ -151,11 +156,14 @@ class _Loop:
             raise UserError(f'{problem}; {self.kept()}; make room and run the same command again')
         return state
 
-    def _step(self, step_fn, state: TrainState, step: int, compiles: bool) -> tuple[Any, Any]:
+    def _next_batch(self, step: int) -> Any:
         start = time.monotonic()
         with self._watchdog.waiting(f'the input pipeline to give the batch of step {step}'):
             batch = devices.split_batch(next(self._batches))
         self._input_seconds += time.monotonic() - start
+        return batch
+
+    def _step(self, step_fn, state: TrainState, batch: Any, compiles: bool) -> tuple[Any, Any]:
         if not compiles:
             return step_fn(state, batch)
         start = time.monotonic()
@@ -168,6 +176,8 @@ class _Loop:
         """What the machine says: seconds waited for input since the last time, memory in use."""
         values = {'input_seconds': self._input_seconds}
         self._input_seconds = 0.0
+        if self._batches.bad_examples():
+            values['bad_examples'] = self._batches.bad_examples()
         stats = jax.local_devices()[0].memory_stats() or {}  # None on CPU
         if 'peak_bytes_in_use' in stats:
             values['device_memory_peak_gib'] = stats['peak_bytes_in_use'] / 2**30
@@ -178,6 +188,21 @@ class _Loop:
         if problem:
             logging.warning(f'{problem}; {self.kept()}; training continues')
         return problem
+
+    def _save_without_input(
+        self, error: UserError | WorkerDied, step: int, first: int, state: TrainState
+    ) -> UserError | WorkerDied:
+        """Saves the steps since `first`; of many processes none can, the others wait in a step."""
+        self._saved.wait()
+        if step > first and step != self._saved.latest_step() and jax.process_count() == 1:
+            if step % self._config.train.log_every:
+                self._log.flush(step, self._moment(), self.kept)
+            self._save(step, state)
+            self._saved.wait()
+        message = f'{error}; {self.kept()}'
+        if isinstance(error, UserError):
+            return UserError(message)
+        return WorkerDied(message, saved=(self._saved.latest_step() or 0) > first)
 
     def kept(self) -> str:
         step = self._saved.latest_step()

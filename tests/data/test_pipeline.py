@@ -1,10 +1,9 @@
-import io
 import socket
 from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import png
 from sklearn.datasets import load_digits
 from support import make_tiny_config, user_error
 
@@ -15,12 +14,6 @@ from cfg_jax.data import (
 from cfg_jax.errors import UserError
 
 NUM_DIGITS = 1797
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(pixels, np.uint8)).save(buffer, 'PNG')
-    return buffer.getvalue()
 
 
 def take(count, config, **kwargs):
@@ -35,7 +28,7 @@ def take(count, config, **kwargs):
 def assert_same(batches, others):
     for batch, other in zip(batches, others, strict=True):
         np.testing.assert_array_equal(batch['image'], other['image'])
-        np.testing.assert_array_equal(batch['label'], other['label'])
+        np.testing.assert_array_equal(batch['condition'], other['condition'])
 
 
 def content(batches):
@@ -43,7 +36,7 @@ def content(batches):
     return Counter(
         (int(label), image.tobytes())
         for batch in batches
-        for image, label in zip(batch['image'], batch['label'], strict=True)
+        for image, label in zip(batch['image'], batch['condition'], strict=True)
     )
 
 
@@ -56,21 +49,21 @@ def test_digits_are_prepared_offline_on_first_use(tiny_config, tmp_path, monkeyp
     batches = list(pipeline.one_epoch(tiny_config.data, 'train', 500))
     assert (tmp_path / 'digits').is_dir()
     ours = content(
-        {'image': np.rint((b['image'] + 1) * 127.5).astype(np.uint8), 'label': b['label']}
+        {'image': np.rint((b['image'] + 1) * 127.5).astype(np.uint8), 'condition': b['condition']}
         for b in batches
     )
     digits = load_digits()
     pixels = np.rint(digits.images * 255 / 16).astype(np.uint8)
     assert sum(ours.values()) == NUM_DIGITS
-    assert ours == content([{'image': pixels, 'label': digits.target}])
+    assert ours == content([{'image': pixels, 'condition': digits.target}])
 
 
 def test_batch_form(tiny_config):
     (batch,) = take(1, tiny_config)
     assert batch['image'].shape == (16, 8, 8, 1)
     assert batch['image'].dtype == np.float32
-    assert batch['label'].shape == (16,)
-    assert batch['label'].dtype == np.int32
+    assert batch['condition'].shape == (16,)
+    assert batch['condition'].dtype == np.int32
     assert batch['image'].min() == -1.0
     assert 0.5 < batch['image'].max() <= 1.0
 
@@ -113,7 +106,7 @@ def test_processes_share_the_batch_by_interleaved_rows(tiny_config):
     parts = [take(3, tiny_config, process_index=p, process_count=2) for p in range(2)]
     for step, batch in enumerate(whole):
         for p in range(2):
-            assert parts[p][step]['label'].shape == (8,)
+            assert parts[p][step]['condition'].shape == (8,)
             for key in batch:
                 np.testing.assert_array_equal(parts[p][step][key], batch[key][p::2])
 
@@ -161,7 +154,7 @@ def test_random_crops_are_the_same_in_each_run(tiny_config, two_epochs):
     assert_same(take(2, tiny_config, batch_size=100), cropped)
     plain = take(2, make_tiny_config(), batch_size=100)
     for before, after in zip(plain, cropped, strict=True):
-        np.testing.assert_array_equal(before['label'], after['label'])
+        np.testing.assert_array_equal(before['condition'], after['condition'])
         assert before['image'].shape == after['image'].shape
     whole = [
         (b['image'] == a['image']).all(axis=(1, 2, 3)).mean()
@@ -173,28 +166,13 @@ def test_random_crops_are_the_same_in_each_run(tiny_config, two_epochs):
     assert content(pipeline.one_epoch(tiny_config.data, 'train', 500)) == content(two_epochs[:3])
 
 
-def test_random_squares_lie_anywhere_in_the_image():
-    rng = np.random.default_rng(0)
-    pixels = np.stack(np.meshgrid(np.arange(10), np.arange(16), indexing='ij'), axis=-1)
-    squares = [pipeline.random_square(0.8, pixels, rng) for _ in range(2000)]
-    sides = np.array([square.shape[:2] for square in squares])
-    assert (sides[:, 0] == sides[:, 1]).all()
-    assert set(sides[:, 0]) == {8, 9, 10}
-    corners = np.array([square[0, 0] for square in squares])
-    ends = np.array([square[-1, -1] for square in squares])
-    np.testing.assert_array_equal(ends - corners, sides - 1)  # nothing left out between
-    assert corners.min(axis=0).tolist() == [0, 0]
-    assert ends.max(axis=0).tolist() == [9, 15]
-    assert abs(np.mean((corners + ends)[:, 1] / 2) - 7.5) < 0.3
-
-
 def test_one_epoch_is_in_order_and_ends_with_a_small_batch(tiny_config):
     tiny_config.data.flip = True  # must not matter
     batches = list(pipeline.one_epoch(tiny_config.data, 'train', 500))
-    assert [len(batch['label']) for batch in batches] == [500, 500, 500, 297]
+    assert [len(batch['condition']) for batch in batches] == [500, 500, 500, 297]
     source = sources.data_source(tiny_config.data, 'train')
     stored = [int(source[i]['label']) for i in range(NUM_DIGITS)]
-    assert np.concatenate([batch['label'] for batch in batches]).tolist() == stored
+    assert np.concatenate([batch['condition'] for batch in batches]).tolist() == stored
 
 
 def test_one_epoch_of_a_slice(tiny_config):
@@ -203,60 +181,9 @@ def test_one_epoch_of_a_slice(tiny_config):
     assert_same(part, [whole])
 
 
-@pytest.mark.parametrize(('height', 'width'), [(6, 10), (11, 6), (7, 7)])
-def test_central_square(height, width):
-    pixels = np.arange(height * width).reshape(height, width, 1)
-    side = min(height, width)
-    square = pipeline.central_square(pixels)
-    assert square.shape == (side, side, 1)
-    rows, columns = square[:, 0, 0] // width, square[0, :, 0] % width
-    for indices, length in ((rows, height), (columns, width)):
-        assert np.array_equal(np.diff(indices), np.ones(side - 1))
-        left_over = (indices[0], length - 1 - indices[-1])
-        assert abs(left_over[0] - left_over[1]) <= 1
-
-
-@pytest.mark.parametrize(('source', 'target'), [(12, 4), (5, 3), (9, 4), (4, 6), (64, 48)])
-def test_area_resize_is_the_exact_integral(source, target):
-    pixels = np.random.default_rng(0).integers(0, 256, (source, source, 3)).astype(np.uint8)
-    # Every source pixel cut into target x target equal parts, of which each output pixel's
-    # footprint covers source x source whole ones.
-    fine = pixels.astype(np.float64).repeat(target, axis=0).repeat(target, axis=1)
-    exact = fine.reshape(target, source, target, source, 3).mean(axis=(1, 3))
-    resized = pipeline.area_resize(pixels, target)
-    assert resized.dtype == np.float32
-    np.testing.assert_allclose(resized, exact, rtol=1e-5)
-
-
-def test_area_resize_keeps_a_constant_and_the_same_size():
-    constant = np.full((7, 7, 1), 201, np.uint8)
-    np.testing.assert_allclose(pipeline.area_resize(constant, 5), 201.0, rtol=1e-6)
-    pixels = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
-    np.testing.assert_array_equal(pipeline.area_resize(pixels, 4), pixels)
-
-
-def test_decode_colours():
-    rgb = np.zeros((4, 4, 3), np.uint8)
-    rgb[..., 0], rgb[..., 1], rgb[..., 2] = 255, 51, 0
-    image = pipeline.decode(png(rgb), size=2, channels=3)
-    assert image.dtype == np.float32
-    np.testing.assert_allclose(image, np.broadcast_to([1.0, -0.6, -1.0], (2, 2, 3)), atol=1e-6)
-    grey = pipeline.decode(png(rgb), size=2, channels=1)
-    luma = np.floor(0.299 * 255 + 0.587 * 51 + 0.5) / 127.5 - 1.0  # ITU-R 601
-    np.testing.assert_allclose(grey, np.full((2, 2, 1), luma), atol=1e-6)
-    from_grey = pipeline.decode(png(rgb[..., 1]), size=2, channels=3)
-    np.testing.assert_allclose(from_grey, np.full((2, 2, 3), -0.6), atol=1e-6)
-
-
-def test_decode_crops_before_it_resizes():
-    pixels = np.zeros((4, 12), np.uint8)
-    pixels[:, 4:8] = 255
-    np.testing.assert_array_equal(pipeline.decode(png(pixels), size=2, channels=1), 1.0)
-
-
 @pytest.mark.parametrize(('label', 'num_workers'), [(-1, 0), (10, 0), (-1, 1)])
 def test_label_out_of_range(tiny_config, monkeypatch, label, num_workers):
-    examples = [{'image': png(np.zeros((8, 8))), 'label': label}] * 4
+    examples = [{'image': png(np.zeros((8, 8, 1), np.uint8)), 'label': label}] * 4
     monkeypatch.setattr(sources, 'data_source', lambda *args: examples)
     tiny_config.data.num_workers = num_workers
     with pytest.raises(UserError, match=rf"'digits' holds the label {label}, outside 0\.\.9"):

@@ -159,7 +159,7 @@ def test_real_weights_on_real_images():
     params, wnids, _ = googlenet.load(os.environ[WEIGHTS])
     order = extractor.output_order(wnids, classes)
     group = ConfigDict({'name': name, 'data_dir': '', 'image_size': 64, 'channels': 3})
-    group.update({'num_classes': len(classes), 'num_workers': 0})
+    group.update({'num_classes': len(classes), 'num_workers': 0, 'max_bad_examples': 0})
     logits, labels = [], []
     for batch in pipeline.one_epoch(group, 'validation[:1000]', 50):
         logits.append(googlenet.logits(params, images.to_uint8(batch['image']))[:, order])

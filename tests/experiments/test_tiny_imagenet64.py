@@ -23,7 +23,7 @@ from support import (
     user_error,
 )
 
-from cfg_jax.data import sources
+from cfg_jax.data import tfds_sets
 from cfg_jax.evaluation import reference
 from cfg_jax.evaluation.cache import Samples
 from cfg_jax.guidance.interval import Interval
@@ -113,7 +113,7 @@ def blobs(tmp_path_factory):
     """The directory of the prepared images."""
     builder = Blobs(data_dir=tmp_path_factory.mktemp('blobs'))
     tfds.disable_progress_bar()
-    sources.prepare(builder)
+    tfds_sets.prepare(builder)
     return builder.data_path
 
 

@@ -1,0 +1,236 @@
+"""Data sets written once as ArrayRecord: a folder's files as they are, or any set's images resized.
+
+Resized copies are lossless, so that training decodes almost nothing.
+"""
+
+import functools
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cfg_jax.data import Source, reading, sources, tfds_sets, workers
+from cfg_jax.data.reading import BadExample, Example, Reader
+from cfg_jax.errors import UserError
+
+_CHUNK = 64  # examples that a worker hands over at once
+_NAMED = 5  # bad examples that get a line each
+
+
+class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A TFDS builder of another set's examples; it lies in OUT/KIND/NAME/1.0.0.
+
+    Args:
+      name: of the copy.
+      data: a config's `data` group: the set, its directory, `image_size` and `channels`.
+      splits: of the copy, each with the split or slice of the set that it holds.
+      out: a TFDS directory.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+
+    def __init__(self, name: str, data: ConfigDict, splits: Mapping[str, str], out: str):
+        self._data, self._splits = data, dict(splits)
+        self.left_out = 0
+        super().__init__(
+            data_dir=os.path.expanduser(out) or None,
+            config=tfds.core.BuilderConfig(name=name, version=self.VERSION),
+        )
+
+    def made_from(self) -> str:
+        """What the copy was made from; in its description."""
+        return f'Made from {self._data.name}: {self._splits}.'
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict(
+            {
+                'image': tfds.features.Image(shape=self._image_shape()),
+                'label': tfds.features.ClassLabel(names=sources.class_names(self._data)),
+                'file': tfds.features.Text(),  # where the image comes from, if that is known
+            }
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f'{self.__doc__} {self.made_from()}',
+            features=features,
+            disable_shuffling=True,  # the same batches as training on the original
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {name: self._generate_examples(split) for name, split in self._splits.items()}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
+        reader = Reader(self._data, split)
+        dataset = grain.MapDataset.range(len(reader)).map(self._maker(reader))
+        dataset = dataset.batch(_CHUNK, batch_fn=list).to_iter_dataset()
+        count = self._data.num_workers
+        chunks = workers.WorkerIterator(workers.in_workers(dataset, count), count)
+        number = 0
+        try:
+            for example in (example for chunk in chunks for example in chunk):
+                if isinstance(example, BadExample):
+                    self.left_out += 1
+                    if self.left_out <= _NAMED:
+                        logging.warning('%s %s: %s; left out', self._data.name, split, example)
+                    continue
+                yield number, example
+                number += 1
+        finally:
+            chunks.close()
+        if not number:
+            raise UserError(f'no image of {self._data.name!r}, split {split!r}, can be decoded')
+
+    def _image_shape(self) -> tuple[int | None, int | None, int]:
+        raise NotImplementedError
+
+    def _maker(self, reader: Reader) -> Any:
+        """number -> Example | BadExample, for worker processes."""
+        raise NotImplementedError
+
+
+class Resized(_Copy, skip_registration=True):
+    """Central square, area resize, rounded to 8 bits, as PNG."""
+
+    RELEASE_NOTES: ClassVar = {'1.0.0': 'Central square, area resize, rounded to 8 bits.'}
+
+    def _image_shape(self) -> tuple[int | None, int | None, int]:
+        return (self._data.image_size, self._data.image_size, self._data.channels)
+
+    def _maker(self, reader: Reader) -> Any:
+        return functools.partial(_resized, reader)
+
+
+class Folder(_Copy, skip_registration=True):
+    """Image files as they were, those left out that cannot be decoded."""
+
+    RELEASE_NOTES: ClassVar = {'1.0.0': 'The files as they were.'}
+
+    def _image_shape(self) -> tuple[int | None, int | None, int]:
+        return (None, None, self._data.channels)
+
+    def _maker(self, reader: Reader) -> Any:
+        return functools.partial(_unchanged, reader)
+
+
+def resize(
+    name: str, data_dir: str, size: int, out: str, num_workers: int = 0, validation: float = 0.0
+) -> str:
+    """Writes a resized copy of a data set; returns a sentence that says where it lies.
+
+    Args:
+      name, data_dir: as in a config's `data`.
+      size: side of the images.
+      out: a TFDS directory for the copy.
+      num_workers: processes that decode.
+      validation: the share of a set with one split that becomes the split 'validation'.
+
+    Raises:
+      UserError: the set is not there, has no labelled images, or `out` holds another copy.
+    """
+    if size < 1:
+        raise UserError(f'--resize is a side in pixels, at least 1; got {size}')
+    source = sources.open_source(name, data_dir)
+    data = _group(name, data_dir, source, size, num_workers)
+    splits = _splits(data, source, validation)
+    return _write(Resized(f'{source.name}_{size}', data, splits, out), f'{name} at {size} pixels')
+
+
+def copy_folder(path: str, out: str, num_workers: int = 0, validation: float = 0.0) -> str:
+    """Writes a folder's image files as ArrayRecord; returns a sentence that says where they lie.
+
+    Args:
+      path: see `folder`.
+      out, num_workers, validation, errors: as of `resize`.
+    """
+    name = f'folder:{path}'
+    source = sources.open_source(name)
+    data = _group(name, '', source, 1, num_workers)
+    return _write(Folder(source.name, data, _splits(data, source, validation), out), path)
+
+
+def _group(name: str, data_dir: str, source: Source, size: int, num_workers: int) -> ConfigDict:
+    return ConfigDict(
+        {
+            'name': name,
+            'data_dir': data_dir,
+            'image_size': size,
+            'channels': source.channels,
+            'num_classes': len(source.class_names),
+            'num_workers': num_workers,
+            'max_bad_examples': 0,
+        }
+    )
+
+
+def _splits(data: ConfigDict, source: Source, validation: float) -> dict[str, str]:
+    """The copy's splits; one without labels, as ImageNet's test split, cannot be trained on."""
+    if not 0.0 <= validation < 1.0:
+        raise UserError(f'--validation is a share of at least 0 and below 1; got {validation:g}')
+    if len(source.splits) > 1 or not validation:
+        labelled = [s for s in source.splits if source.examples(s)[0]['label'] >= 0]
+        return {split: split for split in labelled}
+    (split,) = source.splits
+    total = len(sources.data_source(data, split))
+    count = max(1, round(validation * total))
+    if count >= total:
+        raise UserError(f'--validation={validation:g} leaves none of {total} images to train on')
+    return {split: f'{split}[{count}:]', 'validation': f'{split}[:{count}]'}
+
+
+def _write(builder: _Copy, what: str) -> str:
+    directory = epath.Path(builder.data_path)
+    advice = (
+        f'train on it with --config.data.name={directory}'
+        f' --config.data.num_classes={builder.info.features["label"].num_classes}'
+    )
+    if builder.is_prepared():
+        found = json.loads((directory / 'dataset_info.json').read_text()).get('description', '')
+        if 'Made from' in found and builder.made_from() not in found:
+            raise UserError(
+                f'{directory} holds another copy ({found[found.index("Made from") :]}); remove it'
+                ' or give another --out'
+            )
+        return f'{what} is already in {directory}; {advice}'
+    tfds_sets.prepare(builder)
+    left_out = f', {builder.left_out} bad examples left out' if builder.left_out else ''
+    counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in builder.info.splits.items())
+    return f'{what} is in {directory} ({counts}{left_out}); {advice}'
+
+
+def _resized(reader: Reader, number: int) -> Example | BadExample:
+    example = reader.read(number)
+    row = example if isinstance(example, BadExample) else reader.decode(number, example)
+    if isinstance(row, BadExample):
+        return row
+    # `images.to_uint8` in NumPy: workers must not start a device.
+    levels = np.floor(row['image'] * np.float32(127.5) + np.float32(128.0))
+    png = io.BytesIO()
+    pixels = np.clip(levels, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
+    return {
+        'image': png.getvalue(),
+        'label': int(example['label']),
+        'file': reading.file_of(example),
+    }
+
+
+def _unchanged(reader: Reader, number: int) -> Example | BadExample:
+    example = reader.read(number)
+    row = example if isinstance(example, BadExample) else reader.decode(number, example)
+    if isinstance(row, BadExample):
+        return row
+    return {
+        'image': example['image'],
+        'label': int(example['label']),
+        'file': reading.file_of(example),
+    }

@@ -1,0 +1,158 @@
+"""Copies as ArrayRecord: what training on the original would see, and nothing that is damaged."""
+
+import numpy as np
+import pytest
+from pictures import class_folder, encoded, random_pixels
+from support import make_tiny_config, run_here, user_error
+
+from cfg_jax.data import copies, pipeline, sources
+
+COMMAND = 'scripts/prepare_data.py'
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory, digits_dir):
+    """A copy of the digits at 4 pixels."""
+    out = tmp_path_factory.mktemp('resized')
+    told = copies.resize(str(digits_dir), '', 4, str(out))
+    directory = out / 'resized' / 'digits_4' / '1.0.0'
+    assert f'--config.data.name={directory}' in told
+    assert '--config.data.num_classes=10' in told
+    return directory
+
+
+def test_the_copy_is_what_training_sees(copy):
+    original = make_tiny_config(data__image_size=4).data
+    copied = make_tiny_config(data__image_size=4, data__name=str(copy)).data
+    (seen,) = pipeline.one_epoch(original, 'train', 2000)
+    (read,) = pipeline.one_epoch(copied, 'train', 2000)
+    np.testing.assert_array_equal(read['condition'], seen['condition'])
+    difference = np.abs(read['image'] - seen['image']).max()
+    assert 0 < difference <= 0.5 / 127.5 + 1e-6  # half a level of 255
+
+
+def test_again_is_at_once(copy, digits_dir):
+    before = [path.stat().st_mtime_ns for path in sorted(copy.iterdir())]
+    told = copies.resize(str(digits_dir), '', 4, str(copy.parents[2]))
+    assert 'already in' in told
+    assert [path.stat().st_mtime_ns for path in sorted(copy.iterdir())] == before
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """20 cats and 40 dogs; a dog is cut off, another is a transparent WebP."""
+    root = class_folder(tmp_path / 'pets', {'cat': 20, 'dog': 40})
+    path = root / 'dog' / '003.png'
+    path.write_bytes(path.read_bytes()[:50])
+    (root / 'dog' / '004.png').unlink()
+    webp = encoded(random_pixels(1, 8, 8, 3)[0], 'WEBP', lossless=True)
+    (root / 'dog' / 'other.webp').write_bytes(webp)
+    return root
+
+
+def rows(name, split, num_classes=2):
+    """{file: (label, image)} of a set, as training sees it."""
+    data = make_tiny_config(data__name=name, data__num_classes=num_classes, data__channels=3).data
+    (batch,) = pipeline.one_epoch(data, split, 1000)
+    examples = sources.data_source(data, split)
+    names = [examples[i]['file'] for i in range(len(examples))]
+    names = [name.decode() if isinstance(name, bytes) else name for name in names]
+    return dict(zip(names, zip(batch['condition'], batch['image'], strict=True), strict=True))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_folder_becomes_a_set_with_a_validation_split(pets, tmp_path, capsys, workers):
+    out = tmp_path / 'out'
+    command = [COMMAND, f'--folder={pets}', f'--data_dir={out}', '--validation=0.1']
+    status, lines, errors = run_here(capsys, *command, f'--workers={workers}')
+    assert status == 0, errors
+    directory = out / 'folder' / 'pets' / '1.0.0'
+    told = lines[-1]
+    assert f'--config.data.name={directory} --config.data.num_classes=2' in told
+    assert '1 bad examples left out' in told
+    (warning,) = [line for line in errors if 'dog/003.png' in line]
+    assert 'left out' in warning
+    assert sources.label_names(str(directory)) == ['cat', 'dog']
+    original = rows(f'folder:{pets}', 'train')
+    original.pop('dog/003.png')
+    parts = [rows(str(directory), split) for split in ('train', 'validation')]
+    assert len(parts[1]) == 6
+    assert {label for label, _ in parts[1].values()} == {0, 1}
+    assert not parts[0].keys() & parts[1].keys()
+    copied = parts[0] | parts[1]
+    assert copied.keys() == original.keys()
+    for file, (label, image) in copied.items():
+        assert label == original[file][0]
+        np.testing.assert_array_equal(image, original[file][1], err_msg=file)
+
+
+def test_the_validation_split_follows_from_the_names(pets, tmp_path):
+    splits = []
+    for name in ('one', 'two'):
+        copies.copy_folder(str(pets), str(tmp_path / name), validation=0.2)
+        splits.append(rows(str(tmp_path / name / 'folder' / 'pets' / '1.0.0'), 'validation'))
+    assert splits[0].keys() == splits[1].keys()
+    assert sum(label == 0 for label, _ in splits[0].values()) == 4  # 20 % of 20 cats
+
+
+def test_a_folder_keeps_its_own_splits(tmp_path):
+    root = tmp_path / 'set'
+    class_folder(root / 'train', {'a': 4, 'b': 3})
+    class_folder(root / 'test', {'a': 2, 'b': 1})
+    copies.copy_folder(str(root), str(tmp_path / 'out'), validation=0.5)
+    name = str(tmp_path / 'out' / 'folder' / 'set' / '1.0.0')
+    assert len(rows(name, 'train')) == 7
+    assert len(rows(name, 'test')) == 3
+    assert 'test, train' in user_error(rows, name, 'validation')
+
+
+def test_a_folder_resized(pets, tmp_path, capsys):
+    command = [COMMAND, f'--folder={pets}', f'--out={tmp_path / "out"}', '--resize=8']
+    status, lines, errors = run_here(capsys, *command)
+    assert status == 0, errors
+    name = str(tmp_path / 'out' / 'resized' / 'pets_8' / '1.0.0')
+    assert name in lines[-1]
+    copied = rows(name, 'train') | rows(name, 'validation')
+    original = rows(f'folder:{pets}', 'train')
+    assert copied.keys() == original.keys() - {'dog/003.png'}
+    for file, (label, image) in copied.items():
+        assert label == original[file][0]
+        np.testing.assert_allclose(image, original[file][1], atol=1e-6)  # they had 8 pixels
+
+
+def test_another_set_of_the_same_name_is_not_taken_for_this_one(tmp_path):
+    for number, name in enumerate(('one', 'two')):
+        class_folder(tmp_path / name / 'pets', {'a': 4 + number, 'b': 4})
+    out = str(tmp_path / 'out')
+    copies.copy_folder(str(tmp_path / 'one' / 'pets'), out)
+    message = user_error(copies.copy_folder, str(tmp_path / 'two' / 'pets'), out)
+    assert 'holds another copy' in message
+    assert str(tmp_path / 'one' / 'pets') in message
+
+
+def test_nothing_is_left_of_a_copy_that_fails(tmp_path):
+    root = class_folder(tmp_path / 'set', {'a': 2})
+    for file in (root / 'a').iterdir():
+        file.write_bytes(b'')
+    message = user_error(copies.copy_folder, str(root), str(tmp_path / 'out'))
+    assert 'can be decoded' in message
+    assert not (tmp_path / 'out' / 'folder' / 'set' / '1.0.0').exists()
+
+
+def test_mistakes(capsys, tmp_path):
+    assert '--resize' in user_error(copies.resize, 'digits', '', 0, str(tmp_path))
+    class_folder(tmp_path / 'set', {'a': 2})
+    for arguments, words in (
+        (['--name=no_such_set', '--resize=4'], 'no_such_set'),
+        ([f'--folder={tmp_path}/none'], f'{tmp_path}/none'),
+        ([f'--folder={tmp_path}/set', '--validation=1'], '--validation'),
+        ([f'--folder={tmp_path}/set', '--validation=0.9'], '--validation'),
+        ([f'--folder={tmp_path}/set', '--validation=nan'], '--validation'),
+        ([f'--folder={tmp_path}/set', '--name=digits'], 'one of --name and --folder'),
+        ([], 'one of --name and --folder'),
+        (['--name=digits', '--validation=0.1'], '--folder'),
+    ):
+        status, _, errors = run_here(capsys, COMMAND, f'--data_dir={tmp_path}/out', *arguments)
+        assert status == 2
+        assert words in errors[0]
+        assert len(errors) == 1

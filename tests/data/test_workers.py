@@ -1,0 +1,200 @@
+"""Worker processes: deaf to the group's signals, missed when they die, gone with their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pictures import class_folder
+from support import (
+    ROOT,
+    checkpoint_hash,
+    checkpoint_steps,
+    run_script,
+    script_environment,
+    tiny_arguments,
+)
+
+from cfg_jax.data import pipeline
+from cfg_jax.errors import WorkerDied
+
+WORKERS = 2
+
+
+def children(pid):
+    """Process ids of Grain's workers of a process: those that spawn started."""
+    found = []
+    for path in Path('/proc').iterdir():
+        if not path.name.isdecimal():
+            continue
+        try:
+            parent = int((path / 'stat').read_text().rpartition(')')[2].split()[1])
+            command = (path / 'cmdline').read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b'spawn_main' in command:
+            found.append(int(path.name))
+    return sorted(found)
+
+
+def running(pid):
+    try:
+        return 'Z' not in Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def only_line(errors):
+    lines = errors.splitlines()
+    assert len(lines) == 1, errors
+    return lines[0]
+
+
+def train(workdir, **changes):
+    """Arguments of a training that would take an hour; its input is read by workers."""
+    settings = {
+        'train__steps': 200_000,
+        'train__log_every': 1,
+        'train__checkpoint_every': 100_000,
+        'train__sample_every': 100_000,
+        'data__num_workers': WORKERS,
+    }
+    arguments = tiny_arguments(**settings | changes)
+    return ['train.py', '--config=configs/digits.py', f'--workdir={workdir}', *arguments]
+
+
+def start(command):
+    """A script as the leader of its own process group."""
+    return subprocess.Popen(
+        [sys.executable, f'scripts/{command[0]}', *command[1:]],
+        cwd=ROOT,
+        env=script_environment(XLA_FLAGS=''),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(process, text):
+    for line in process.stdout:
+        if line.startswith(text):
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def test_sigterm_to_the_group_saves_and_a_restart_is_exact(tmp_path):
+    process = start(train(tmp_path / 'run'))
+    wait_for(process, 'step 3/')
+    assert len(children(process.pid)) == WORKERS
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    only_line(errors)
+    (step,) = checkpoint_steps(tmp_path / 'run')
+    for name in ('run', 'straight'):
+        command = train(tmp_path / name, train__steps=step + 3, train__checkpoint_every=step + 3)
+        status, _, errors = run_script('', *command)
+        assert status == 0, errors
+    hashes = {checkpoint_hash(tmp_path / name, step + 3) for name in ('run', 'straight')}
+    assert len(hashes) == 1
+
+
+def test_a_signal_while_the_workers_start(tmp_path):
+    """They are deaf from their first moment, before they can run anything of ours."""
+    process = start(train(tmp_path / 'run'))
+    assert wait_until(lambda: children(process.pid))
+    for _ in range(20):
+        for worker in children(process.pid):
+            os.kill(worker, signal.SIGTERM)
+            os.kill(worker, signal.SIGINT)
+        time.sleep(0.1)
+    wait_for(process, 'step 3/')
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert 'Traceback' not in errors
+
+
+def test_a_killed_worker_ends_in_a_line_with_the_state_saved(tmp_path):
+    process = start(train(tmp_path / 'run'))
+    wait_for(process, 'step 3/')
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    line = only_line(errors)
+    (step,) = checkpoint_steps(tmp_path / 'run')
+    for words in ('SIGKILL', 'memory', 'data.num_workers', f'checkpoint of step {step} is kept'):
+        assert words in line
+    command = train(tmp_path / 'run', train__steps=step + 2, data__num_workers=0)
+    status, out, errors = run_script('', *command)
+    assert status == 0, errors
+    assert f'resuming from step {step}' in out
+
+
+def test_a_worker_that_dies_at_once_is_not_started_for_ever(tmp_path):
+    """No step is done, nothing to save: status 1, of which launchers allow a few."""
+    process = start(train(tmp_path / 'run'))
+    assert wait_until(lambda: len(children(process.pid)) == WORKERS)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    line = only_line(errors)
+    assert 'there was no checkpoint yet' in line
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    process = start(train(tmp_path / 'run'))
+    wait_for(process, 'step 3/')
+    workers = children(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    assert wait_until(lambda: not any(map(running, workers)), 20)
+
+
+def test_workers_end_with_close(tiny_config):
+    tiny_config.data.num_workers = WORKERS
+    batches = pipeline.TrainingBatches(tiny_config.data, batch_size=16, seed=0)
+    next(batches)
+    workers = children(os.getpid())
+    assert len(workers) == WORKERS
+    start_closing = time.monotonic()
+    batches.close()
+    assert time.monotonic() - start_closing < 10
+    assert not any(map(running, workers))
+
+
+def test_signals_reach_this_process_again(tiny_config):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    tiny_config.data.num_workers = 1
+    batches = pipeline.TrainingBatches(tiny_config.data, batch_size=16, seed=0)
+    next(batches)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    batches.close()
+
+
+def test_an_evaluation_names_the_dead_worker_too(tmp_path):
+    from support import make_tiny_config
+
+    class_folder(tmp_path, {'a': 600})
+    data = make_tiny_config(
+        data__name=f'folder:{tmp_path}', data__num_classes=1, data__num_workers=1
+    ).data
+    epoch = pipeline.one_epoch(data, 'train', 2)
+    next(epoch)
+    os.kill(children(os.getpid())[0], signal.SIGBUS)
+    with pytest.raises(WorkerDied, match=r'SIGBUS.*/dev/shm') as caught:
+        list(epoch)
+    assert not caught.value.saved
