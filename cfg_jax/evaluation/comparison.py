@@ -143,7 +143,7 @@ def _features(
             digest.update(batch.tobytes())
             yield batch
 
-    logging.info('%s: %s images', path, f'{len(found):,}')
+    logging.info('%s: %s', path, found.describe())
     with progress.bar(len(found), 'images') as bar:
         for part in extraction.extract_all(extractor, hashed(), batch_size):
             bar.update(len(part.pooled))

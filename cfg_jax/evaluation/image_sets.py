@@ -7,20 +7,24 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Protocol
 
 import numpy as np
+from absl import logging
 from etils import epath
-from PIL import Image, UnidentifiedImageError
 
 from cfg_jax import files
+from cfg_jax.data import listing, preprocess
 from cfg_jax.errors import UserError
 
 _ARRAY = 'arr_0.npy'  # ADM's name for the images
-_BIT_DEPTH = 24  # its place in a PNG
 
 
 class ImageSet(Protocol):
     """Images in file order; `len` counts them."""
 
     def __len__(self) -> int: ...
+
+    def describe(self) -> str:
+        """Such as '10 images of 12 files; skipped: 2 hidden'."""
+        ...
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """uint8 RGB [B, H, W, 3]; the last batch may be smaller."""
@@ -103,6 +107,10 @@ class _Batch:
     def __len__(self) -> int:
         return self._shape[0]
 
+    def describe(self) -> str:
+        """See `ImageSet`."""
+        return f'{len(self):,} images of 1 file'
+
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """See `ImageSet`."""
         with (
@@ -124,22 +132,41 @@ class _Batch:
 
 
 class _Folder:
-    """PNGs of one size."""
+    """PNGs of one size; links are followed. JPEGs among them could not be told from a mistake."""
 
     def __init__(self, path: epath.Path):
-        # epath finds no files in subfolders.
-        found = sorted(file for file in pathlib.Path(path).rglob('*') if file.is_file())
-        self._files = [file for file in found if file.suffix.lower() == '.png']
+        self._path = pathlib.Path(path)
+        self._listing = listing.list_images(self._path, listing.PNG)
+        self._files = [self._path / name for name in self._listing.images]
+        foreign = {
+            ending: count
+            for ending, count in sorted(self._listing.others.items())
+            if ending in (*listing.JPEG, *listing.WEBP, *listing.OTHER_IMAGES)
+        }
         if not self._files:
-            others = sorted({file.suffix or file.name for file in found})
-            has = f' but files {", ".join(others)}' if others else ''
+            skipped = self._listing.skipped_words()
+            has = f'; it has files that are {skipped}' if skipped else ''
             raise UserError(
                 f'{path} holds no PNGs{has}; JPEG changes FID noticeably, so save images as PNG'
             )
+        if foreign:
+            counts = ' and '.join(f'{count:,} {ending}' for ending, count in foreign.items())
+            raise UserError(
+                f'{path} holds {len(self._files):,} PNGs, but also {counts} files; a set is of one'
+                ' kind, and JPEG changes FID noticeably: save all images as PNG, or move the'
+                ' others away'
+            )
+        self._converted: set[str] = set()
         self._shape = self._read(self._files[0]).shape
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def describe(self) -> str:
+        """See `ImageSet`."""
+        skipped = self._listing.skipped_words()
+        words = f'{len(self):,} images of {self._listing.count():,} files'
+        return f'{words}; skipped: {skipped}' if skipped else words
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """See `ImageSet`."""
@@ -158,13 +185,17 @@ class _Folder:
 
     def _read(self, file: pathlib.Path) -> np.ndarray:
         try:
-            header = file.read_bytes()[: _BIT_DEPTH + 1]
-            with Image.open(file, formats=['PNG']) as image:
-                mode, pixels = image.mode, np.asarray(image)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise UserError(f'{file} is damaged or no PNG') from error
-        if mode != 'RGB' or header[_BIT_DEPTH] != 8:  # Pillow halves 16 bits without a word
-            raise UserError(f'{file} is of mode {mode}, not RGB of 8 bits; convert it first')
+            pixels, mode = preprocess.read_pixels(file.read_bytes(), 3, formats=['PNG'])
+        except OSError as error:
+            raise UserError(f'{file} cannot be read: {error.strerror}') from error
+        except preprocess.UndecodableImage as error:
+            raise UserError(f'{file} is damaged or not a PNG that can be used: {error}') from error
+        if mode != 'RGB' and mode not in self._converted:
+            self._converted.add(mode)
+            logging.warning(
+                f'{file} is of mode {mode}, not RGB: such images are converted, transparent ones on'
+                ' white'
+            )
         return pixels
 
 

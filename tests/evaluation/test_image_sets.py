@@ -1,21 +1,21 @@
 """ADM batches and folders of PNGs: what is written is read back; every mistake is told."""
 
 import io
-import struct
+import logging
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
+from pictures import png, random_pixels
 from PIL import Image
 from support import user_error
 
+from cfg_jax.data import preprocess
 from cfg_jax.evaluation import image_sets
 
 
 def pixels(count, height=5, width=4, channels=3, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+    return random_pixels(count, height, width, channels, seed)
 
 
 def read(path, batch_size=3):
@@ -142,16 +142,94 @@ def test_folders_without_pngs(tmp_path, names, told):
     assert 'save images as PNG' in message
 
 
-@pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', '1', 'LA'])
+@pytest.mark.parametrize('mode', ['L', 'P', '1'])
 @pytest.mark.parametrize('number', [0, 2])
-def test_pngs_that_are_not_rgb(tmp_path, mode, number):
+def test_pngs_that_are_not_rgb_are_converted_and_reported(tmp_path, caplog, mode, number):
     png_folder(tmp_path)
     path = tmp_path / f'{number:03d}.png'
     write_png(path, pixels(1)[0], mode)
-    message = user_error(read, tmp_path)
-    assert str(path) in message
-    assert f'mode {mode}' in message
-    assert 'convert it' in message
+    with caplog.at_level(logging.WARNING, 'absl'):
+        images, _ = read(tmp_path)
+    with Image.open(path) as picture:
+        expected = np.asarray(picture.convert('RGB'))
+    np.testing.assert_array_equal(images[number], expected)
+    np.testing.assert_array_equal(np.delete(images, number, 0), np.delete(pixels(3), number, 0))
+    (record,) = caplog.records
+    assert f'{path} is of mode {mode}' in record.getMessage()
+
+
+def test_transparent_pngs_are_seen_on_white(tmp_path, caplog):
+    """(colour alpha + 255 (255 - alpha)) / 255, by the table that training uses."""
+    levels = random_pixels(6, channels=4)
+    for number, image in enumerate(levels):
+        (tmp_path / f'{number}.png').write_bytes(png(image))
+    with caplog.at_level(logging.WARNING, 'absl'):
+        images, _ = read(tmp_path)
+    alpha = levels[..., 3:] / 255
+    np.testing.assert_allclose(images, levels[..., :3] * alpha + 255 * (1 - alpha), atol=1.01)
+    for image, content in zip(images, sorted(tmp_path.iterdir()), strict=True):
+        seen = preprocess.read_pixels(content.read_bytes(), 3)[0]
+        np.testing.assert_array_equal(image, seen)
+    assert len(caplog.records) == 1  # not a line for each
+    assert 'transparent ones on white' in caplog.records[0].getMessage()
+
+
+def test_grey_of_sixteen_bits_is_scaled(tmp_path):
+    levels = np.uint16([0, 257, 300, 65535]).reshape(2, 2, 1)
+    (tmp_path / '0.png').write_bytes(png(levels))
+    images, _ = read(tmp_path)
+    assert images[0, ..., 0].ravel().tolist() == [0, 1, 1, 255]
+
+
+def test_links_to_class_folders_are_followed(tmp_path):
+    """Ten classes, nine of them links: 100 images, not 10."""
+    elsewhere, folder = tmp_path / 'elsewhere', tmp_path / 'set'
+    for number in range(10):
+        png_folder(elsewhere / f'class{number}', 10)
+    folder.mkdir()
+    (elsewhere / 'class0').rename(folder / 'class0')
+    for number in range(1, 10):
+        (folder / f'class{number}').symlink_to(elsewhere / f'class{number}')
+    (folder / 'class0' / 'link.png').symlink_to(elsewhere / 'class1' / '000.png')
+    (folder / 'round').symlink_to(folder)
+    images, _ = read(folder)
+    assert len(images) == 101
+    assert image_sets.open_images(folder).describe() == '101 images of 101 files'
+
+
+@pytest.mark.parametrize('ending', ['.jpg', '.JPEG', '.webp', '.bmp'])
+def test_mixtures_are_an_error_with_counts(tmp_path, ending):
+    png_folder(tmp_path, 20)
+    for number in range(80):
+        (tmp_path / f'{number:03d}{ending}').write_bytes(jpeg())
+    message = problem(tmp_path)
+    assert '20 PNGs' in message
+    assert f'80 {ending.lower()}' in message
+
+
+def test_files_of_systems_and_people_never_stop_a_set(tmp_path):
+    png_folder(tmp_path / 'a')
+    for name in ('.DS_Store', 'a/Thumbs.db', 'a/._000.png', '.hidden.png', 'a/desktop.ini'):
+        (tmp_path / name).write_bytes(b'no picture')
+    for name in ('__MACOSX', '.ipynb_checkpoints'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '000.png').write_bytes(b'no picture')
+    for name in ('README', 'a/labels.csv'):
+        (tmp_path / name).write_text('no picture')
+    (tmp_path / 'a' / 'lost.png').symlink_to('nowhere.png')
+    np.testing.assert_array_equal(read(tmp_path)[0], pixels(3))
+    told = image_sets.open_images(tmp_path).describe()
+    assert told.startswith('3 images of 13 files; skipped: 7 hidden, 2 of other kinds')
+    assert '1 unreadable (a/lost.png)' in told
+
+
+def test_what_is_in_a_set_is_always_said(tmp_path):
+    png_folder(tmp_path / 'folder', 7)
+    (tmp_path / 'folder' / 'notes.txt').write_text('')
+    np.savez(tmp_path / 'batch.npz', pixels(7))
+    assert image_sets.open_images(tmp_path / 'batch.npz').describe() == '7 images of 1 file'
+    told = image_sets.open_images(tmp_path / 'folder').describe()
+    assert told == '7 images of 8 files; skipped: 1 of other kinds (.txt)'
 
 
 def test_pngs_of_different_sizes(tmp_path):
@@ -164,20 +242,6 @@ def test_pngs_of_different_sizes(tmp_path):
     assert '4x5' in message
 
 
-def chunk(kind, content):
-    check = struct.pack('>I', zlib.crc32(kind + content))
-    return struct.pack('>I', len(content)) + kind + content + check
-
-
-def deep_png(side=4):
-    """RGB of 16 bits, which Pillow cannot write: it would be read with half of its bits."""
-    header = struct.pack('>IIBBBBB', side, side, 16, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(side * (1 + 6 * side)))
-    return (
-        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
-    )
-
-
 def jpeg():
     stream = io.BytesIO()
     Image.fromarray(pixels(1)[0]).save(stream, 'JPEG')
@@ -188,15 +252,17 @@ def jpeg():
 @pytest.mark.parametrize(
     'spoil',
     [
-        lambda png: b'',
-        lambda png: b'no picture',
-        lambda png: png[:40],
-        lambda png: png[: len(png) - 30],
-        lambda png: png[:50] + bytes([png[50] ^ 0xFF]) + png[51:],
-        lambda png: png[: png.index(b'IDAT') - 1] + b'\x08' + png[png.index(b'IDAT') :],
-        lambda png: png[:11] + b'\0' + png[12:],
-        lambda png: jpeg(),
-        lambda png: deep_png(),
+        lambda content: b'',
+        lambda content: b'no picture',
+        lambda content: content[:40],
+        lambda content: content[: len(content) - 30],
+        lambda content: content[:50] + bytes([content[50] ^ 0xFF]) + content[51:],
+        lambda content: (
+            content[: content.index(b'IDAT') - 1] + b'\x08' + content[content.index(b'IDAT') :]
+        ),
+        lambda content: content[:11] + b'\0' + content[12:],
+        lambda content: jpeg(),
+        lambda content: png(np.zeros((4, 4, 3), np.uint16)),
     ],
     ids=['empty', 'text', 'short', 'cut', 'flipped', 'chunk', 'header', 'jpeg', '16 bits'],
 )
