@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 from pictures import class_folder, encoded, png, random_pixels
-from support import checkpoint_steps, make_tiny_config, run_here, tiny_arguments, user_error
+from support import (
+    checkpoint_hash,
+    checkpoint_steps,
+    make_tiny_config,
+    run_here,
+    tiny_arguments,
+    user_error,
+)
 
 from cfg_jax.data import pipeline, sources
+from cfg_jax.training import loop
 
 
 def examples(path, split='train', data_dir=''):
@@ -252,9 +260,33 @@ def test_trains_and_resumes_with_the_command(tmp_path, capsys, toy_networks):
     assert checkpoint_steps(tmp_path / 'straight') == [3, 6]
     train('halves', train__steps=3)
     train('halves', data__num_workers=1)
-    from support import checkpoint_hash
-
     hashes = [checkpoint_hash(tmp_path / name, 6) for name in ('straight', 'halves')]
     assert hashes[0] == hashes[1]
     rows = (tmp_path / 'straight' / 'metrics.jsonl').read_text()
     assert '"bad_examples": 1' in rows
+
+
+def test_too_many_bad_examples_save_what_was_done(tmp_path, toy_networks):
+    """The run ends with a checkpoint of its last step; with a higher limit it continues exactly."""
+    root = class_folder(tmp_path / 'set', {'a': 32, 'b': 32})
+    config = make_tiny_config(
+        data__name=f'folder:{root}',
+        data__num_classes=2,
+        data__max_bad_examples=0,
+        train__log_every=4,
+        train__checkpoint_every=100,
+    )
+    stream = pipeline.TrainingBatches(config.data, batch_size=16, seed=config.seed)
+    fourth = int(stream.examples_of(4).split(',')[0])
+    stream.close()
+    file = sources.data_source(config.data, 'train')[fourth]['file']
+    (root / file).write_bytes(b'')
+    message = user_error(loop.train, config, tmp_path / 'run')
+    assert f'example {fourth} ' in message
+    assert 'the checkpoint of step 3 is kept' in message
+    assert checkpoint_steps(tmp_path / 'run') == [3]
+    config.data.max_bad_examples = 1
+    for name in ('run', 'straight'):
+        loop.train(config, tmp_path / name)
+    hashes = {checkpoint_hash(tmp_path / name, 6) for name in ('run', 'straight')}
+    assert len(hashes) == 1
