@@ -3,6 +3,7 @@
 Resized copies are lossless, so that training decodes almost nothing.
 """
 
+import contextlib
 import functools
 import io
 import json
@@ -201,7 +202,8 @@ def _write(builder: _Copy, what: str) -> str:
                 ' or give another --out'
             )
         return f'{what} is already in {directory}; {advice}'
-    tfds_sets.prepare(builder)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
+        tfds_sets.prepare(builder)
     left_out = f', {builder.left_out} bad examples left out' if builder.left_out else ''
     counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in builder.info.splits.items())
     return f'{what} is in {directory} ({counts}{left_out}); {advice}'

@@ -111,7 +111,7 @@ def _reason(error: Exception) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if text.startswith('cannot identify image file'):  # it ends in the address of our buffer
         return 'its format is not one of an image'
-    return text[:200]
+    return text[:200].rstrip('. ')
 
 
 def decode(
