@@ -220,12 +220,12 @@ def test_features_that_are_not_finite(sets, monkeypatch):
 def test_every_set_says_how_many_images_it_has(sets):
     path, _ = sets
     _, lines = compare([path / 'a.npz', path / 'folder'], path / 'b.npz')
-    for name, count, files in (
+    for name, count, rest in (
         ('a.npz', 40, '1 file'),
         ('folder', 40, '40 files'),
         ('b.npz', 45, '1 file'),
     ):
-        assert f'{path / name}: {count} images of {files}' in lines
+        assert f'{path / name}: {count} images of {rest}' in lines
 
 
 def test_other_features_in_the_reference(sets):
