@@ -23,11 +23,7 @@ from cfg_jax.training.step import TrainState, create_state, make_train_step
 from cfg_jax.training.watchdog import StallWatchdog
 
 
-def train(
-    config: ConfigDict,
-    workdir: epath.PathLike,
-    profile: range = range(0),
-) -> TrainState:
+def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)) -> TrainState:
     """Trains to `config.train.steps`, resuming from the newest checkpoint of `workdir`.
 
     Writes WORKDIR/config.json, parameters.txt, checkpoints/, metrics.jsonl and samples/. A run that
@@ -52,20 +48,14 @@ def train(
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
     memory.check_training(config)
-    with contextlib.ExitStack() as stack:
+    needs, advice = f'train.batch_size={config.train.batch_size}', memory.advice(config)
+    with memory.shortage_reported(needs, advice), contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
         multihost.run_on_process_zero('work directory', lambda: _claim(config, workdir, stack))
         workdir = files.as_path(workdir)
         saved = stack.enter_context(_open_checkpoints(config, workdir))
-        # Where the mapped step leaves it: another sharding would compile the step twice.
-        state = jax.device_put(create_state(config), devices.replicated())
-        found = saved.restore_newest(state)
-        first = 0
-        if found is not None:
-            first, state, data_state = found
-            batches.set_state(data_state)
-            _report_topology(data_state)
+        first, state = _newest_state(config, saved, batches)
         if first >= config.train.steps:
             logging.info(f'{workdir} is already trained to step {first}')
             return state
@@ -80,10 +70,8 @@ def train(
             contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
         )
         loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, profile)
-        batch, advice = config.train.batch_size, memory.advice(config)
         try:
-            with memory.shortage_reported(f'train.batch_size={batch}', advice):
-                state = loop.run(state, first)
+            state = loop.run(state, first)
         except KeyboardInterrupt:
             saved.wait()  # what is under way counts
             raise Interrupted(f'stopped at once; {loop.kept()}') from None
@@ -97,6 +85,21 @@ def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitSt
     lock = locks.hold(workdir / '.training', f'{workdir} is being trained')
     stack.enter_context(lock)
     workdirs.create_or_validate_workdir(config, workdir)
+
+
+def _newest_state(
+    config: ConfigDict, saved: checkpoints.Checkpoints, batches: pipeline.TrainingBatches
+) -> tuple[int, TrainState]:
+    """The step to continue from and its state, with `batches` at that place; 0 for a new run."""
+    # Where the mapped step leaves it: another sharding would compile the step twice.
+    state = jax.device_put(create_state(config), devices.replicated())
+    found = saved.restore_newest(state)
+    if found is None:
+        return 0, state
+    first, state, data_state = found
+    batches.set_state(data_state)
+    _report_topology(data_state)
+    return first, state
 
 
 def _report_topology(data_state: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -66,6 +67,30 @@ def test_training(tmp_path):
     assert [row['loss'] for row in rows] == [row['loss'] for row in expected]
     pictures = [folder / 'samples' / f'step_{LAST:08d}.png' for folder in (straight, killed)]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_a_second_training_and_ctrl_c(tmp_path):
+    """The second is refused by name; the first finishes its step, saves and says which."""
+    workdir = tmp_path / 'run'
+    changes = CHANGES | {'train__steps': 100_000, 'train__checkpoint_every': 100_000}
+    command = ['train.py', '--config=configs/digits.py', f'--workdir={workdir}']
+    command += tiny_arguments(**changes)
+    first = start_script('', *command)
+    assert any(line.startswith('step 1/') for line in first.stdout)
+    status, _, stderr = run_script('', *command)
+    assert status == 2
+    (line,) = stderr.splitlines()
+    assert f'{workdir} is being trained by process {first.pid} on ' in line
+    first.send_signal(signal.SIGINT)
+    _, stderr = first.communicate(timeout=100)
+    assert first.returncode == 130
+    notice, line = stderr.splitlines()
+    assert notice == 'stopping after this step; Ctrl-C again stops at once'
+    (step,) = checkpoint_steps(workdir)
+    assert line == (
+        f'stopped after step {step} on request; it is saved; the same command continues from here'
+    )
+    assert not (workdir / '.training').exists()
 
 
 def test_sweep(swept_workdir, tmp_path):
