@@ -8,6 +8,7 @@ workers, restarts, or the number of processes.
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -105,7 +106,7 @@ class TrainingBatches(Iterator[Batch]):
         """Stops the reading threads and worker processes."""
         if self._iterator is not None:
             self._iterator.close()
-            self._iterator: Any = None
+            self._iterator = None
 
 
 def _order(dataset: grain.MapDataset, seed: int) -> grain.MapDataset:
