@@ -114,7 +114,12 @@ def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:
     return options
 
 
-_WORDS = {float: 'a number', int: 'a whole number', str: 'a text', bool: 'true or false'}
+_WORDS: dict[type, str] = {
+    float: 'a number',
+    int: 'a whole number',
+    str: 'a text',
+    bool: 'true or false',
+}
 _PARSERS: dict[type, Callable[[str], Any]] = {
     float: float,
     int: int,

@@ -10,6 +10,14 @@ from typing import Any, Protocol
 from cfg_jax.registry import Registry
 
 
+class Examples(Protocol):
+    """Random access by number, from 0."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> dict[str, Any]: ...
+
+
 class Source(Protocol):
     """A set of labelled images.
 
@@ -25,7 +33,7 @@ class Source(Protocol):
     splits: Sequence[str]
     channels: int
 
-    def examples(self, split: str) -> Sequence[dict[str, Any]]:
+    def examples(self, split: str) -> Examples:
         """Random access to {'image': encoded bytes, 'label': int, 'file': name, if known}.
 
         It is sent to worker processes, so it must be picklable. Any part of it from the front must

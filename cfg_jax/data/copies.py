@@ -211,7 +211,9 @@ def _write(builder: _Copy, what: str) -> str:
 
 def _resized(reader: Reader, number: int) -> Example | BadExample:
     example = reader.read(number)
-    row = example if isinstance(example, BadExample) else reader.decode(number, example)
+    if isinstance(example, BadExample):
+        return example
+    row = reader.decode(number, example)
     if isinstance(row, BadExample):
         return row
     # `images.to_uint8` in NumPy: workers must not start a device.
@@ -228,7 +230,9 @@ def _resized(reader: Reader, number: int) -> Example | BadExample:
 
 def _unchanged(reader: Reader, number: int) -> Example | BadExample:
     example = reader.read(number)
-    row = example if isinstance(example, BadExample) else reader.decode(number, example)
+    if isinstance(example, BadExample):
+        return example
+    row = reader.decode(number, example)
     if isinstance(row, BadExample):
         return row
     return {

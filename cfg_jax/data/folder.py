@@ -10,14 +10,13 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from cfg_jax.data import listing
+from cfg_jax.data import Examples, listing
 from cfg_jax.data.preprocess import UndecodableImage
 from cfg_jax.errors import UserError
 
@@ -50,7 +49,7 @@ class Folder:
                 f'{path} holds no sub-directories; each class needs one, as in {path}/CLASS/1.png'
             )
 
-    def examples(self, split: str) -> Sequence[dict[str, Any]]:
+    def examples(self, split: str) -> Examples:
         """See `Source`.
 
         The order is fixed, and mixes the classes: any part of it from the front holds each class in
@@ -109,7 +108,7 @@ class Folder:
         )
 
 
-class _Examples(Sequence[dict[str, Any]]):
+class _Examples:
     """The encoded images of chosen files; the files are read when they are asked for."""
 
     def __init__(self, root: Path, files: list[str], labels: np.ndarray):

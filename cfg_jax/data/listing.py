@@ -34,7 +34,7 @@ class Listing(NamedTuple):
     others: Counter[str]
     unreadable: list[str]
 
-    def count(self) -> int:
+    def total(self) -> int:
         """Files of all kinds."""
         return len(self.images) + self.skipped()
 

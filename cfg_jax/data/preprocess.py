@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -75,7 +75,9 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 def _refuse_cut_bits(opened: Image.Image) -> None:
     """Pillow reads colour and transparency of 16 bits, but keeps the upper 8 of each."""
     transparent = 'transparency' in opened.info
-    if ';16' in str(opened.tile) and (transparent or not opened.mode.startswith('I')):
+    if ';16' in str(getattr(opened, 'tile', '')) and (
+        transparent or not opened.mode.startswith('I')
+    ):
         kind = ' and transparency' if transparent else ''
         raise UndecodableImage(
             f'it is of mode {opened.mode} with 16 bits a channel{kind}; convert it to 8 bits'
@@ -83,7 +85,7 @@ def _refuse_cut_bits(opened: Image.Image) -> None:
 
 
 def read_pixels(
-    encoded: bytes, channels: int, formats: Sequence[str] = _FORMATS
+    encoded: bytes, channels: int, formats: tuple[str, ...] = _FORMATS
 ) -> tuple[np.ndarray, str]:
     """An encoded image -> uint8 [H, W, channels] and the mode in which Pillow opened it.
 

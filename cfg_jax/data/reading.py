@@ -79,14 +79,15 @@ class Reader:
         self, number: int, example: Example, rng: np.random.Generator | None = None
     ) -> Batch | BadExample:
         """{'image': float32 [S, S, C] in [-1, 1], 'condition': int32}, if it can be decoded."""
-        crop = None if self._crop is None else (lambda pixels: self._crop(pixels, rng))
+        chosen: Any = self._crop
+        crop = None if chosen is None else (lambda pixels: chosen(pixels, rng))
         try:
             image = preprocess.decode(
                 example['image'], size=self._size, channels=self._channels, crop=crop
             )
         except preprocess.UndecodableImage as error:
             return BadExample(number, file_of(example), str(error))
-        return {'image': image, 'condition': np.int32(example['label'])}
+        return {'image': image, 'condition': np.asarray(example['label'], np.int32)}
 
     def row(
         self, number: int, rng: np.random.Generator | None = None

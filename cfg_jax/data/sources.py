@@ -1,11 +1,8 @@
 """Opening the data source that `data.name` selects."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from ml_collections import ConfigDict
 
-from cfg_jax.data import SOURCES, Source
+from cfg_jax.data import SOURCES, Examples, Source
 from cfg_jax.errors import UserError
 from cfg_jax.registry import suggestion
 
@@ -24,7 +21,7 @@ def open_source(name: str, data_dir: str = '') -> Source:
     return SOURCES.load('tfds')(name, data_dir)
 
 
-def data_source(data: ConfigDict, split: str) -> Sequence[dict[str, Any]]:
+def data_source(data: ConfigDict, split: str) -> Examples:
     """Random access to the still encoded examples of a split: {'image': bytes, 'label': int, ...}.
 
     Args:

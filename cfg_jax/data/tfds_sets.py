@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cfg_jax.data import digits as digits  # registers the data set `digits` with TFDS
+from cfg_jax.data import Examples, digits as digits  # registers the data set `digits` with TFDS
 from cfg_jax.errors import UserError
 from cfg_jax.registry import suggestion
 
@@ -51,7 +51,7 @@ class TfdsSet:
         self.channels = features['image'].shape[-1] or 3
         self.splits = list(builder.info.splits)
 
-    def examples(self, split: str) -> Sequence[dict[str, Any]]:
+    def examples(self, split: str) -> Examples:
         """See `Source`; the set must have been prepared as ArrayRecord."""
         builder = self._prepared()
         formats = {builder.info.file_format, *builder.info.alternative_file_formats}
@@ -90,10 +90,10 @@ class TfdsSet:
         return _from_directory(epath.Path(builder.data_path))
 
 
-class _Examples(Sequence[dict[str, Any]]):
+class _Examples:
     """A TFDS data source whose errors name the set and the file."""
 
-    def __init__(self, examples: Sequence[dict[str, Any]], name: str, files: Sequence[Any]):
+    def __init__(self, examples: Examples, name: str, files: Sequence[Any]):
         self._examples, self._name = examples, name
         self._files = [file.filename for file in files]
         self._ends = list(itertools.accumulate(file.take for file in files))

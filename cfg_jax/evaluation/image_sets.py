@@ -165,7 +165,7 @@ class _Folder:
     def describe(self) -> str:
         """See `ImageSet`."""
         skipped = self._listing.skipped_words()
-        words = f'{len(self):,} images of {self._listing.count():,} files'
+        words = f'{len(self):,} images of {self._listing.total():,} files'
         return f'{words}; skipped: {skipped}' if skipped else words
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
@@ -185,7 +185,7 @@ class _Folder:
 
     def _read(self, file: pathlib.Path) -> np.ndarray:
         try:
-            pixels, mode = preprocess.read_pixels(file.read_bytes(), 3, formats=['PNG'])
+            pixels, mode = preprocess.read_pixels(file.read_bytes(), 3, formats=('PNG',))
         except OSError as error:
             raise UserError(f'{file} cannot be read: {error.strerror}') from error
         except preprocess.UndecodableImage as error:
