@@ -1,5 +1,6 @@
 """The interface of conditions, with a kind that is neither one array nor a label."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -42,7 +43,9 @@ class ToyNetwork(nn.Module):
 def config(monkeypatch):
     """The tiny config of a toy network with pairs as conditions."""
     entries = CONDITIONS._entries
-    monkeypatch.setitem(entries, 'pair', entries['label']._replace(target='pairs:LabelAndVector'))
+    monkeypatch.setitem(
+        entries, 'pair', dataclasses.replace(entries['label'], target='pairs:LabelAndVector')
+    )
     monkeypatch.setattr(
         networks,
         'make_unet',
