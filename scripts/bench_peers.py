@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 def check(parser: cli.Parser, options, config) -> None:
     """Ends at what makes no sense, or is not the same on both sides."""
     if not (Path(options.peer) / 'guided_diffusion' / 'unet.py').is_file():
-        parser.error(f'--peer={options.peer} is no checkout of openai/guided-diffusion')
+        parser.error(f'--peer={options.peer} is not a checkout of openai/guided-diffusion')
     if unknown := set(options.variants) - set(VARIANTS):
         parser.error(f'--variants are out of {", ".join(VARIANTS)}; got {unknown.pop()}')
     if not all((options.steps, options.rounds, options.repeats)):
@@ -110,7 +110,7 @@ def write(out: str, argv: Sequence[str], turns: Sequence[dict]) -> None:
 
 
 def in_a_process(function, *args) -> Any:
-    """Calls it where JAX starts anew, and gives the device back at the end."""
+    """Calls it in a new process, where JAX starts again and gives the device back at the end."""
     spawn = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(function, *args).result()

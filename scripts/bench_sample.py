@@ -5,10 +5,10 @@
 
 Whole trajectories with random parameters, `sweep.batch_size` images at a time, to uint8 on the
 host, by turns, --rounds times. It prints what w = 0 costs of a guided image, and what guidance in
-the middle half of the steps saves beside the share of passes it saves. --features also runs the
-config's extractor on the device instead of fetching images, and says what a sweep's features and
-scores add; the digits' classifier is taken from --workdir, or trained there. The last line printed
-is JSON; --out writes it to a file.
+the middle half of the steps saves, next to the share of evaluations (nfe) it saves. --features also
+runs the config's extractor on the device instead of fetching images, and reports what a sweep's
+features and metrics add; the digits' classifier is taken from --workdir, or trained there. The last
+line printed is JSON; --out writes it to a file.
 """
 
 import json
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--w', type=cli.real, default=1.0, help='guidance weight (1)')
     parser.add_argument('--rounds', type=cli.positive_number, default=3, help='timed')
-    parser.add_argument('--features', action='store_true', help='with features and scores too')
+    parser.add_argument('--features', action='store_true', help='with features and metrics too')
     parser.add_argument('--workdir', default='runs/bench', help='where the extractor lies')
     parser.add_argument('--out', default='', help='a file for the JSON')
     options, config = cli.parse_with_config(parser, argv)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         'w = 0': benchmark.Trajectory(plain, 0.0),
         'guided': benchmark.Trajectory(plain, options.w),
         'interval': benchmark.Trajectory(
-            benchmark.Sampling(config, rule), options.w, passes_saved=saved
+            benchmark.Sampling(config, rule), options.w, nfe_saved=saved
         ),
     }
     if options.features:
@@ -63,16 +63,16 @@ def main(argv: Sequence[str]) -> None:
         'sampling': rows,
         'unguided_over_guided': over_guided(rows, 'w = 0'),
         'interval_saves': 1.0 - over_guided(rows, 'interval'),
-        'interval_saves_passes': saved,
+        'interval_saves_nfe': saved,
     }
     print(f'w = 0 takes {result["unguided_over_guided"]:.3f} of a guided image')
-    print(f'the interval saves {result["interval_saves"]:.1%} of the time, {saved:.1%} of passes')
+    print(f'the interval saves {result["interval_saves"]:.1%} of the time, {saved:.1%} of the nfe')
     if options.features:
-        scoring = benchmark.scoring_milliseconds(config, extractor)
+        metrics = benchmark.metrics_milliseconds(config, extractor)
         result['features_add'] = over_guided(rows, WITH_FEATURES) - 1.0
-        result['scores_milliseconds'] = scoring
-        result['scores_add'] = scoring / rows['guided']['milliseconds']
-        print(f'features add {result["features_add"]:.2%}, scores {result["scores_add"]:.2%}')
+        result['metrics_milliseconds'] = metrics
+        result['metrics_add'] = metrics / rows['guided']['milliseconds']
+        print(f'features add {result["features_add"]:.2%}, metrics {result["metrics_add"]:.2%}')
     result |= provenance.describe_environment()
     if options.out:
         files.write_json(options.out, result)

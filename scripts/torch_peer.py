@@ -3,7 +3,7 @@
     python scripts/torch_peer.py --peer=guided-diffusion --case=CASE --variants=eager,compile
 
 Reads CASE/case.json and CASE/case.npz (shapes, parameters in our names, inputs, our outputs),
-gives the peer's U-Net the same parameters, says how far its output is from ours, and measures
+gives the peer's U-Net the same parameters, reports how far its output is from ours, and measures
 training and guided sampling. Needs PyTorch and NumPy only; it prints one line of JSON.
 
 Variants: 'eager' is the peer as it is published; 'tuned' is channels-last, computes attention by

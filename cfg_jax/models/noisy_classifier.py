@@ -44,7 +44,7 @@ class NoisyClassifier(Encoder, kw_only=True):
     """ADM's classifier of noisy images: the encoder of its U-Net and attention pooling.
 
     Attributes in addition to those of `Encoder`:
-      num_classes: classes; there is no null token, and the label is what it predicts.
+      num_classes: classes; there is no null label, because the label is what it predicts.
     """
 
     num_classes: int

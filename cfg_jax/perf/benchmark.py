@@ -1,4 +1,4 @@
-"""How fast a config trains and samples on this machine, with the operations counted beside.
+"""How fast a config trains and samples on this machine, with the operations counted.
 
 Rates are medians over rounds; compilation and the first runs stand apart. Data are random numbers
 unless the input is what is measured: neither the loss nor the images mean anything here.
@@ -47,7 +47,7 @@ def training(
       rounds: timed, after one that is not.
       batches: of the input pipeline, waited for as in training; by default one batch of random
         numbers, sent to the devices at every step.
-      profile: says which kernels take the time, in one more round.
+      profile: lists the kernels that take the time, in one more round.
 
     Returns:
       images_per_second and those of every round; tflops (of three counted forward passes an image)
@@ -117,14 +117,14 @@ class Sampling:
 
         return run
 
-    def row(self, w: float, passes_saved: float, rates: Result) -> Result:
+    def row(self, w: float, nfe_saved: float, rates: Result) -> Result:
         """What rates at guidance weight `w` mean."""
         count, steps = self._config.sweep.batch_size, self._config.sampler.num_steps
         result = {'w': w, 'batch_size': count, 'num_steps': steps} | rates
         flops = self._model.flops_per_image(w)
-        if passes_saved:
+        if nfe_saved:
             one_pass = self._model.flops_per_image(0.0)
-            flops -= 2.0 * passes_saved * (flops - one_pass)  # of the steps
+            flops -= 2.0 * nfe_saved * (flops - one_pass)  # of the steps
         result |= {'milliseconds': 1e3 / result['images_per_second']}
         return result | _work(self._config, result, flops)
 
@@ -134,16 +134,16 @@ class Trajectory(NamedTuple):
 
     Attributes:
       sampling: of which config and rule.
-      w: guidance weight; 0 takes one network pass a step.
+      w: guidance weight; 0 takes one evaluation a step.
       extractor: makes features of the images too, which are fetched; images leave the device
         otherwise.
-      passes_saved: share of the passes that the rule leaves out.
+      nfe_saved: share of the evaluations that the rule leaves out.
     """
 
     sampling: Sampling
     w: float
     extractor: FeatureExtractor | None = None
-    passes_saved: float = 0.0
+    nfe_saved: float = 0.0
 
 
 def by_turns(trajectories: Mapping[str, Trajectory], rounds: int) -> dict[str, Result]:
@@ -159,13 +159,11 @@ def by_turns(trajectories: Mapping[str, Trajectory], rounds: int) -> dict[str, R
     """
     runs = {name: t.sampling.run(t.w, t.extractor) for name, t in trajectories.items()}
     rates = _rates(runs, rounds)
-    return {
-        name: t.sampling.row(t.w, t.passes_saved, rates[name]) for name, t in trajectories.items()
-    }
+    return {name: t.sampling.row(t.w, t.nfe_saved, rates[name]) for name, t in trajectories.items()}
 
 
-def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> float:
-    """Time an image takes of a sweep's scores, of `sweep.num_samples` made-up features."""
+def metrics_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> float:
+    """Time that a sweep's metrics take an image, of `sweep.num_samples` made-up features."""
     data, count = config.data, config.sweep.num_samples
     image_shape = data.image_size, data.image_size, data.channels
     shapes = extraction.shapes(extractor, image_shape, count)
@@ -182,7 +180,7 @@ def scoring_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> flo
 
 
 def interval_rule(config: ConfigDict) -> tuple[Rule, float]:
-    """Guidance in the middle half of the steps, and the share of the network passes it saves.
+    """Guidance in the middle half of the steps, and the share of the evaluations it saves.
 
     Raises:
       UserError: fewer than four steps, which have no middle half.
@@ -262,7 +260,7 @@ def _work(config: ConfigDict, result: Result, flops: float) -> Result:
 
 
 def _compiled(compiled: Any, size: int) -> Result:
-    """What XLA says of an executable for `size` images on all devices."""
+    """What XLA reports of an executable for `size` images on all devices."""
     here = size / jax.device_count()
     analysis = compiled.cost_analysis() or {}
     analysis = analysis[0] if isinstance(analysis, list) else analysis

@@ -60,7 +60,7 @@ def _dot_flops(equation: Any) -> int:
 
 
 def _attention_flops(equation: Any) -> int:
-    """q k^T and its product with v; twice that backward, where q k^T computed again is no work."""
+    """q k^T and its product with v; twice that backward: q k^T computed again is not counted."""
     batch, length, heads, channels = equation.invars[0].aval.shape
     forward = 4 * batch * length * equation.invars[1].aval.shape[1] * heads * channels
     return forward if '_fwd' in equation.primitive.name else 2 * forward

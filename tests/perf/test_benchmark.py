@@ -50,7 +50,7 @@ def test_an_interval_is_counted_by_its_passes(toy_networks):
     config = make_tiny_config(sampler__num_steps=8)
     rule, saved = benchmark.interval_rule(config)
     bench = benchmark.Sampling(config, rule)
-    case = benchmark.Trajectory(bench, 2.0, passes_saved=saved)
+    case = benchmark.Trajectory(bench, 2.0, nfe_saved=saved)
     row = benchmark.by_turns({'interval': case}, rounds=1)['interval']
     expected = 8 * cost.forward_flops(config) + 4 * toy_second_branch(config)
     assert row['gflop_per_image'] == pytest.approx(expected / 1e9)
@@ -63,7 +63,7 @@ def test_trajectories_take_turns():
         def run(self, w, extractor):
             return lambda: made.append(w) or 5
 
-        def row(self, w, passes_saved, rates):
+        def row(self, w, nfe_saved, rates):
             return rates | {'w': w}
 
     cases = {name: benchmark.Trajectory(Fake(), w) for name, w in (('a', 1.0), ('b', 2.0))}
@@ -169,8 +169,8 @@ def test_bench_sample_command(capsys, toy_networks, monkeypatch, tmp_path):
     assert status == 0
     result = json.loads(out.read_text())
     assert list(result['sampling']) == ['w = 0', 'guided', 'interval', 'guided, with features']
-    assert result['interval_saves_passes'] == 0.25
-    assert result['scores_milliseconds'] > 0
+    assert result['interval_saves_nfe'] == 0.25
+    assert result['metrics_milliseconds'] > 0
     assert json.loads(lines[-1]) == result
 
 
