@@ -11,11 +11,18 @@ from cfg_jax.registry import Registry
 
 
 class Examples(Protocol):
-    """Random access by number, from 0."""
+    """The encoded examples of a split by number; sent to worker processes, so it is picklable."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, number: int, /) -> dict[str, Any]: ...
+    def __getitem__(self, number: int, /) -> dict[str, Any]:
+        """{'image': encoded bytes, 'label': int, 'file': name, if known}.
+
+        Raises:
+          UndecodableImage: (`preprocess`) this one can never be read; it counts as bad.
+          UserError: the data set cannot be read.
+        """
+        ...
 
 
 class Source(Protocol):
@@ -34,10 +41,10 @@ class Source(Protocol):
     channels: int
 
     def examples(self, split: str) -> Examples:
-        """Random access to {'image': encoded bytes, 'label': int, 'file': name, if known}.
+        """Random access to the examples of a split.
 
-        It is sent to worker processes, so it must be picklable. Any part of it from the front must
-        be a fair sample of the whole: slices of splits, such as 'train[:80%]', are taken in order.
+        Any part of it from the front must be a fair sample of the whole: slices of splits, such as
+        'train[:80%]', are taken in order.
 
         Raises:
           UserError: no such split, or damaged files.

@@ -210,33 +210,22 @@ def _write(builder: _Copy, what: str) -> str:
 
 
 def _resized(reader: Reader, number: int) -> Example | BadExample:
-    example = reader.read(number)
-    if isinstance(example, BadExample):
-        return example
-    row = reader.decode(number, example)
-    if isinstance(row, BadExample):
-        return row
+    found = reader.read(number)
+    if isinstance(found, BadExample):
+        return found
+    example, row = found
     # `images.to_uint8` in NumPy: workers must not start a device.
     levels = np.floor(row['image'] * np.float32(127.5) + np.float32(128.0))
-    png = io.BytesIO()
     pixels = np.clip(levels, 0, 255).astype(np.uint8)
+    png = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
-    return {
-        'image': png.getvalue(),
-        'label': int(example['label']),
-        'file': reading.file_of(example),
-    }
+    return _copied(example, png.getvalue())
 
 
 def _unchanged(reader: Reader, number: int) -> Example | BadExample:
-    example = reader.read(number)
-    if isinstance(example, BadExample):
-        return example
-    row = reader.decode(number, example)
-    if isinstance(row, BadExample):
-        return row
-    return {
-        'image': example['image'],
-        'label': int(example['label']),
-        'file': reading.file_of(example),
-    }
+    found = reader.read(number)
+    return found if isinstance(found, BadExample) else _copied(found[0], found[0]['image'])
+
+
+def _copied(example: Example, image: bytes) -> Example:
+    return {'image': image, 'label': int(example['label']), 'file': reading.file_of(example)}

@@ -34,7 +34,7 @@ class Listing(NamedTuple):
     others: Counter[str]
     unreadable: list[str]
 
-    def total(self) -> int:
+    def num_files(self) -> int:
         """Files of all kinds."""
         return len(self.images) + self.skipped()
 

@@ -8,7 +8,6 @@ workers, restarts, or the number of processes.
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import grain
 import numpy as np
@@ -67,10 +66,12 @@ class TrainingBatches(Iterator[Batch]):
         )
         self._bad = reading.BadExamples(data, data.split)
         self._num_workers = data.num_workers
-        self._iterator: Any = None
+        self._iterator: workers.WorkerIterator[_Row] | None = None
         self.set_state({'next_batch': 0})
 
     def __next__(self) -> Batch:
+        if self._iterator is None:
+            raise ValueError('the batches are closed')
         batch, bad = next(self._iterator)
         self._bad.add(bad)
         self._next_batch += 1

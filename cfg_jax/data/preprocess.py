@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from cfg_jax.data import images
 
@@ -72,12 +72,10 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     return MODES[image.mode](image)
 
 
-def _refuse_cut_bits(opened: Image.Image) -> None:
+def _refuse_cut_bits(opened: ImageFile.ImageFile) -> None:
     """Pillow reads colour and transparency of 16 bits, but keeps the upper 8 of each."""
     transparent = 'transparency' in opened.info
-    if ';16' in str(getattr(opened, 'tile', '')) and (
-        transparent or not opened.mode.startswith('I')
-    ):
+    if ';16' in str(opened.tile) and (transparent or not opened.mode.startswith('I')):
         kind = ' and transparency' if transparent else ''
         raise UndecodableImage(
             f'it is of mode {opened.mode} with 16 bits a channel{kind}; convert it to 8 bits'

@@ -1,5 +1,6 @@
 """Examples by number, decoded; what cannot be decoded is replaced, counted and reported."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Reader:
         self,
         data: ConfigDict,
         split: str,
-        crop: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        crop: Callable[..., np.ndarray] | None = None,
     ):
         self._examples = sources.data_source(data, split)
         self._set = f'{data.name!r}, split {split!r}'
@@ -57,8 +58,10 @@ class Reader:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def read(self, number: int) -> Example | BadExample:
-        """The example as its source gives it, if it can be read.
+    def read(self, number: int, rng: Any = None) -> tuple[Example, Batch] | BadExample:
+        """The example as its source gives it, and decoded, if it can be.
+
+        The latter is {'image': float32 [S, S, C] in [-1, 1], 'condition': int32}.
 
         Raises:
           UserError: its label is not in the range of the config's classes, or as the source.
@@ -73,21 +76,14 @@ class Reader:
                 f'{self._name!r} holds the label {label}, outside 0..{self._num_classes - 1}; is'
                 ' this a test split without labels?'
             )
-        return example
-
-    def decode(
-        self, number: int, example: Example, rng: np.random.Generator | None = None
-    ) -> Batch | BadExample:
-        """{'image': float32 [S, S, C] in [-1, 1], 'condition': int32}, if it can be decoded."""
-        chosen: Any = self._crop
-        crop = None if chosen is None else (lambda pixels: chosen(pixels, rng))
+        crop = None if self._crop is None else functools.partial(self._crop, rng=rng)
         try:
             image = preprocess.decode(
                 example['image'], size=self._size, channels=self._channels, crop=crop
             )
         except preprocess.UndecodableImage as error:
             return BadExample(number, file_of(example), str(error))
-        return {'image': image, 'condition': np.asarray(example['label'], np.int32)}
+        return example, {'image': image, 'condition': np.asarray(label, np.int32)}
 
     def row(
         self, number: int, rng: np.random.Generator | None = None
@@ -103,11 +99,10 @@ class Reader:
         bad: list[BadExample] = []
         while True:
             at = (number + len(bad)) % len(self)
-            found = self.read(at)
-            row = found if isinstance(found, BadExample) else self.decode(at, found, rng)
-            if not isinstance(row, BadExample):
-                return row, tuple(bad)
-            bad.append(row)
+            found = self.read(at, rng)
+            if not isinstance(found, BadExample):
+                return found[1], tuple(bad)
+            bad.append(found)
             if len(bad) > self._max_bad or len(bad) == len(self):
                 raise UserError(too_many(self._set, bad, self._max_bad))
 

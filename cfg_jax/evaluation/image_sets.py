@@ -165,7 +165,7 @@ class _Folder:
     def describe(self) -> str:
         """See `ImageSet`."""
         skipped = self._listing.skipped_words()
-        words = f'{len(self):,} images of {self._listing.total():,} files'
+        words = f'{len(self):,} images of {self._listing.num_files():,} files'
         return f'{words}; skipped: {skipped}' if skipped else words
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
