@@ -134,6 +134,10 @@ MISTAKES = {
         'train.py --config={raising} --workdir={new}',
         ['{raising}', 'line 5', 'ZeroDivisionError: division by zero'],
     ),
+    'config_that_exits': (
+        'train.py --config={exiting} --workdir={new}',
+        ['{exiting}', 'line 5', 'SystemExit: 3'],
+    ),
     'memory': (
         'train.py --config={digits} --workdir={new} --config.train.batch_size=4000000000000',
         ['train.batch_size=4000000000000', 'GiB', 'train.grad_accum=2'],
@@ -187,6 +191,8 @@ def places(trained_workdir, digits_dir, tmp_path_factory):
         shutil.rmtree(young / 'checkpoints' / str(step))
     raising = root / 'raising.py'
     raising.write_text('x = 0\n\n\ndef get_config():\n    return 1 / x\n')
+    exiting = root / 'exiting.py'
+    exiting.write_text('import sys\n\n\ndef get_config():\n    sys.exit(3)\n')
     tfrecord = shutil.copytree(digits_dir, root / 'tfrecord' / '1.0.0')
     info = json.loads((tfrecord / 'dataset_info.json').read_text())
     (tfrecord / 'dataset_info.json').write_text(json.dumps(info | {'fileFormat': 'tfrecord'}))
@@ -196,6 +202,7 @@ def places(trained_workdir, digits_dir, tmp_path_factory):
         'new': root / 'new',
         'empty': root / 'empty',
         'raising': raising,
+        'exiting': exiting,
         'foreign': root / 'foreign',
         'young': young,
         'run': trained_workdir,
