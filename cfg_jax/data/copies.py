@@ -19,6 +19,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
+from cfg_jax import files
 from cfg_jax.data import Source, reading, sources, tfds_sets, workers
 from cfg_jax.data.reading import BadExample, Example, Reader
 from cfg_jax.errors import UserError
@@ -43,7 +44,7 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._data, self._splits = data, dict(splits)
         self.left_out = 0
         super().__init__(
-            data_dir=os.path.expanduser(out) or None,
+            data_dir=os.fspath(files.as_path(out)) if out else None,
             config=tfds.core.BuilderConfig(name=name, version=self.VERSION),
         )
 

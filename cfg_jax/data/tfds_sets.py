@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from cfg_jax import files
 from cfg_jax.data import Examples, digits as digits  # registers the data set `digits` with TFDS
 from cfg_jax.errors import UserError
 from cfg_jax.registry import suggestion
@@ -128,7 +129,7 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
       UserError: no such data set or directory, or its description is damaged.
     """
     if _is_path(name):
-        directory = epath.Path(name).expanduser()
+        directory = files.as_path(name)
         if not (directory / 'dataset_info.json').exists():
             raise UserError(
                 f'{directory} holds no prepared TFDS data set (no dataset_info.json there); give'
@@ -136,7 +137,7 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
                 f' folder:{name} for image files in a directory per class'
             )
         return _from_directory(directory)
-    root = os.path.expanduser(data_dir) or None
+    root = os.fspath(files.as_path(data_dir)) if data_dir else None
     try:
         return tfds.builder(name, data_dir=root)
     except (tfds.core.registered.DatasetNotFoundError, ImportError) as error:
@@ -217,7 +218,7 @@ def prepare_by_name(name: str, data_dir: str, manual_dir: str = '') -> str:
 
 
 def _check_imagenet_archives(manual_dir: epath.PathLike) -> None:
-    manual_dir = epath.Path(manual_dir).expanduser()
+    manual_dir = files.as_path(manual_dir)
     missing = [archive for archive in _IMAGENET_ARCHIVES if not (manual_dir / archive).exists()]
     if missing:
         raise UserError(

@@ -17,7 +17,7 @@ from absl import flags
 
 from cfg_jax.errors import WorkerDied
 
-_IGNORED = (signal.SIGTERM, signal.SIGINT)
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DEATH = re.compile(r'terminated unexpectedly with exit code (-?\d+)')  # Grain's message
 _ADVICE = {
     signal.SIGKILL: (
