@@ -13,6 +13,8 @@ Values = Mapping[str, Any] | ConfigDict  # nested
 
 # What the first edition called groups and fields; its commands and work directories keep working.
 _RENAMED = {'sampling.sampler': 'sampler.name', 'sampling.': 'sampler.'}
+# What was done before a field came, where that is not today's default.
+_BEFORE = {'train.max_skipped': 0}
 
 
 def base_config(kind: str = 'unet') -> ConfigDict:
@@ -85,13 +87,13 @@ def flatten(config: Values, prefix: str = '') -> Iterator[tuple[str, Any]]:
 def from_json(values: Mapping[str, Any]) -> ConfigDict:
     """The config that `to_json` wrote, now or in an earlier edition.
 
-    JSON's lists are tuples again; fields that came later have their defaults, which mean what was
-    done before they came.
+    JSON's lists are tuples again; fields that came later mean what was done before they came.
     """
     flat = {current_name(name): _plain(value) for name, value in flatten(values)}
     known = fields(flat.get('model.kind', 'unet'))
     config = ConfigDict()
-    for name, value in ({name: field.default for name, field in known.items()} | flat).items():
+    before = {name: _BEFORE.get(name, field.default) for name, field in known.items()}
+    for name, value in (before | flat).items():
         _set(config, name, value)
     return config
 

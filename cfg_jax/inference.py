@@ -84,8 +84,8 @@ class Model:
             self.params = jax.device_put(dict(params), devices.replicated())
         self._provenance = dict(provenance or {})
         _check(self.rule, self.sampler, self.networks)
-        self._unguided = devices.map_rows(functools.partial(self._sample, None), whole=2, split=2)
-        self._guided = devices.map_rows(self._sample_at, whole=2, split=3)
+        self._unguided = devices.map_rows(self._sample, whole=2, split=2)
+        self._guided = devices.map_rows(self._sample, whole=2, split=3)
 
     def sample(
         self,
@@ -217,11 +217,15 @@ class Model:
         # As an instance with all its options, however they were written.
         return self._provenance | {'guidance': repr(self.rule)}
 
-    def _sample_at(self, params, seed, indices, condition, w) -> tuple[jax.Array, jax.Array]:
-        return self._sample(w, params, seed, indices, condition)
-
-    def _sample(self, w, params, seed, indices, condition) -> tuple[jax.Array, jax.Array]:
-        """x [B, H, W, C] and nfe [B] of this device's images."""
+    def _sample(
+        self,
+        params: Mapping[str, Any],
+        seed: jax.Array,
+        indices: jax.Array,
+        condition: Condition,
+        w: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """x [B, H, W, C] and nfe [B] of this device's images; w [B], or None for w = 0."""
         keys = image_keys(seed, indices)
         data = self.config.data
         shape = (data.image_size, data.image_size, data.channels)

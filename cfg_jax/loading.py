@@ -112,14 +112,14 @@ def _read(
     if export.is_export(path):
         if step is not None:
             raise UserError(f'{path} is an exported file, which holds one step; leave --step out')
-        params, step = export.read(path, like)
+        params, step, promised = export.read(path, like)
     else:
         params, step = checkpoints.restore_ema(path, like, step)
-    return params, {
-        'checkpoint_step': step,
-        'weights': 'ema',
-        'weights_sha256': sha256_of_params(params),
-    }
+        promised = None
+    found = sha256_of_params(params)
+    if promised not in (None, found):
+        raise UserError(f'{path} is damaged: its weights are not those that were exported')
+    return params, {'checkpoint_step': step, 'weights': 'ema', 'weights_sha256': found}
 
 
 def sha256_of_params(params: Any) -> str:

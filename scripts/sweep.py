@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.evaluation import sweep
     from cfg_jax.metrics.features import EXTRACTORS
 
-    cli.start_processes(options, options.model)
+    cli.start_processes(options, sweep.workdir_of(options.model))
     config = loading.read_config(options.model)
     cli.apply_model_options(config, options)
     if options.v is not None:

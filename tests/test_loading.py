@@ -1,4 +1,4 @@
-"""Models of work directories and exported files; two networks, and how they may not fit."""
+"""Models of work directories: two networks together, and how they may not fit."""
 
 import shutil
 

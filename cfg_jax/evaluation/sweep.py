@@ -28,6 +28,7 @@ from cfg_jax.metrics.features import EXTRACTORS, FeatureExtractor, extraction
 from cfg_jax.metrics.features.inception import InceptionExtractor
 from cfg_jax.metrics.statistics import Reference
 from cfg_jax.provenance import describe_environment
+from cfg_jax.training import export
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
 _PICTURE_CLASSES = 10
@@ -69,14 +70,19 @@ def prepare(
 ) -> tuple[Model, epath.Path, str]:
     """The model of a sweep, its work directory and its name; arguments and errors as `run`."""
     config_lib.validate(config)
-    path = files.as_path(path)
-    workdir = path.with_suffix('.sweep') if path.suffix == '.safetensors' else path
+    workdir = workdir_of(path)
     if step is None and name:
         step = results_lib.step_of(workdir / 'sweep' / name)
     model = loading.load(path, step=step, config=config)
     name = name or default_name(config, model.provenance()['checkpoint_step'])
     results_lib.log_unfinished(workdir / 'sweep', name)
     return model, workdir, name
+
+
+def workdir_of(path: epath.PathLike) -> epath.Path:
+    """Where a sweep of a model writes: its work directory, or NAME.sweep of NAME.safetensors."""
+    path = files.as_path(path)
+    return path.with_suffix('.sweep') if export.is_export(path) else path
 
 
 def measure(

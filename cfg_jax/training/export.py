@@ -21,6 +21,7 @@ from cfg_jax.errors import UserError
 
 FORMAT = 'cfg_jax/1'
 SUFFIX = '.safetensors'
+_ADVICE = 'export the model again'
 
 
 def is_export(path: epath.PathLike) -> bool:
@@ -58,19 +59,26 @@ def read_config(path: epath.PathLike) -> ConfigDict:
     Raises:
       UserError: no such file, or not one that `write` wrote.
     """
-    config = config_lib.from_json(json.loads(_metadata(path)['config']))
+    metadata = _metadata(path)
+    with files.damage_reported(path, _ADVICE):
+        values = json.loads(metadata['config'])
+        config = config_lib.from_json(values)
     config_lib.validate(config)
     return config
 
 
-def read(path: epath.PathLike, like: Any) -> tuple[Any, int]:
-    """Parameters of the structure of `like` (arrays or `jax.ShapeDtypeStruct`s), and their step.
+def read(path: epath.PathLike, like: Any) -> tuple[Any, int, str]:
+    """Parameters of the structure of `like` (arrays or `jax.ShapeDtypeStruct`s), step and hash.
+
+    The hash is the one that the file promises, see `loading.sha256_of_params`.
 
     Raises:
       UserError: no such file, another format, or tensors that differ from `like` in name or shape.
     """
     metadata = _metadata(path)
-    with _opened(path) as file:
+    with files.damage_reported(path, _ADVICE):
+        step, sha256 = int(metadata['step']), metadata['weights_sha256']
+    with _opened(path) as file, files.damage_reported(path, _ADVICE):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     expected: dict[str, Any] = flatten_dict(like, sep='/')
     for name in sorted(expected.keys() ^ tensors.keys()):
@@ -83,7 +91,7 @@ def read(path: epath.PathLike, like: Any) -> tuple[Any, int]:
                 f' {leaf.shape}'
             )
         tensors[name] = tensors[name].astype(leaf.dtype)
-    return unflatten_dict(tensors, sep='/'), int(metadata['step'])
+    return unflatten_dict(tensors, sep='/'), step, sha256
 
 
 def _metadata(path: epath.PathLike) -> dict[str, str]:
@@ -96,8 +104,11 @@ def _metadata(path: epath.PathLike) -> dict[str, str]:
 
 def _opened(path: epath.PathLike) -> Any:
     path = files.as_path(path)
-    if not path.exists():
-        raise UserError(f'there is no file {path}')
+    if files.is_remote(path):
+        raise UserError(f'{path}: copy the file to this machine first')
+    if not path.is_file():
+        what = 'is a directory' if path.is_dir() else 'does not exist'
+        raise UserError(f'{path} {what}; name a file of scripts/export.py')
     try:
         return safetensors.safe_open(path, framework='numpy')
     except (safetensors.SafetensorError, OSError) as error:
