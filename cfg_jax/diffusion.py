@@ -20,12 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import log_sigmoid
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Num
+
+# Images as functions take them and as they give them; one value for all images or for each.
+Images = Float[Array | np.ndarray, 'B *image']
+ImageArray = Float[Array, 'B *image']
+PerImage = Num[ArrayLike, ''] | Num[ArrayLike, ' B']
 
 LOGSNR_MIN = -20.0
 LOGSNR_MAX = 20.0
 
 
-def broadcast_to_images(value: ArrayLike, z: jax.Array) -> jax.Array:
+def broadcast_to_images(value: PerImage, z: Images) -> Num[Array, '...']:
     """Appends axes to `value` ([] or [B]) until it broadcasts against `z` [B, ...].
 
     Raises:
@@ -40,7 +46,7 @@ def broadcast_to_images(value: ArrayLike, z: jax.Array) -> jax.Array:
     return value.reshape(value.shape + (1,) * (z.ndim - value.ndim))
 
 
-def check_same_shape(**arrays: jax.Array) -> None:
+def check_same_shape(**arrays: Array | np.ndarray) -> None:
     """Raises ValueError unless all shapes are equal: broadcasting would hide a mistake."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
@@ -48,8 +54,8 @@ def check_same_shape(**arrays: jax.Array) -> None:
 
 
 def logsnr_cosine(
-    u: ArrayLike, logsnr_min: float = LOGSNR_MIN, logsnr_max: float = LOGSNR_MAX
-) -> jax.Array:
+    u: Num[ArrayLike, '*shape'], logsnr_min: float = LOGSNR_MIN, logsnr_max: float = LOGSNR_MAX
+) -> Float[Array, '*shape']:
     """Cosine schedule: logsnr = -2 log tan(a u + b), section 2 of the paper.
 
     b = arctan(exp(-logsnr_max / 2)), a = arctan(exp(-logsnr_min / 2)) - b. With u ~ U[0, 1] this
@@ -65,8 +71,10 @@ def logsnr_cosine(
 
 
 def u_cosine(
-    logsnr: ArrayLike, logsnr_min: float = LOGSNR_MIN, logsnr_max: float = LOGSNR_MAX
-) -> jax.Array:
+    logsnr: Num[ArrayLike, '*shape'],
+    logsnr_min: float = LOGSNR_MIN,
+    logsnr_max: float = LOGSNR_MAX,
+) -> Float[Array, '*shape']:
     """Inverse of `logsnr_cosine`: u = (arctan(exp(-logsnr / 2)) - b) / a."""
     logsnr = jnp.asarray(logsnr, jnp.float32)
     a, b, b_mirror = _cosine_constants(logsnr_min, logsnr_max)
@@ -83,7 +91,7 @@ def _cosine_constants(logsnr_min: float, logsnr_max: float) -> tuple[float, floa
 class Schedule(Protocol):
     """log-SNR as a decreasing function of u in [0, 1]; u ~ U[0, 1] draws p(logsnr)."""
 
-    def __call__(self, u: ArrayLike) -> jax.Array:
+    def __call__(self, u: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
         """logsnr of `u`, float32, in the shape of `u`."""
         ...
 
@@ -95,7 +103,7 @@ class CosineSchedule:
     logsnr_min: float = LOGSNR_MIN
     logsnr_max: float = LOGSNR_MAX
 
-    def __call__(self, u: ArrayLike) -> jax.Array:
+    def __call__(self, u: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
         """logsnr = -2 log tan(a u + b), float32, in the shape of `u`."""
         return logsnr_cosine(u, self.logsnr_min, self.logsnr_max)
 
@@ -111,7 +119,7 @@ class ShiftedCosineSchedule:
     logsnr_max: float = LOGSNR_MAX
     shift: float = 0.0
 
-    def __call__(self, u: ArrayLike) -> jax.Array:
+    def __call__(self, u: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
         """logsnr of `u`."""
         # The ends of the unshifted schedule move, so that the shifted one keeps them.
         return logsnr_cosine(u, self.logsnr_min - self.shift, self.logsnr_max - self.shift) + (
@@ -139,32 +147,33 @@ class LinearBetaSchedule:
         log_alpha_squared = np.cumsum(np.log1p(-betas))
         return log_alpha_squared - np.log(-np.expm1(log_alpha_squared))
 
-    def __call__(self, u: ArrayLike) -> jax.Array:
+    def __call__(self, u: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
         """logsnr of `u`."""
         step = jnp.asarray(u, jnp.float32) * (self.num_steps - 1)
         table = jnp.asarray(self.table(), jnp.float32)
         return jnp.interp(step, jnp.arange(self.num_steps, dtype=jnp.float32), table)
 
 
-def alpha(logsnr: ArrayLike) -> jax.Array:
+def alpha(logsnr: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
     """alpha = sqrt(sigmoid(logsnr)), eq. (1)."""
     return jnp.exp(0.5 * log_sigmoid(jnp.asarray(logsnr, jnp.float32)))
 
 
-def sigma(logsnr: ArrayLike) -> jax.Array:
+def sigma(logsnr: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
     """sigma = sqrt(1 - alpha^2) = sqrt(sigmoid(-logsnr)), eq. (1)."""
     return jnp.exp(0.5 * log_sigmoid(-jnp.asarray(logsnr, jnp.float32)))
 
 
-def q_sample(x: jax.Array, logsnr: ArrayLike, eps: jax.Array) -> jax.Array:
+def q_sample(x: Images, logsnr: PerImage, eps: Images) -> ImageArray:
     """A draw z ~ q(z | x) = N(alpha x, sigma^2 I), eq. (1): z = alpha x + sigma eps."""
+    check_same_shape(x=x, eps=eps)
     logsnr = broadcast_to_images(logsnr, x)
     return alpha(logsnr) * x + sigma(logsnr) * eps
 
 
 def q_forward(
-    z_prime: jax.Array, logsnr_prime: ArrayLike, logsnr: ArrayLike
-) -> tuple[jax.Array, jax.Array]:
+    z_prime: Images, logsnr_prime: PerImage, logsnr: PerImage
+) -> tuple[ImageArray, Float[Array, '...']]:
     """Mean and log-variance of q(z | z'), eq. (2), for logsnr < logsnr_prime (z is noisier).
 
     mean = (alpha / alpha') z', variance = sigma^2_{l|l'} = (1 - exp(logsnr - logsnr')) sigma^2.
@@ -177,14 +186,19 @@ def q_forward(
 
 
 def q_posterior(
-    z: jax.Array, x: jax.Array, logsnr: ArrayLike, logsnr_prime: ArrayLike, v: ArrayLike = 0.0
-) -> tuple[jax.Array, jax.Array]:
+    z: Images,
+    x: Images,
+    logsnr: PerImage,
+    logsnr_prime: PerImage,
+    v: Num[ArrayLike, ''] | Images = 0.0,
+) -> tuple[ImageArray, Float[Array, '...']]:
     """Mean and log-variance of the reverse transition z -> z' for logsnr < logsnr_prime.
 
     mean = r (alpha' / alpha) z + (1 - r) alpha' x, r = exp(logsnr - logsnr'), eq. (3);
     variance = (sigma~^2)^(1-v) (sigma^2_{l|l'})^v, eq. (4), with sigma~^2 = (1 - r) sigma'^2 the
     variance of the exact posterior q(z' | z, x) (v = 0) and sigma^2_{l|l'} that of eq. (2) (v = 1).
     """
+    check_same_shape(z=z, x=x)
     logsnr = broadcast_to_images(logsnr, z)
     logsnr_prime = broadcast_to_images(logsnr_prime, z)
     log_ratio = 0.5 * (log_sigmoid(logsnr_prime) - log_sigmoid(logsnr))
@@ -202,14 +216,16 @@ def _log_one_minus_r(logsnr: jax.Array, logsnr_prime: jax.Array) -> jax.Array:
     return jnp.log(-jnp.expm1(logsnr - logsnr_prime))
 
 
-def x_from_eps(z: jax.Array, eps: jax.Array, logsnr: ArrayLike) -> jax.Array:
+def x_from_eps(z: Images, eps: Images, logsnr: PerImage) -> ImageArray:
     """x = (z - sigma eps) / alpha, the paper's x_theta."""
+    check_same_shape(z=z, eps=eps)
     logsnr = broadcast_to_images(logsnr, z)
     return jnp.exp(-0.5 * log_sigmoid(logsnr)) * z - jnp.exp(-0.5 * logsnr) * eps
 
 
-def eps_from_x(z: jax.Array, x: jax.Array, logsnr: ArrayLike) -> jax.Array:
+def eps_from_x(z: Images, x: Images, logsnr: PerImage) -> ImageArray:
     """eps = (z - alpha x) / sigma."""
+    check_same_shape(z=z, x=x)
     logsnr = broadcast_to_images(logsnr, z)
     return jnp.exp(-0.5 * log_sigmoid(-logsnr)) * z - jnp.exp(0.5 * logsnr) * x
 
@@ -223,7 +239,7 @@ class Scaling(NamedTuple):
 
     log_alpha: Callable[[jax.Array], jax.Array]
 
-    def factor(self, logsnr: ArrayLike) -> jax.Array:
+    def factor(self, logsnr: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
         """alpha of this process over the variance-preserving alpha."""
         logsnr = jnp.asarray(logsnr, jnp.float32)
         return jnp.exp(self.log_alpha(logsnr) - 0.5 * log_sigmoid(logsnr))
@@ -247,23 +263,24 @@ class Target(NamedTuple):
     x_weight: Callable[[jax.Array], jax.Array]
     eps_weight: Callable[[jax.Array], jax.Array]
 
-    def of(self, x: jax.Array, eps: jax.Array, logsnr: ArrayLike) -> jax.Array:
+    def of(self, x: Images, eps: Images, logsnr: PerImage) -> ImageArray:
         """The target p of x and eps [B, ...]."""
+        check_same_shape(x=x, eps=eps)
         if self is EPS:
-            return eps
+            return jnp.asarray(eps)
         logsnr = broadcast_to_images(jnp.asarray(logsnr, jnp.float32), x)
         return self.x_weight(logsnr) * x + self.eps_weight(logsnr) * eps
 
-    def to_eps(self, z: jax.Array, prediction: jax.Array, logsnr: ArrayLike) -> jax.Array:
+    def to_eps(self, z: Images, prediction: Images, logsnr: PerImage) -> ImageArray:
         """eps that the prediction of this target at z [B, ...] means."""
         check_same_shape(z=z, prediction=prediction)
         if self is EPS:
-            return prediction
+            return jnp.asarray(prediction)
         logsnr = broadcast_to_images(jnp.asarray(logsnr, jnp.float32), z)
         scaled = alpha(logsnr) * prediction - self.x_weight(logsnr) * z
         return scaled / self._determinant(logsnr)
 
-    def eps_per_prediction(self, logsnr: ArrayLike) -> jax.Array:
+    def eps_per_prediction(self, logsnr: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
         """d eps / d p at fixed z = alpha / (alpha eps_weight - sigma x_weight)."""
         logsnr = jnp.asarray(logsnr, jnp.float32)
         return alpha(logsnr) / self._determinant(logsnr)

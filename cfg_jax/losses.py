@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Num
 
 from cfg_jax import diffusion
 from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.conditioning.dropping import drop
-from cfg_jax.diffusion import EPS, CosineSchedule, Schedule, Target
-from cfg_jax.keys import per_image_noise, stream
+from cfg_jax.diffusion import EPS, CosineSchedule, Images, Schedule, Target
+from cfg_jax.keys import Keys, per_image_noise, stream
 
 # network(z [B, H, W, C], logsnr [B], condition) -> prediction of a target [B, H, W, C]
 Network = Callable[[jax.Array, jax.Array, Condition], jax.Array]
@@ -28,16 +30,16 @@ _CONDITION, _LOGSNR, _EPS = range(3)  # the random streams of one example
 
 def algorithm_1(
     network: Network,
-    x: jax.Array,
+    x: Images,
     c: Condition,
-    keys: jax.Array,
+    keys: Keys,
     *,
     conditioning: Conditioning,
-    p_uncond: ArrayLike,
+    p_uncond: Num[ArrayLike, ''],
     schedule: Schedule = CosineSchedule(),
     target: Target = EPS,
     weight: Weight | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, ' B'], Float[Array, ' B']]:
     """Algorithm 1, the loss of each example: |eps_theta(z, c) - eps|^2, eq. (5).
 
     The mean over pixels and channels stands for the squared norm, which only rescales the learning
@@ -79,11 +81,11 @@ def algorithm_1(
 
 def noisy_cross_entropy(
     classifier: Classifier,
-    x: jax.Array,
-    label: jax.Array,
-    keys: jax.Array,
+    x: Images,
+    label: Integer[Array | np.ndarray, ' B'],
+    keys: Keys,
     schedule: Schedule = CosineSchedule(),
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Float[Array, ' B'], Float[Array, ' B'], Float[Array, ' B']]:
     """-log p(c | z, logsnr) of each example, for a classifier of noisy images.
 
     Section 4 of Dhariwal & Nichol 2021: the classifier sees what the sampler will show it, images
@@ -113,22 +115,22 @@ def noisy_cross_entropy(
     return loss, (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32), logsnr
 
 
-def weight_eps(logsnr: jax.Array) -> jax.Array:
+def weight_eps(logsnr: Float[Array, ' B']) -> Float[Array, ' B']:
     """1: the paper's mean squared error of eps."""
     return jnp.ones_like(logsnr)
 
 
-def weight_x(logsnr: jax.Array) -> jax.Array:
+def weight_x(logsnr: Float[Array, ' B']) -> Float[Array, ' B']:
     """exp(-logsnr) = (sigma / alpha)^2: mean squared error of x, since |x - x'| = sigma / alpha
     |eps - eps'| at the same z."""
     return jnp.exp(-logsnr)
 
 
-def weight_v(logsnr: jax.Array) -> jax.Array:
+def weight_v(logsnr: Float[Array, ' B']) -> Float[Array, ' B']:
     """1 + exp(-logsnr) = 1 / alpha^2: mean squared error of v."""
     return 1.0 + jnp.exp(-logsnr)
 
 
-def weight_velocity(logsnr: jax.Array) -> jax.Array:
+def weight_velocity(logsnr: Float[Array, ' B']) -> Float[Array, ' B']:
     """(1 + exp(-logsnr / 2))^2 = (1 + sigma / alpha)^2: mean squared error of eps - x."""
     return jnp.square(1.0 + jnp.exp(-0.5 * logsnr))

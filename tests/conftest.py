@@ -5,11 +5,15 @@ import os
 import shutil
 import tempfile
 
+import jaxtyping
 import pytest
 
 from cfg_jax.perf import xla
 
 _SHARED = 'cfg_jax_tests_'
+# Modules and packages of the library whose functions promise shapes.
+_SHAPED = ('conditioning', 'diffusion', 'guidance', 'inference', 'keys', 'losses', 'metrics')
+_SHAPED += ('models', 'samplers')
 
 
 def pytest_configure(config):
@@ -29,6 +33,8 @@ def pytest_configure(config):
     xla.set_flags()  # as commands do: the same rounding, and their compilations in the cache
     # Small matrices go faster without threads that wait for each other.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+    # Before any of them is imported: what their annotations say of shapes is checked at every call.
+    jaxtyping.install_import_hook([f'cfg_jax.{name}' for name in _SHAPED], 'shapes.checked')
 
 
 @pytest.fixture
@@ -37,6 +43,15 @@ def tiny_config():
     from support import make_tiny_config
 
     return make_tiny_config()
+
+
+@pytest.fixture
+def unchecked():
+    """The library as users run it, without the tests' own check of shapes."""
+    from shapes import unchecked
+
+    with unchecked():
+        yield
 
 
 @pytest.fixture

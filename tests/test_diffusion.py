@@ -233,6 +233,31 @@ def test_scalar_and_per_example_logsnr_agree():
             np.testing.assert_allclose(a[i], np.asarray(b).reshape(a[i].shape), rtol=1e-6)
 
 
+@pytest.mark.usefixtures('unchecked')
+def test_shapes_that_disagree_are_refused_while_tracing():
+    """Of two images one in three has another batch, other sides or one channel for all."""
+    image = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
+    for shape in ((1, 8, 8, 3), (4, 1, 1, 1), (4, 8, 8, 1), (4, 8, 8), (8, 8, 3)):
+        other = jax.ShapeDtypeStruct(shape, jnp.float32)
+        for pair in ((image, other), (other, image)):
+            for fn in (
+                lambda a, b: diffusion.q_sample(a, 0.0, b),
+                lambda a, b: diffusion.x_from_eps(a, b, 0.0),
+                lambda a, b: diffusion.eps_from_x(a, b, 0.0),
+                lambda a, b: diffusion.q_posterior(a, b, 0.0, 1.0),
+                lambda a, b: diffusion.V.of(a, b, 0.0),
+                lambda a, b: diffusion.EPS.of(a, b, 0.0),
+                lambda a, b: diffusion.X.to_eps(a, b, 0.0),
+                lambda a, b: diffusion.EPS.to_eps(a, b, 0.0),
+            ):
+                with pytest.raises(ValueError, match='has the shape'):
+                    jax.eval_shape(fn, *pair)
+    for shape in ((1,), (3,), (4, 1, 1, 1)):
+        logsnr = jax.ShapeDtypeStruct(shape, jnp.float32)
+        with pytest.raises(ValueError, match='one value for each of 4 images'):
+            jax.eval_shape(diffusion.q_sample, image, logsnr, image)
+
+
 TARGETS = {
     'eps': diffusion.EPS,
     'x': diffusion.X,

@@ -314,6 +314,7 @@ def test_gaussian_denoisers_of_every_target_and_scaling_have_one_loss(name, scal
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize('shape', [(4, 1, 1, 1), (4, 8, 8, 1), (1, 8, 8, 3), (8, 8, 3), (4, 8, 8)])
 @pytest.mark.parametrize('name', TARGETS)
 def test_a_prediction_of_another_shape_is_refused_while_tracing(shape, name):
@@ -329,6 +330,7 @@ def test_a_prediction_of_another_shape_is_refused_while_tracing(shape, name):
         jax.eval_shape(loss, x)
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize(('keys', 'labels'), [(4, 1), (4, 3), (1, 4), (3, 4)])
 def test_lengths_that_disagree_are_refused_while_tracing(keys, labels):
     x = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
@@ -379,6 +381,7 @@ def test_cross_entropy_has_the_draws_of_algorithm_1():
     np.testing.assert_array_equal(logsnr, algorithm_1(lambda z, *_: z, x, LABEL[:16], keys)[1])
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize(('labels', 'rows'), [(6, 1), (1, 6), (5, 6), (6, 5)])
 def test_cross_entropy_of_another_number_of_labels_or_logits_is_refused(labels, rows):
     x = np.zeros((6, *SHAPE), np.float32)

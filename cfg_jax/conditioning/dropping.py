@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Num
 
 from cfg_jax.conditioning import Condition, Conditioning
+from cfg_jax.keys import Keys
 
 
 def drop(
-    conditioning: Conditioning, keys: jax.Array, condition: Condition, p_uncond: ArrayLike
+    conditioning: Conditioning, keys: Keys, condition: Condition, p_uncond: Num[ArrayLike, '']
 ) -> Condition:
     """c <- null with probability `p_uncond` (Algorithm 1), an independent draw per example.
 

@@ -11,10 +11,17 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
+from jaxtyping import Array, Integer
 
 from cfg_jax import diffusion
-from cfg_jax.diffusion import broadcast_to_images, check_same_shape
+from cfg_jax.diffusion import (
+    ImageArray,
+    Images,
+    PerImage,
+    broadcast_to_images,
+    check_same_shape,
+)
 from cfg_jax.guidance import (
     CLASSIFIER,
     CONDITIONAL,
@@ -30,8 +37,11 @@ Classifier = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def log_prob_gradient(
-    classifier: Classifier, z: jax.Array, logsnr: ArrayLike, label: jax.Array
-) -> jax.Array:
+    classifier: Classifier,
+    z: Images,
+    logsnr: PerImage,
+    label: Integer[Array | np.ndarray, ' B'],
+) -> ImageArray:
     """grad_z log p(label | z), [B, H, W, C].
 
     The classifier must treat each image on its own: the gradient is that of the sum over the batch.
@@ -59,7 +69,7 @@ def log_prob_gradient(
     return jax.grad(total)(z)
 
 
-def eps_shift(eps: jax.Array, gradient: jax.Array, logsnr: ArrayLike, w: ArrayLike) -> jax.Array:
+def eps_shift(eps: Images, gradient: Images, logsnr: PerImage, w: PerImage) -> ImageArray:
     """eps - w sigma grad_z log p(c | z), eq. (5) of the paper and ADM's Algorithm 2.
 
     For any sampler. The sampler clips x~ after the shift, while `ClassifierMean` clips before it.
@@ -75,7 +85,7 @@ def eps_shift(eps: jax.Array, gradient: jax.Array, logsnr: ArrayLike, w: ArrayLi
     """
     check_same_shape(eps=eps, gradient=gradient)
     scale = broadcast_to_images(w, eps) * broadcast_to_images(diffusion.sigma(logsnr), eps)
-    return eps - scale * gradient
+    return jnp.asarray(eps) - scale * gradient
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,18 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.typing import ArrayLike
 
-from cfg_jax.diffusion import broadcast_to_images, check_same_shape
+from cfg_jax.diffusion import (
+    ImageArray,
+    Images,
+    PerImage,
+    broadcast_to_images,
+    check_same_shape,
+)
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
-def guide(eps_cond: jax.Array, eps_uncond: jax.Array, w: ArrayLike) -> jax.Array:
+def guide(eps_cond: Images, eps_uncond: Images, w: PerImage) -> ImageArray:
     """eps~ = (1 + w) eps_cond - w eps_uncond, eq. (6), [B, ...].
 
     Args:

@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.diffusion import broadcast_to_images, check_same_shape
+from cfg_jax.diffusion import ImageArray, Images, broadcast_to_images, check_same_shape
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
-def low_pass(image: jax.Array) -> jax.Array:
+def low_pass(image: Images) -> ImageArray:
     """One level of a Laplacian pyramid's low band: blur by (1, 4, 6, 4, 1) / 16 both ways.
 
     [B, H, W, C], edges repeated. image - low_pass(image) is the high band.
     """
+    image = jnp.asarray(image)
     taps = jnp.asarray([1.0, 4.0, 6.0, 4.0, 1.0], image.dtype) / 16.0
     for axis in (1, 2):
         padding = [(0, 0)] * image.ndim

@@ -6,10 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from cfg_jax import diffusion
-from cfg_jax.diffusion import broadcast_to_images, check_same_shape
+from cfg_jax.diffusion import (
+    ImageArray,
+    Images,
+    PerImage,
+    broadcast_to_images,
+    check_same_shape,
+)
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
@@ -61,15 +66,15 @@ class Projected(Rule):
 
 
 def project(
-    eps_cond: jax.Array,
-    difference: jax.Array,
-    z: jax.Array,
-    logsnr: ArrayLike,
-    w: ArrayLike,
+    eps_cond: Images,
+    difference: Images,
+    z: Images,
+    logsnr: PerImage,
+    w: PerImage,
     *,
     eta: float = 0.0,
     radius: float = math.inf,
-) -> jax.Array:
+) -> ImageArray:
     """eps_cond + w (d_perp + eta d_par) with d the shortened difference in eps, [B, H, W, C].
 
     Computed in eps, which stays finite at small alpha: x - x' = -(sigma / alpha) (eps - eps'), and
@@ -97,4 +102,4 @@ def project(
     # min(1, radius / |g|) with |g| = sigma / alpha |difference|; true for an infinite radius too.
     scale = jnp.where(sigma * length > radius * alpha, radius * alpha / (sigma * length), 1.0)
     kept = difference - (1.0 - eta) * parallel
-    return eps_cond + broadcast_to_images(w, z) * scale * kept
+    return jnp.asarray(eps_cond) + broadcast_to_images(w, z) * scale * kept

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.diffusion import ImageArray, Images
 from cfg_jax.guidance import GuidanceLevel, Predictions
 from cfg_jax.guidance.modifier import Modifier
 
 
-def rescale(guided: jax.Array, conditional: jax.Array, phi: float) -> jax.Array:
+def rescale(guided: Images, conditional: Images, phi: float) -> ImageArray:
     """phi p~ std(p_cond) / std(p~) + (1 - phi) p~, deviations over an image's pixels, [B, ...].
 
     Args:

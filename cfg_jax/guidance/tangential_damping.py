@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.diffusion import ImageArray, Images
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 from cfg_jax.guidance.classifier_free import guide
 
 
-def damp(eps_cond: jax.Array, eps_uncond: jax.Array, share: float) -> jax.Array:
+def damp(eps_cond: Images, eps_uncond: Images, share: float) -> ImageArray:
     """eps_uncond without its part across the first right singular vector of both, [B, ...].
 
     v is the leading right singular vector of the 2 x N matrix of eps_cond and eps_uncond, per

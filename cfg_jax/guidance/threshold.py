@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax import diffusion
+from cfg_jax.diffusion import ImageArray, Images
 from cfg_jax.guidance import GuidanceLevel, Predictions
 from cfg_jax.guidance.modifier import Modifier
 from cfg_jax.registry import TARGETS
 
 
-def threshold(x: jax.Array, quantile: float) -> jax.Array:
+def threshold(x: Images, quantile: float) -> ImageArray:
     """clip(x, -s, s) / s with s = max(1, the quantile of an image's |x|), [B, ...].
 
     quantile = 0 is static thresholding, s = 1.

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from cfg_jax.conditioning import Condition
 from cfg_jax.diffusion import (
     EPS,
     VARIANCE_PRESERVING,
+    ImageArray,
+    Images,
+    PerImage,
     Scaling,
     Target,
     broadcast_to_images,
@@ -69,7 +71,7 @@ class Denoiser:
     preconditioning: Preconditioning | None = None
     learned_variance: bool = False
 
-    def eps(self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition) -> jax.Array:
+    def eps(self, params: Any, z: Images, logsnr: PerImage, condition: Condition) -> ImageArray:
         """eps_theta(z, c): z in the variance-preserving scaling, [B, H, W, C].
 
         Args:
@@ -86,11 +88,11 @@ class Denoiser:
     def predict(
         self,
         params: Any,
-        z: jax.Array,
-        logsnr: ArrayLike,
+        z: Images,
+        logsnr: PerImage,
         condition: Condition,
         *,
-        shown_logsnr: ArrayLike | None = None,
+        shown_logsnr: PerImage | None = None,
         **options: Any,
     ) -> Prediction:
         """`eps`, and the variance exponent where the network predicts it; arguments as there.
@@ -102,21 +104,21 @@ class Denoiser:
         return Prediction(self.target.to_eps(z, prediction, logsnr), v)
 
     def prediction(
-        self, params: Any, z: jax.Array, logsnr: ArrayLike, condition: Condition, **options: Any
-    ) -> jax.Array:
+        self, params: Any, z: Images, logsnr: PerImage, condition: Condition, **options: Any
+    ) -> ImageArray:
         """The prediction of `target`, for training; `options` reach the network."""
         return self._outputs(params, z, logsnr, condition, **options)[0]
 
     def _outputs(
         self,
         params: Any,
-        z: jax.Array,
-        logsnr: ArrayLike,
+        z: Images,
+        logsnr: PerImage,
         condition: Condition,
-        shown_logsnr: ArrayLike | None = None,
+        shown_logsnr: PerImage | None = None,
         **options: Any,
     ) -> tuple[jax.Array, jax.Array | None]:
-        logsnr = jnp.broadcast_to(logsnr, z.shape[:1])
+        z, logsnr = jnp.asarray(z), jnp.broadcast_to(logsnr, z.shape[:1])
         shown = logsnr if shown_logsnr is None else jnp.broadcast_to(shown_logsnr, z.shape[:1])
 
         def scaled(function: Callable[[jax.Array], jax.Array], array: jax.Array) -> jax.Array:

@@ -9,16 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.diffusion import check_same_shape
-from cfg_jax.keys import stream
+from cfg_jax.diffusion import ImageArray, Images, check_same_shape
+from cfg_jax.keys import Keys, stream
 from cfg_jax.models.denoiser import Prediction
 from cfg_jax.samplers import EpsFn, Level, Sampler, State
 from cfg_jax.samplers.grids import Grid
 
 
-def sample_loop(
-    sampler: Sampler, predict: Any, z: jax.Array, keys: jax.Array
-) -> tuple[jax.Array, Any]:
+def sample_loop(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> tuple[ImageArray, Any]:
     """x~ [B, ...] at the last level, and the last state of `predict`.
 
     Args:
@@ -33,6 +31,7 @@ def sample_loop(
     """
     if keys.shape != z.shape[:1]:
         raise ValueError(f'{z.shape[0]} images need as many keys; got the shape {keys.shape}')
+    z = jnp.asarray(z)
     levels = (sampler.grid or Grid()).levels(sampler.num_steps)
     last = len(levels) - 1
 
@@ -48,7 +47,7 @@ def sample_loop(
     return x, state.guidance
 
 
-def follow(sampler: Sampler, eps_fn: EpsFn, z: jax.Array, keys: jax.Array) -> jax.Array:
+def follow(sampler: Sampler, eps_fn: EpsFn, z: Images, keys: Keys) -> ImageArray:
     """x~ [B, ...] of a sampler along eps_fn(z, logsnr), a user's own (guided) network.
 
     Arguments as in `sample_loop`.

@@ -105,6 +105,7 @@ def test_gradient_is_taken_image_by_image():
         np.testing.assert_allclose(at_one_level[i], together[i], rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize('label', [LABEL[:1], LABEL[:5], np.tile(LABEL, 2)])
 def test_as_many_labels_as_images(label):
     z = noisy(0.0)
@@ -112,6 +113,7 @@ def test_as_many_labels_as_images(label):
         log_prob_gradient(mixture_logits, z, 0.0, label)
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_logits_of_another_number_of_images_are_refused():
     """One row for all images would be broadcast."""
     with pytest.raises(ValueError, match='logits'):
@@ -273,6 +275,7 @@ def test_eps_form_by_hand():
     np.testing.assert_allclose(shifted[:, 0, 0, 0], [1.0, 1.0 - 3.0 * np.sqrt(2.0)], rtol=1e-6)
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize(
     ('gradient', 'w'), [((1, 2, 2, 1), ()), ((4, 2, 2, 3), ()), ((4, 2, 2, 1), (2,))]
 )

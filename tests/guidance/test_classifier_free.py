@@ -64,6 +64,7 @@ def test_one_weight_per_image():
         np.testing.assert_array_equal(guided[i], alone[0])
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize(
     ('cond', 'uncond', 'w'),
     [

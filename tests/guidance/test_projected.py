@@ -96,6 +96,7 @@ def test_one_level_per_image():
         np.testing.assert_allclose(together[one], alone, rtol=1e-6)
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize('short', range(3))
 def test_shapes_that_disagree_are_refused(short):
     arrays = [np.zeros(SHAPE, np.float32) for _ in range(3)]

@@ -146,6 +146,7 @@ def test_training_compares_the_networks_own_prediction():
     np.testing.assert_allclose(found, eps - x, rtol=0, atol=2e-5)
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_one_level_for_all_images():
     denoiser = Denoiser(
         exact_network('edm', PREDICTIONS['eps']),
@@ -231,6 +232,7 @@ def test_learned_variance_reaches_the_ancestral_sampler():
     np.testing.assert_allclose(x.std(axis=0), expected, rtol=5 / np.sqrt(2 * count))
 
 
+@pytest.mark.usefixtures('unchecked')
 @pytest.mark.parametrize('shape', [(4, 1, 1, 1), (4, 8, 8, 1), (1, 8, 8, 3), (4, 8, 8, 6)])
 @pytest.mark.parametrize('target', TARGETS)
 def test_an_output_of_another_shape_is_refused_while_tracing(shape, target):
@@ -241,6 +243,7 @@ def test_an_output_of_another_shape_is_refused_while_tracing(shape, target):
             jax.eval_shape(lambda z, method=method: method((), z, 0.0, None), z)
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_a_learned_variance_needs_twice_the_channels():
     denoiser = Denoiser(lambda params, z, *_: z, learned_variance=True)
     z = jax.ShapeDtypeStruct((4, 8, 8, 2), jnp.float32)

@@ -145,6 +145,7 @@ def test_an_image_does_not_depend_on_its_batch(name, v):
         assert np.all(np.abs(other - together).max(axis=(1, 2, 3)) > 1e-2)
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_as_many_keys_as_images():
     z, keys = start()
     for name in NAMES:
@@ -153,6 +154,7 @@ def test_as_many_keys_as_images():
                 make(name, 0.3, 4)(gaussian_eps, z, some)
 
 
+@pytest.mark.usefixtures('unchecked')
 def test_eps_of_another_shape_is_refused():
     """Broadcasting would hide it: [B, 1, 1, 1], one image for all, one channel of three."""
     z, keys = start()
