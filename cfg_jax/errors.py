@@ -1,4 +1,4 @@
-"""The exceptions that are no defects: what a user can mend, and a machine that is taken away."""
+"""The exceptions that are not defects: what a user can mend, and a machine that is taken away."""
 
 
 class UserError(Exception):
@@ -13,7 +13,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 class Preempted(Exception):
-    """The machine is wanted back; everything is saved. Commands exit with status 75."""
+    """The machine is taken away; everything is saved. Commands exit with status 75."""
 
 
 class Interrupted(Preempted):

@@ -22,13 +22,13 @@ script over widths; half of that share is as likely for convolutions of 64 chann
   attention   at 16 and 8, not at 32: there it costs a fifth of the operations
   norm        groups of at least 4 channels, fewer than ADM's 32 of a wider network
   dropout     0: 160 passes over 50,000 images by 25 M parameters should not overfit; FD-768
-              against validation beside that against training would show it
+              against validation next to that against training would show it
   batch, lr   256, 4e-4, warm-up of 500 steps: 32,000 updates matter more in so short a run than
               ADM's 2,048 images each
   EMA         0.9995: a half-life of 1,400 steps, about 4 % of the run
   annealing   none, and the paper's loss: the run may end at any minute, and EMA does the averaging
   steps       32,000 = 8.2 M images: 17 minutes at 40 %, 34 at 20 %; --minutes stops it earlier
-  T           128; 256 doubles the sweep's cost and is measured beside it (--parts=T)
+  T           128; 256 doubles the sweep's cost and is measured too (--parts=T)
   input       14 processes decode; one decodes 2,200 images/s on our CPU (Grain, JPEG to float)
 
 As the paper: p_uncond = 0.1, v = 0.3, logsnr from -20 to 20, clipping, ADM's blocks, flips.

@@ -41,7 +41,7 @@ require_program() {
 }
 
 require_natural() {
-  [[ $2 =~ ^[0-9]+$ ]] || die "--$1=$2 is no whole number of at least 0"
+  [[ $2 =~ ^[0-9]+$ ]] || die "--$1=$2 is not a whole number of at least 0"
 }
 
 # What lies uncommitted in the checkout does not travel; say so before hours are spent on old code.

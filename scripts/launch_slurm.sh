@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits a command to Slurm as one job that goes on after preemption and beyond its time limit.
+# Submits a command to Slurm as one job that continues after preemption and beyond its time limit.
 #
 #   scripts/launch_slurm.sh --job_name=in64 --nodes=4 --gpus_per_node=8 --time=24:00:00 -- \
 #       python scripts/train.py --config=configs/imagenet64.py --workdir=/scratch/in64
@@ -130,7 +130,7 @@ after_the_command() {
   cat <<'END'
 step=$!
 # Slurm signals the tasks itself. This shell only has to outlive SIGTERM, and to wait again after
-# it, until srun tells how the tasks ended.
+# it, until srun says how the tasks ended.
 ending=0
 trap 'ending=1 signalled=1' TERM
 while true; do

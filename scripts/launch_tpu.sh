@@ -7,7 +7,7 @@
 #   up      creates the TPU, or takes the one that is there
 #   run     up; copies the last commit, installs it, starts the command in tmux; then watches, and
 #           brings TPU and command back after a preemption, until the command is done. The same
-#           line again goes on watching; interrupting it leaves the TPU at work.
+#           line again continues to watch; interrupting it leaves the TPU at work.
 #   status  state of the TPU and of the command on each worker
 #   logs    the last lines of a worker's output; with --out=DIR every worker's whole log
 #   stop    SIGTERM to the command, which saves and ends; the TPU stays, and costs
@@ -228,7 +228,7 @@ failed() {
   say "$1 failed; trying again in $poll s" && sleep "$poll"
 }
 
-# NONE, READY, GONE, FAILED, STOPPED, or a state to wait in. `asked` tells --dry-run the answer.
+# NONE, READY, GONE, FAILED, STOPPED, or a state to wait in. `asked` is the answer under --dry-run.
 tpu_state() {
   local asked=$1 state request='' ready='' active=''
   if ((asked)); then
@@ -320,7 +320,7 @@ bash $remote_script state; fi") || return
   sed -n 's/^cfg_jax-state //p' <<<"$output"
 }
 
-# Until the command is done everywhere. A look that fails decides nothing: the next one may tell.
+# Until the command is done everywhere. A look that fails decides nothing: the next one may succeed.
 watch() {
   local states state
   patient=1

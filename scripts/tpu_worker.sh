@@ -7,7 +7,7 @@
 #   bash tpu_worker.sh stop                 # SIGTERM: the command saves and ends; not restarted
 #   bash tpu_worker.sh log LINES            # the end of its output
 #
-# Beside this file lie code.tar.gz, command.sh, setup.sh (may be empty) and files/ (copied into the
+# Next to this file lie code.tar.gz, command.sh, setup.sh (may be empty) and files/ (copied into the
 # code). A command that ends with 75 was preempted and starts again, as often as that happens; 0 is
 # done, 2 a user's mistake; anything else is a crash, restarted MAX_RESTARTS times in a row; an hour
 # of work begins a new row.

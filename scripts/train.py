@@ -1,4 +1,4 @@
-"""Trains a classifier-free guided diffusion model, or goes on with one.
+"""Trains a classifier-free guided diffusion model, or resumes one.
 
     python scripts/train.py --config=configs/digits.py --workdir=runs/digits
     python scripts/train.py --config=configs/imagenet64.py --workdir=gs://bucket/in64 \\

@@ -17,7 +17,7 @@ class TimeStep(ClassifierFree):
 
     z stays at its level; only the time input of the second evaluation is wrong. The paper perturbs
     the embedding of the time step; here it is log-SNR, the only time of this library. No null
-    condition is needed, and deviation = 0 is no guidance.
+    condition is needed, and deviation = 0 does not guide.
 
     Attributes:
       deviation: of log-SNR.

@@ -1,7 +1,7 @@
 """How fast a config trains and samples on this machine, with the operations counted.
 
-Rates are medians over rounds; compilation and the first runs stand apart. Data are random numbers
-unless the input is what is measured: neither the loss nor the images mean anything here.
+Rates are medians over rounds, without compilation and first runs. Data are random numbers unless
+the input is what is measured: neither the loss nor the images mean anything here.
 """
 
 import math
@@ -169,10 +169,10 @@ def metrics_milliseconds(config: ConfigDict, extractor: FeatureExtractor) -> flo
     shapes = extraction.shapes(extractor, image_shape, count)
     rng = np.random.default_rng(0)
 
-    def made_up() -> Features:
+    def random_features() -> Features:
         return jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), shapes)
 
-    samples, reference = made_up(), of_features(made_up(), {})
+    samples, reference = random_features(), of_features(random_features(), {})
     labels = np.arange(count) % data.num_classes
     start = time.perf_counter()
     sweep.evaluate(Samples(samples, labels), extractor, reference, config)

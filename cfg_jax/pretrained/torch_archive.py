@@ -45,7 +45,7 @@ class _Tensor(NamedTuple):
 
 
 def read(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """Tensors by name; entries that are no tensors are left out.
+    """Tensors by name; entries that are not tensors are left out.
 
     Raises:
       UserError: the file is cut off, damaged, no state dict, or asks for code to be run.

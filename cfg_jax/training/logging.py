@@ -101,18 +101,18 @@ class TrainLog:
         return rate
 
     def _means(self, rows: list[Row]) -> dict[str, float]:
-        scores = ['loss', *(name for name in ('accuracy',) if name in rows[0])]
-        values = {name: float(np.mean([row[name] for row in rows])) for name in (*scores, *_NORMS)}
-        for name in scores:
+        binned = ['loss', *(name for name in ('accuracy',) if name in rows[0])]
+        values = {name: float(np.mean([row[name] for row in rows])) for name in (*binned, *_NORMS)}
+        for name in binned:
             values |= self._per_bin(name, rows)
         return values
 
     def _per_bin(self, name: str, rows: list[Row]) -> dict[str, float]:
-        """The mean of a score over each bin of log-SNR."""
-        score = np.sum([row[f'bin_{name}'] for row in rows], axis=0)
+        """The mean of the loss or the accuracy over each bin of log-SNR."""
+        total = np.sum([row[f'bin_{name}'] for row in rows], axis=0)
         count = np.sum([row['bin_count'] for row in rows], axis=0)
         return {
-            f'{name}_logsnr_{self._bin(i)}': float(score[i] / count[i])
+            f'{name}_logsnr_{self._bin(i)}': float(total[i] / count[i])
             for i in range(len(count))
             if count[i]
         }

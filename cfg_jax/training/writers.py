@@ -17,7 +17,7 @@ class MetricWriter:
     """Appends one JSON object per row to WORKDIR/metrics.jsonl, and mirrors it to TensorBoard.
 
     Rows after `resume_step` are dropped first: a resumed run writes them again. A file with lines
-    that are no rows is kept as metrics.jsonl.damaged. TensorBoard is left out, with a line that
+    that are not rows is kept as metrics.jsonl.damaged. TensorBoard is left out, with a line that
     says so, where it is missing or fails.
     """
 
@@ -66,7 +66,7 @@ class MetricWriter:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, float]]:
-    """The rows of a work directory's metrics.jsonl; lines that are no rows are left out."""
+    """The rows of a work directory's metrics.jsonl; lines that are not rows are left out."""
     return _read(files.as_path(workdir) / 'metrics.jsonl')[0]
 
 
