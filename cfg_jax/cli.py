@@ -40,6 +40,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument('--debug', action=_Debug, help='show the traceback of every error')
 
     def error(self, message: str) -> NoReturn:
+        """Raises UserError, where argparse would print its usage and exit."""
         raise UserError(f'{message}; see {self.prog} --help')
 
 

@@ -50,10 +50,10 @@ class Folder:
             )
 
     def examples(self, split: str) -> Examples:
-        """See `Source`.
+        """The images of a split by number, in a fixed order that mixes the classes.
 
-        The order is fixed, and mixes the classes: any part of it from the front holds each class in
-        the share that it has of the whole, up to one image.
+        Any part of it from the front holds each class in the share that it has of the whole, up to
+        one image.
         """
         match = _SPLIT.fullmatch(split)
         if match is None or match['name'] not in self.splits:

@@ -1,4 +1,4 @@
-"""The files below a directory: images told from hidden files and from files of other kinds."""
+"""The files below a directory: images, hidden files and files of other kinds."""
 
 import os
 from collections import Counter

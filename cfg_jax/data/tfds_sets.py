@@ -53,7 +53,7 @@ class TfdsSet:
         self.splits = list(builder.info.splits)
 
     def examples(self, split: str) -> Examples:
-        """See `Source`; the set must have been prepared as ArrayRecord."""
+        """The examples of a split by number; the set must have been prepared as ArrayRecord."""
         builder = self._prepared()
         formats = {builder.info.file_format, *builder.info.alternative_file_formats}
         if tfds.core.FileFormat.ARRAY_RECORD not in formats:
@@ -188,7 +188,7 @@ def _check_files(name: str, files: Sequence[epath.Path]) -> None:
 
 
 def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str = '') -> None:
-    """Downloads and prepares as ArrayRecord; another process doing the same at once is no error."""
+    """Downloads and prepares as ArrayRecord; another process may do the same at once."""
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
     try:
         builder.download_and_prepare(download_config=config, file_format='array_record')

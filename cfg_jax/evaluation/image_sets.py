@@ -132,7 +132,7 @@ class _Batch:
 
 
 class _Folder:
-    """PNGs of one size; links are followed. JPEGs among them could not be told from a mistake."""
+    """PNGs of one size; links are followed. JPEGs among them would look like a mistake."""
 
     def __init__(self, path: epath.Path):
         self._path = pathlib.Path(path)
