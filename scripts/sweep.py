@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--features', help='classifier, inception or inception768')
     parser.add_argument('--inception', help="path of the FID Inception's weights")
     parser.add_argument('--reference', help='path of statistics; else those of the training set')
+    parser.add_argument('--rounding', help="of samples to uint8: round, or truncate as ADM's")
     parser.add_argument('--metrics', type=cli.name_list, help='such as fid,sfid,is,precision')
     parser.add_argument('--bootstrap', type=int, help='replicates for standard errors; 0: none')
     parser.add_argument(
