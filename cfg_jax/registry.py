@@ -126,12 +126,6 @@ _PARSERS: dict[type, Callable[[str], Any]] = {
     str: str,
     bool: lambda text: {'true': True, 'false': False}[text.lower()],
 }
-_WORDS: dict[type, str] = {
-    float: 'a number',
-    int: 'a whole number',
-    str: 'a text',
-    bool: 'true or false',
-}
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
