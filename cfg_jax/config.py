@@ -139,12 +139,14 @@ def _check_together(config: ConfigDict) -> None:
             f'model.patch={model.patch} does not divide data.image_size={config.data.image_size}'
         )
     size = config.data.image_size // model.patch
+    patches = f' in patches of {model.patch}' if model.patch > 1 else ''
     if not model.channel_mult:
         raise UserError('model.channel_mult needs at least one entry')
     halvings = len(model.channel_mult) - 1
     if size % 2**halvings:
         raise UserError(
-            f'a side of {size} cannot be halved {halvings} times, as model.channel_mult='
+            f'data.image_size={config.data.image_size}{patches} cannot be halved {halvings} times, as'
+            f' model.channel_mult='
             f'{tuple(model.channel_mult)} asks; choose a multiple of {2**halvings}'
         )
     if bool(model.head_channels) == bool(model.num_heads):

@@ -138,3 +138,9 @@ class Denoiser:
                 self.preconditioning.out, output
             )
         return output, v
+
+
+def _one_per_image(logsnr: ArrayLike, z: jax.Array) -> jax.Array:
+    """logsnr [] or [B] -> [B]; any other shape is a ValueError."""
+    broadcast_to_images(logsnr, z)
+    return jnp.broadcast_to(logsnr, z.shape[:1])

@@ -80,8 +80,8 @@ def test_convolving_what_was_doubled(shape):
 
 
 def test_patches_are_blocks_of_pixels_and_come_back():
-    image = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
-    h = np.asarray(layers.space_to_depth(image, 2))
+    image = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    h = layers.space_to_depth(image, 2)
     assert h.shape == (2, 2, 3, 12)
     for i, j in ((0, 0), (1, 2)):
         block = image[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]  # [B, 2, 2, C]
