@@ -145,9 +145,8 @@ def _check_together(config: ConfigDict) -> None:
     halvings = len(model.channel_mult) - 1
     if size % 2**halvings:
         raise UserError(
-            f'data.image_size={config.data.image_size}{patches} cannot be halved {halvings} times, as'
-            f' model.channel_mult='
-            f'{tuple(model.channel_mult)} asks; choose a multiple of {2**halvings}'
+            f'data.image_size={config.data.image_size}{patches} cannot be halved {halvings} times,'
+            f' as model.channel_mult={tuple(model.channel_mult)} asks; choose a multiple of {2**halvings}'
         )
     if bool(model.head_channels) == bool(model.num_heads):
         raise UserError(

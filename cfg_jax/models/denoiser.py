@@ -118,8 +118,8 @@ class Denoiser:
         shown_logsnr: PerImage | None = None,
         **options: Any,
     ) -> tuple[jax.Array, jax.Array | None]:
-        z, logsnr = jnp.asarray(z), jnp.broadcast_to(logsnr, z.shape[:1])
-        shown = logsnr if shown_logsnr is None else jnp.broadcast_to(shown_logsnr, z.shape[:1])
+        z, logsnr = jnp.asarray(z), _one_per_image(logsnr, z)
+        shown = logsnr if shown_logsnr is None else _one_per_image(shown_logsnr, z)
 
         def scaled(function: Callable[[jax.Array], jax.Array], array: jax.Array) -> jax.Array:
             return broadcast_to_images(function(logsnr), array) * array
@@ -140,7 +140,7 @@ class Denoiser:
         return output, v
 
 
-def _one_per_image(logsnr: ArrayLike, z: jax.Array) -> jax.Array:
+def _one_per_image(logsnr: PerImage, z: Images) -> jax.Array:
     """logsnr [] or [B] -> [B]; any other shape is a ValueError."""
     broadcast_to_images(logsnr, z)
     return jnp.broadcast_to(logsnr, z.shape[:1])
