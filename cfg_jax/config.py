@@ -146,7 +146,8 @@ def _check_together(config: ConfigDict) -> None:
     if size % 2**halvings:
         raise UserError(
             f'data.image_size={config.data.image_size}{patches} cannot be halved {halvings} times,'
-            f' as model.channel_mult={tuple(model.channel_mult)} asks; choose a multiple of {2**halvings}'
+            f' as model.channel_mult={tuple(model.channel_mult)} asks; choose a multiple of'
+            f' {2**halvings}'
         )
     if bool(model.head_channels) == bool(model.num_heads):
         raise UserError(
