@@ -24,7 +24,7 @@ setup(
         'flax>=0.12',
         'grain>=0.2.18',
         'importlib_resources',  # TFDS imports it and does not declare it
-        'jax>=0.10,<0.13',  # tested: 0.10 on Python 3.11, 0.12 on 3.12
+        'jax>=0.10,<0.13',  # 0.10 on Python 3.11, 0.12 on 3.12
         'jaxtyping>=0.3',
         'matplotlib>=3.9',
         'ml-collections>=1.1',
