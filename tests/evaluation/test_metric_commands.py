@@ -67,7 +67,7 @@ def test_reference_statistics_serve_evaluate(capsys, means, batches, tmp_path, m
     arguments = (out, '--inception=x', '--metrics=fid,kid')
     status, lines, errors = run(capsys, 'evaluate.py', samples, *arguments)
     assert (status, errors) == (0, [])
-    assert f'{samples}: 30 images' in lines
+    assert f'{samples}: 30 images of 1 file' in lines
     status, _, errors = run(capsys, 'evaluate.py', batches[0], *arguments)
     assert status == 2
     assert 'is of images of 8x8 pixels, the samples have 4x4' in errors[0]

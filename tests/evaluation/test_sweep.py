@@ -147,7 +147,7 @@ def test_reference_is_all_real_images(swept_workdir):
 
     extractor = classifier.load_or_train(config, swept_workdir / 'classifier')
     pooled = [
-        extractor.apply(extractor.params, np.rint((batch['image'] + 1) * 127.5)).pooled
+        extractor.apply(extractor.params, images.to_uint8(batch['image'])).pooled
         for batch in pipeline.one_epoch(config.data, 'train', 600)
     ]
     pooled = np.concatenate(pooled).astype(np.float64)

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import logged
@@ -71,7 +72,7 @@ def test_held_out_accuracy_is_of_images_it_never_saw(tiny_config, loaded):
 
 
 def test_features(loaded):
-    x = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)), jnp.uint8)
     features = loaded.apply(loaded.params, x)
     assert features.pooled.shape == (5, 48)
     assert features.logits.shape == (5, 10)
