@@ -12,7 +12,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import files, loading, progress
-from cfg_jax.data import images
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import dataset_reference, results as results_lib, sweep
 from cfg_jax.evaluation.cache import Samples
@@ -209,7 +208,7 @@ class _Pool:
         # Unguided, the unconditional model looks at no label.
         anything = self._model.conditioning.from_user(np.zeros(size, int))
         x = self._model.generate(seed, np.arange(start, start + size), anything, 0.0).x
-        features = self._extract(self._extractor.params, images.to_uint8(x))
+        features = self._extract(self._extractor.params, x)
         kept = {
             k: v for k, v in extraction.fetch(features, size)._asdict().items() if v is not None
         }

@@ -306,7 +306,7 @@ def test_has_statistics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('changes', 'told'),
+    ('changes', 'words'),
     [
         ({'mu': None}, "no 'mu' and 'sigma'"),
         ({'sigma': None}, "no 'mu' and 'sigma'"),
@@ -321,13 +321,13 @@ def test_has_statistics(tmp_path):
         ({'mu': np.array([{}] * 5)}, 'damaged'),
     ],
 )
-def test_files_without_sound_statistics(tmp_path, changes, told):
+def test_files_without_sound_statistics(tmp_path, changes, words):
     arrays = published() | published(7, 1, '_s') | changes
     path = tmp_path / 'statistics.npz'
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     message = user_error(library.load, path)
     assert str(path) in message
-    assert told in message
+    assert words in message
 
 
 def test_missing_and_damaged_files(tmp_path):

@@ -211,7 +211,7 @@ def test_full_features_allow_everything():
 
 
 @pytest.mark.parametrize(
-    ('samples', 'reference', 'told'),
+    ('samples', 'reference', 'words'),
     [
         (
             make_features(logits=False),
@@ -242,11 +242,11 @@ def test_full_features_allow_everything():
         (make_features(4), make_reference(4), {}),
     ],
 )
-def test_unavailable_metrics(samples, reference, told):
+def test_unavailable_metrics(samples, reference, words):
     reasons = unavailable(samples, reference, splits=1)
     reasons.pop('fid_infinity', None)  # of three images: see the next test
-    assert reasons.keys() == told.keys()
-    assert all(text in reasons[metric] for metric, text in told.items())
+    assert reasons.keys() == words.keys()
+    assert all(text in reasons[metric] for metric, text in words.items())
 
 
 @pytest.mark.filterwarnings('ignore:invalid value:RuntimeWarning')  # a covariance of one image
@@ -271,7 +271,7 @@ def test_fewer_images_than_splits():
 
 
 @pytest.mark.parametrize(
-    ('samples', 'reference', 'told'),
+    ('samples', 'reference', 'words'),
     [
         (POOLED + 1, 50, {}),
         (POOLED, 50, {'fid': POOLED, 'fid_infinity': POOLED}),
@@ -279,11 +279,11 @@ def test_fewer_images_than_splits():
         (SPATIAL, 50, {'fid': SPATIAL, 'fid_infinity': SPATIAL, 'sfid': SPATIAL}),
     ],
 )
-def test_singular_covariances_are_told(samples, reference, told):
+def test_singular_covariances_are_told(samples, reference, words):
     """A covariance of D features needs D + 1 images: with n it has at most the rank n - 1."""
     reasons = singular(make_features(samples), make_reference(reference))
-    assert reasons.keys() == told.keys()
-    for metric, there in told.items():
+    assert reasons.keys() == words.keys()
+    for metric, there in words.items():
         dim = SPATIAL if metric == 'sfid' else POOLED
         assert f'{dim} features need more than {dim} images' in reasons[metric]
         assert reasons[metric].endswith(f'there are {there}')

@@ -72,7 +72,7 @@ def test_the_best_of_seeds_is_that_of_their_means():
 
 
 @pytest.mark.parametrize(
-    ('errors', 'told'),
+    ('errors', 'words'),
     [
         ({}, '3.000'),
         ({'is_std': 0.2}, '3.000 ± 0.200'),
@@ -85,8 +85,8 @@ def test_the_best_of_seeds_is_that_of_their_means():
         ),
     ],
 )
-def test_errors_join_the_cell(errors, told):
-    assert column([{'is': 3.0} | errors], 'is') == [told]
+def test_errors_join_the_cell(errors, words):
+    assert column([{'is': 3.0} | errors], 'is') == [words]
 
 
 def test_rows_over_seeds_make_a_table():

@@ -47,7 +47,7 @@ def test_inception_score_by_hand():
 
 
 def test_inception_score_splits_in_file_order():
-    """First half of one class (score 1), second half balanced over four (score 4)."""
+    """First half of one class (IS 1), second half balanced over four (IS 4)."""
     sorted_labels = np.concatenate([np.zeros(40, int), np.tile(np.arange(4), 10)])
     mean, std = mean_over_splits(one_hot_logits(sorted_labels, 4), splits=2)
     assert (mean, std) == pytest.approx((2.5, 1.5), rel=1e-12)  # of 1 and 4
@@ -59,7 +59,7 @@ def test_inception_score_splits_in_file_order():
 
 
 def test_inception_score_takes_uneven_splits():
-    # 7 images in 3 splits are 3 + 2 + 2: classes 012 | 01 | 00 score 3, 2 and 1.
+    # 7 images in 3 splits are 3 + 2 + 2: classes 012 | 01 | 00 have IS 3, 2 and 1.
     labels = np.array([0, 1, 2, 0, 1, 0, 0])
     mean, std = mean_over_splits(one_hot_logits(labels, 3), splits=3)
     assert mean == pytest.approx(2.0, rel=1e-12)

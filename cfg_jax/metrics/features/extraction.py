@@ -10,10 +10,7 @@ import numpy as np
 
 from cfg_jax.data import images
 from cfg_jax.distributed import devices
-from cfg_jax.metrics.features import (
-    FeatureExtractor,
-    Features,
-)
+from cfg_jax.metrics.features import FeatureExtractor, Features
 
 Extract = Callable[[Any, jax.Array | np.ndarray], Features]
 
@@ -22,9 +19,10 @@ Extract = Callable[[Any, jax.Array | np.ndarray], Features]
 def make_extract(extractor: FeatureExtractor) -> Extract:
     """`extract(params, x)`: features of images [B, H, W, C], in [-1, 1] or uint8, any B.
 
-    Images in [-1, 1] are rounded to uint8 on the device first, as the protocol asks. Each device
-    takes its share, at most about `extractor.chunk` images at a time. The same
-    extractor gets the same function, compiled once.
+    Images in [-1, 1] are rounded to uint8 on the device first, as the protocol asks; those that are
+    not finite, which rounding would make black, get features that are NaN. Each device takes its
+    share, at most about `extractor.chunk` images at a time. The same extractor gets the same
+    function, compiled once.
     """
 
     def share(params: Any, x: jax.Array) -> Features:
@@ -40,7 +38,11 @@ def make_extract(extractor: FeatureExtractor) -> Extract:
     def extract(params: Any, x: jax.Array) -> Features:
         pixels = x if x.dtype == jnp.uint8 else images.to_uint8(x)
         features = shares(params, _filled(pixels, jax.local_device_count()))
-        return jax.tree.map(lambda array: array[: len(x)], features)
+        features = jax.tree.map(lambda array: array[: len(x)], features)
+        if x.dtype == jnp.uint8:
+            return features
+        finite = jnp.isfinite(x).all(axis=(1, 2, 3))
+        return jax.tree.map(lambda a: jnp.where(finite[:, None], a, jnp.nan), features)
 
     return jax.jit(extract)
 

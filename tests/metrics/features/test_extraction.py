@@ -45,6 +45,19 @@ def test_images_in_minus_one_to_one_are_rounded_first():
     np.testing.assert_array_equal(features.pooled, expected)
 
 
+def test_images_that_are_not_finite_have_no_features():
+    """Rounded they would be black, and their features numbers like any other."""
+    x = np.random.default_rng(0).uniform(-1.2, 1.2, (7, 2, 2, 3)).astype(np.float32)
+    expected = extraction.make_extract(Pixels())(1.0, x)
+    x[2, 1, 0, 2], x[5, 0, 1, 1] = np.nan, np.inf
+    features = extraction.make_extract(Pixels())(1.0, x)
+    bad = np.array([2, 5])
+    good = np.setdiff1d(np.arange(7), bad)
+    for found, whole in ((features.pooled, expected.pooled), (features.logits, expected.logits)):
+        assert np.isnan(np.asarray(found)[bad]).all()
+        np.testing.assert_array_equal(np.asarray(found)[good], np.asarray(whole)[good])
+
+
 def test_batches_of_any_size_in_order():
     x = np.random.default_rng(0).integers(0, 256, (23, 2, 2, 3), dtype=np.uint8)
     for cuts in ([5, 10, 15, 20], [7, 14, 21], [1, 2, 9, 16], []):
