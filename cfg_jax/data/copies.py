@@ -74,9 +74,9 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
         reader = Reader(self._data, split)
         dataset = grain.MapDataset.range(len(reader)).map(self._maker(reader))
-        dataset = dataset.batch(_CHUNK, batch_fn=list).to_iter_dataset()
-        count = self._data.num_workers
-        chunks = workers.WorkerIterator(workers.in_workers(dataset, count), count)
+        chunks = workers.WorkerIterator(
+            dataset.batch(_CHUNK, batch_fn=list), self._data.num_workers
+        )
         number = 0
         try:
             for example in (example for chunk in chunks for example in chunk):

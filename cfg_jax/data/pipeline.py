@@ -87,10 +87,8 @@ class TrainingBatches(Iterator[Batch]):
         self._next_batch = state['next_batch']
         # Random access lets the stream start anywhere, so its state is one number, whatever the
         # number of workers is before and after.
-        remaining = self._dataset[self._next_batch :].to_iter_dataset()
-        self._iterator = workers.WorkerIterator(
-            workers.in_workers(remaining, self._num_workers), self._num_workers
-        )
+        remaining = self._dataset[self._next_batch :]
+        self._iterator = workers.WorkerIterator(remaining, self._num_workers)
 
     def bad_examples(self) -> int:
         """How many examples this process has replaced so far, each counted once."""
@@ -125,10 +123,9 @@ def one_epoch(data: ConfigDict, split: str, batch_size: int, start: int = 0) -> 
     """
     reader = reading.Reader(data, split)
     numbers = grain.MapDataset.range(start, len(reader))
-    dataset = numbers.map(reader.row).batch(batch_size, batch_fn=_stack).to_iter_dataset()
+    dataset = numbers.map(reader.row).batch(batch_size, batch_fn=_stack)
     return _checked(
-        workers.WorkerIterator(workers.in_workers(dataset, data.num_workers), data.num_workers),
-        reading.BadExamples(data, split),
+        workers.WorkerIterator(dataset, data.num_workers), reading.BadExamples(data, split)
     )
 
 

@@ -17,6 +17,7 @@ from absl import flags
 
 from cfg_jax.errors import WorkerDied
 
+_AHEAD = 4  # batches; Grain's default of 500 is meant for examples
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DEATH = re.compile(r'terminated unexpectedly with exit code (-?\d+)')  # Grain's message
 _ADVICE = {
@@ -29,28 +30,30 @@ _ADVICE = {
 _T = TypeVar('_T')
 
 
-def in_workers(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
-    """Works on a dataset in this many processes; the order stays. 0 works in this process."""
-    if not num_workers:
-        return dataset
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags of Grain's own
-    options = grain.MultiprocessingOptions(num_workers=num_workers)
-    return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-
-
 class WorkerIterator(Iterator[_T]):
-    """Iterates over a dataset of `in_workers`; `close` ends the workers.
+    """The elements of a dataset in order, made ahead in worker processes; 0 makes them in this one.
 
     A signal to the whole process group, as schedulers and Ctrl-C send it, is for the process that
-    trains: it ends or saves, and stops its workers itself.
+    trains: it ends or saves, and stops its workers itself with `close`.
+
+    Args:
+      dataset: of batches. Each process makes a few of them ahead, each in a thread of its own: they
+        take memory, and a process cannot end before they are made.
+      num_workers: processes.
 
     Raises:
       WorkerDied: a worker was killed or crashed, from `next`.
     """
 
-    def __init__(self, dataset: grain.IterDataset, num_workers: int):
-        self._dataset, self._num_workers = dataset, num_workers
+    def __init__(self, dataset: grain.MapDataset, num_workers: int):
+        options = grain.ReadOptions(num_threads=_AHEAD, prefetch_buffer_size=_AHEAD)
+        self._dataset = dataset.to_iter_dataset(options)
+        if num_workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags of Grain's own
+            processes = grain.MultiprocessingOptions(num_workers=num_workers)
+            self._dataset = self._dataset.mp_prefetch(processes, worker_init_fn=_start_worker)
+        self._num_workers = num_workers
         self._iterator = None
 
     def __next__(self) -> _T:

@@ -1,4 +1,5 @@
 import socket
+import time
 from collections import Counter
 
 import numpy as np
@@ -188,3 +189,26 @@ def test_label_out_of_range(tiny_config, monkeypatch, label, num_workers):
     tiny_config.data.num_workers = num_workers
     with pytest.raises(UserError, match=rf"'digits' holds the label {label}, outside 0\.\.9"):
         take(1, tiny_config, batch_size=2)
+
+
+def test_a_few_batches_are_made_ahead(tiny_config, monkeypatch):
+    """Grain's default of 500 elements would be 500 batches, in every process."""
+    taken = []
+
+    class Counted:
+        def __len__(self):
+            return 100_000
+
+        def __getitem__(self, number):
+            taken.append(number)
+            return {'image': png(np.zeros((8, 8, 1), np.uint8)), 'label': 0}
+
+    monkeypatch.setattr(sources, 'data_source', lambda *args: Counted())
+    batches = pipeline.TrainingBatches(tiny_config.data, batch_size=10, seed=0)
+    next(batches)
+    last = -1
+    while len(taken) > last:  # until nothing more is read
+        last = len(taken)
+        time.sleep(0.5)
+    batches.close()
+    assert 10 < last <= 100

@@ -11,9 +11,7 @@ import pytest
 from pictures import class_folder
 from support import (
     ROOT,
-    checkpoint_hash,
     checkpoint_steps,
-    run_script,
     script_environment,
     tiny_arguments,
 )
@@ -95,25 +93,8 @@ def wait_for(process, text):
     raise AssertionError(process.stderr.read())
 
 
-def test_sigterm_to_the_group_saves_and_a_restart_is_exact(tmp_path):
-    process = start(train(tmp_path / 'run'))
-    wait_for(process, 'step 3/')
-    assert len(children(process.pid)) == WORKERS
-    os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75, errors
-    only_line(errors)
-    (step,) = checkpoint_steps(tmp_path / 'run')
-    for name in ('run', 'straight'):
-        command = train(tmp_path / name, train__steps=step + 3, train__checkpoint_every=step + 3)
-        status, _, errors = run_script('', *command)
-        assert status == 0, errors
-    hashes = {checkpoint_hash(tmp_path / name, step + 3) for name in ('run', 'straight')}
-    assert len(hashes) == 1
-
-
-def test_a_signal_while_the_workers_start(tmp_path):
-    """They are deaf from their first moment, before they can run anything of ours."""
+def test_signals_to_the_group_end_in_a_checkpoint(tmp_path):
+    """Also while the workers start: they are deaf before they can run anything of ours."""
     process = start(train(tmp_path / 'run'))
     assert wait_until(lambda: children(process.pid))
     for _ in range(20):
@@ -122,10 +103,12 @@ def test_a_signal_while_the_workers_start(tmp_path):
             os.kill(worker, signal.SIGINT)
         time.sleep(0.1)
     wait_for(process, 'step 3/')
-    process.terminate()
+    assert len(children(process.pid)) == WORKERS
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
-    assert 'Traceback' not in errors
+    only_line(errors)
+    assert len(checkpoint_steps(tmp_path / 'run')) == 1
 
 
 def test_a_killed_worker_ends_in_a_line_with_the_state_saved(tmp_path):
@@ -138,10 +121,6 @@ def test_a_killed_worker_ends_in_a_line_with_the_state_saved(tmp_path):
     (step,) = checkpoint_steps(tmp_path / 'run')
     for words in ('SIGKILL', 'memory', 'data.num_workers', f'checkpoint of step {step} is kept'):
         assert words in line
-    command = train(tmp_path / 'run', train__steps=step + 2, data__num_workers=0)
-    status, out, errors = run_script('', *command)
-    assert status == 0, errors
-    assert f'resuming from step {step}' in out
 
 
 def test_a_worker_that_dies_at_once_is_not_started_for_ever(tmp_path):
@@ -155,12 +134,36 @@ def test_a_worker_that_dies_at_once_is_not_started_for_ever(tmp_path):
     assert 'there was no checkpoint yet' in line
 
 
-def test_workers_end_with_a_killed_parent(tmp_path):
-    process = start(train(tmp_path / 'run'))
-    wait_for(process, 'step 3/')
+READING = """
+import sys
+from support import make_tiny_config
+from cfg_jax.data import pipeline
+if __name__ == '__main__':
+    data = make_tiny_config(data__num_workers=2).data
+    batches = pipeline.TrainingBatches(data, batch_size=16, seed=0)
+    next(batches)
+    print('ready', flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize('killed', [True, False])
+def test_workers_end_with_their_parent(tmp_path, killed):
+    """Killed, or at its end with the batches still open."""
+    (tmp_path / 'reading.py').write_text(READING)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / 'reading.py')],
+        env=script_environment(PYTHONPATH=f'{ROOT}:{ROOT / "tests"}'),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().strip() == 'ready'
     workers = children(process.pid)
-    process.kill()
-    process.communicate(timeout=60)
+    assert len(workers) == WORKERS
+    if killed:
+        process.kill()
+    process.communicate(timeout=20)
     assert wait_until(lambda: not any(map(running, workers)), 20)
 
 
