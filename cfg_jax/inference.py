@@ -217,6 +217,15 @@ class Model:
         # As an instance with all its options, however they were written.
         return self._provenance | {'guidance': repr(self.rule)}
 
+    def sampler_settings(self) -> dict[str, Any]:
+        """The config's groups `sampler` and `diffusion`; of another sampler than theirs its type,
+        and the instance as `options`."""
+        settings = self.config.sampler.to_dict() | self.config.diffusion.to_dict()
+        if self.sampler == make_sampler(self.config):
+            return settings
+        name, steps = type(self.sampler).__name__, self.sampler.num_steps
+        return settings | {'name': name, 'num_steps': steps, 'options': repr(self.sampler)}
+
     def _sample(
         self,
         params: Mapping[str, Any],
@@ -273,7 +282,7 @@ def _check(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> None:
             f'{type(rule).__name__} needs a {missing.pop()} network: give its work directory as'
             ' guidance.network (--guidance_network)'
         )
-    if rule.ancestral_only and not sampler.stochastic:
+    if rule.ancestral_only and not sampler.shifts_mean:
         raise UserError(
             f'{type(rule).__name__} shifts the mean of transitions, which {type(sampler).__name__}'
             ' does not have; use the ancestral sampler, or a rule that shifts eps'

@@ -109,7 +109,8 @@ def kept_features(path, extractor, make):
     from cfg_jax import files, progress
     from cfg_jax.metrics.features import Features, extraction
 
-    if not path.exists():
+    kept = files.read_or_set_aside(path, files.read_npz)
+    if kept is None:
         images = make()
         batches = [images[i : i + 50] for i in range(0, len(images), 50)]
         print(f'{path.stem}: {len(images):,} images')
@@ -119,8 +120,9 @@ def kept_features(path, extractor, make):
                 parts.append(part)
                 bar.update(len(part.pooled))
         found = extraction.concatenate(parts)._asdict()
-        files.write_npz(path, {k: v for k, v in found.items() if v is not None})
-    return Features(**files.read_npz(path))
+        kept = {k: v for k, v in found.items() if v is not None}
+        files.write_npz(path, kept)
+    return Features(**kept)
 
 
 if __name__ == '__main__':

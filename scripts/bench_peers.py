@@ -38,7 +38,7 @@ SAME = 1e-3  # of the largest output; in float32 they differ by a thousandth of 
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
-    number = cli.natural_number
+    number = cli.positive_number
     parser.add_argument('--peer', required=True, help='a checkout of openai/guided-diffusion')
     parser.add_argument('--python', default=sys.executable, help='an interpreter with PyTorch')
     parser.add_argument('--out', default='runs/bench_peers', help='where the results go')

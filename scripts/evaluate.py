@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         help='2,048-d FID, or 768-d FD-768 for weights that end early (default: inception)',
     )
     parser.add_argument('--metrics', type=cli.name_list, default=(), help='such as fid,is,kid')
-    parser.add_argument('--splits', type=cli.natural_number, default=10, help='of the IS')
+    parser.add_argument('--splits', type=cli.positive_number, default=10, help='of the IS')
     parser.add_argument(
         '--bootstrap',
         type=cli.natural_number,
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         default='float32',
         help='bfloat16 is faster and not the protocol; its error is printed',
     )
-    parser.add_argument('--batch_size', type=cli.natural_number, help='images at once')
+    parser.add_argument('--batch_size', type=cli.positive_number, help='images at once')
     parser.add_argument('--out', default='', help='a JSON file for the results')
     options = parser.parse_args(argv)
     METRICS.check(options.metrics)

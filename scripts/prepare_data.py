@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
         help=f'share of a folder that becomes its validation split; default {_VALIDATION}',
     )
     parser.add_argument(
-        '--resize', type=cli.natural_number, help='side in pixels of a resized copy'
+        '--resize', type=cli.positive_number, help='side in pixels of a resized copy'
     )
     parser.add_argument('--out', default='', help='TFDS directory of the copy; default: DATA_DIR')
     parser.add_argument(

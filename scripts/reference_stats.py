@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
     parser.add_argument('--features', choices=EXTRACTORS.from_files(), default='inception')
-    parser.add_argument('--batch_size', type=cli.natural_number, default=256)
+    parser.add_argument('--batch_size', type=cli.positive_number, default=256)
     parser.add_argument('--out', required=True, help='the .npz to write')
     options, config = cli.parse_with_config(parser, argv)
     if not options.batch_size:

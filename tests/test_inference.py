@@ -274,6 +274,22 @@ def test_settings_of_one_call(tiny_model):
     assert tiny_model.with_settings(sampler='ancestral') is tiny_model
 
 
+def test_a_sweep_records_the_sampler_that_is_used(tiny_model):
+    recorded = tiny_model.sampler_settings()
+    assert (recorded['name'], recorded['num_steps']) == ('ancestral', tiny_model.sampler.num_steps)
+    other = tiny_model.with_settings(sampler='ddim:eta=0.5', num_steps=6)
+    assert (
+        recorded
+        | {
+            'name': 'DDIM',
+            'num_steps': 6,
+            'options': repr(other.sampler),
+        }
+        == other.sampler_settings()
+    )
+    assert 'eta=0.5' in repr(other.sampler)
+
+
 def test_eps_is_the_networks(tiny_model):
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     label, logsnr = jnp.array([3, NULL]), jnp.float32(-1.0)

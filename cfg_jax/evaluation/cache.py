@@ -68,7 +68,7 @@ class SampleCache:
         every = [p for w in weights(config) for seed in seeds(config) for p in self._parts(w, seed)]
         # By number, not by what is missing: while others write, processes would not see the same.
         share = every[jax.process_index() :: jax.process_count()]
-        self._missing = [part for part in share if not self._done(part)]
+        self._missing = [part for part in share if not self._sound(part)]
 
     def compute(self) -> None:
         """Computes this process's missing parts.
@@ -80,7 +80,7 @@ class SampleCache:
         batch_size = min(self._config.sweep.batch_size, self._config.sweep.shard_size)
         with Preemption() as preemption, progress.bar(total, 'images') as bar:
             for part in self._missing:
-                bar.set_description_str(f'w = {part.w:g}: ')
+                bar.set_description_str(f'w = {part.w:g}: ', refresh=False)
                 batches: list[dict[str, Any]] = []
                 waiting: list[tuple[dict[str, Any], int]] = []
                 # Drawn before the first batch: later they would wait for the devices behind it.
@@ -131,8 +131,17 @@ class SampleCache:
         return [_Part(w, seed, s, min(s + size, count)) for s in range(0, count, size)]
 
     def _done(self, part: _Part) -> bool:
-        kinds = ('', '_pixels') if self._config.sweep.save_samples else ('',)
-        return all(part.path(self._directory, kind).exists() for kind in kinds)
+        return all(part.path(self._directory, kind).exists() for kind in self._kinds())
+
+    def _kinds(self) -> tuple[str, ...]:
+        return ('', '_pixels') if self._config.sweep.save_samples else ('',)
+
+    def _sound(self, part: _Part) -> bool:
+        """Whether a part's files are there and readable; damaged ones are set aside."""
+        return self._done(part) and all(
+            files.read_or_set_aside(part.path(self._directory, kind), files.read_npz) is not None
+            for kind in self._kinds()
+        )
 
     def _draw(self, seed: int, indices: np.ndarray) -> Condition:
         return self._model.draw_conditions(seed, indices, self._config.sweep.labels)

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,12 +32,14 @@ def claim(
       settings: what decides them.
       advice: to the user who has others there.
 
+    A directory whose settings are damaged is set aside: nothing says how its samples were made.
+
     Raises:
       UserError: it holds a sweep with other settings.
     """
     path = directory / _SETTINGS
-    if path.exists():
-        earlier = comparable(files.read_json(path))
+    earlier = _comparable_settings(directory)
+    if earlier is not None:
         differences = '; '.join(config_lib.differences(earlier, comparable(settings)))
         if differences:
             raise UserError(
@@ -52,7 +53,10 @@ def claim(
 def step_of(directory: epath.Path) -> int | None:
     """The checkpoint step that a sweep's directory was started with, or None."""
     path = directory / _SETTINGS
-    return files.read_json(path).get('checkpoint_step') if path.exists() else None
+    try:
+        return files.read_json(path).get('checkpoint_step') if path.exists() else None
+    except files.Damaged:
+        return None  # `claim` sets it aside
 
 
 def log_unfinished(sweeps: epath.Path, name: str) -> None:
@@ -67,8 +71,7 @@ def with_earlier_rows(
     directory: epath.Path, results: dict[str, Any], rows: Sequence[Row]
 ) -> list[Row]:
     """`rows`, and those at other w that results.json of the same protocol has, ascending in w."""
-    path = directory / _RESULTS
-    earlier = files.read_json(path) if path.exists() else {'rows': []}
+    earlier = _read_or_set_aside(directory) or {'rows': []}
     ours = {row['w'] for row in rows}
     kept = [row for row in earlier['rows'] if row['w'] not in ours]
     if kept and not _same_protocol(earlier, results, kept, rows):
@@ -81,18 +84,55 @@ def with_earlier_rows(
     return sorted([*rows, *kept], key=lambda row: row['w'])
 
 
+def earlier_weights(directory: epath.Path) -> list[float]:
+    """The w of results.json, in its order; none where it is missing or damaged."""
+    return [row['w'] for row in (_read_or_set_aside(directory) or {'rows': []})['rows']]
+
+
 @contextlib.contextmanager
 def locked(directory: epath.Path) -> Iterator[None]:
     """Holds the lock of a directory, so that two sweeps of one name write one after the other.
 
     Object stores have no locks; there each file is replaced in one step.
     """
-    if '://' in os.fspath(directory):
+    if files.is_remote(directory):
         yield
         return
     with (directory / _LOCK).open('w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _comparable_settings(directory: epath.Path) -> dict[str, Any] | None:
+    """The settings that a directory was started with; None without, or after setting it aside."""
+    path = directory / _SETTINGS
+    if not path.exists():
+        return None
+    try:
+        with files.damage_reported(path, ''):
+            return comparable(files.read_json(path))
+    except files.Damaged:
+        aside = files.set_aside(directory)
+        logging.warning(
+            '%s is damaged, and nothing else says how the samples beside it were made: the'
+            ' directory is kept as %s and the samples are made again',
+            path,
+            aside.name,
+        )
+        return None
+
+
+def _read_or_set_aside(directory: epath.Path) -> dict[str, Any] | None:
+    """results.json; None where it is missing, or damaged and set aside."""
+
+    def read(path: epath.Path) -> dict[str, Any]:
+        with files.damage_reported(path, ''):
+            results = files.read_json(path, keys=['rows'])
+            for row in results['rows']:
+                float(row['w'])
+            return results
+
+    return files.read_or_set_aside(directory / _RESULTS, read)
 
 
 def _same_protocol(

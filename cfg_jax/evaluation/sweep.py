@@ -184,7 +184,7 @@ def settings_of(model: Model, extractor: FeatureExtractor) -> dict[str, Any]:
         'num_samples': config.sweep.num_samples,
         'labels': config.sweep.labels,
         'rounding': config.sweep.rounding,
-        'sampler': config.sampler.to_dict() | config.diffusion.to_dict(),
+        'sampler': model.sampler_settings(),
         'is_splits': config.sweep.is_splits,
         'shard_size': config.sweep.shard_size,
         'features': extractor.provenance(),
@@ -294,10 +294,9 @@ def _rounding(config: ConfigDict, extractor: FeatureExtractor) -> dict[str, floa
 
 def _drawn(directory: epath.Path, rows: list[Row]) -> bool:
     """Whether samples.png was drawn for the w of `rows`, by what the last results.json says."""
-    results, picture = directory / 'results.json', directory / 'samples.png'
-    if not (results.exists() and picture.exists()):
+    if not (directory / 'samples.png').exists():
         return False
-    return [row['w'] for row in files.read_json(results)['rows']] == [row['w'] for row in rows]
+    return results_lib.earlier_weights(directory) == [row['w'] for row in rows]
 
 
 def _title(settings: dict[str, Any]) -> str:

@@ -97,11 +97,12 @@ class Sampler:
       grid: where the levels lie.
 
     Class attributes:
-      stochastic: whether its transitions have a mean and a variance, as the ancestral sampler's.
+      shifts_mean: whether it adds `Prediction.mean_gradient` times the variance of a transition to
+        its mean, as the ancestral sampler does.
       renoises: whether it takes `Prediction.renoise`.
     """
 
-    stochastic: ClassVar[bool] = False
+    shifts_mean: ClassVar[bool] = False
     renoises: ClassVar[bool] = False
 
     num_steps: int = 256

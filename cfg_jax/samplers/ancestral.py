@@ -20,7 +20,7 @@ class Ancestral(Sampler):
         that predicts it per pixel takes its place.
     """
 
-    stochastic: ClassVar[bool] = True
+    shifts_mean: ClassVar[bool] = True
 
     v: float = 0.0
 

@@ -8,7 +8,7 @@ for a constant x~; the second order takes x~ linear in l, from the x~ of this an
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +64,6 @@ class DPMPP2MSDE(DPMPP2M):
 
     z' = (sigma' / sigma) exp(-h) z + alpha' (1 - exp(-2 h)) x + sigma' sqrt(1 - exp(-2 h)) n.
     """
-
-    stochastic: ClassVar[bool] = False
 
     def _transition(self, z: jax.Array, x: jax.Array, h: jax.Array, level: Level) -> jax.Array:
         alpha, sigma = diffusion.alpha(level.logsnr_prime), diffusion.sigma(level.logsnr_prime)

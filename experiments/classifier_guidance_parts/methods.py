@@ -192,15 +192,16 @@ class _Pool:
         size = self._model.config.sweep.batch_size
         starts = range(0, count, size)
         paths = [self._directory / f'images_{start:07d}_of_{size}.npz' for start in starts]
-        missing = [start for start, path in zip(starts, paths, strict=True) if not path.exists()]
-        done = size * (len(paths) - len(missing))
+        parts = {path: files.read_or_set_aside(path, files.read_npz) for path in paths}
+        done = size * sum(part is not None for part in parts.values())
         with progress.bar(size * len(paths), 'images', done=done) as bar:
-            for start in missing:
-                files.write_npz(paths[start // size], self._batch(start, size))
-                bar.update(size)
-        parts = [files.read_npz(path) for path in paths]
-        log_probs = np.concatenate([part.pop('log_probs') for part in parts])[:count]
-        features = extraction.concatenate([Features(**part) for part in parts])
+            for start, path in zip(starts, paths, strict=True):
+                if parts[path] is None:
+                    parts[path] = self._batch(start, size)
+                    files.write_npz(path, parts[path])
+                    bar.update(size)
+        log_probs = np.concatenate([part.pop('log_probs') for part in parts.values()])[:count]
+        features = extraction.concatenate([Features(**part) for part in parts.values()])
         return jax.tree.map(lambda a: a[:count], features), log_probs
 
     def _batch(self, start: int, size: int) -> dict[str, np.ndarray]:

@@ -93,7 +93,7 @@ def measure(bench: Bench, part: str) -> None:
     """Measures a part, and notes the slugs of its curves in INDEX."""
     slugs = PARTS[part](bench)
     path = bench.root / 'sweep' / bench.directory() / INDEX
-    held = files.read_json(path) if path.exists() else {}
+    held = files.read_or_set_aside(path, files.read_json) or {}
     files.write_json(path, held | {part: slugs})
 
 

@@ -110,7 +110,7 @@ class Curves:
         directory = results_lib.claim(self._root / 'sweep' / slug, settings, _ADVICE)
         logging.info('\n%s', name)
         self._fill(model, directory)
-        rows = [files.read_json(path) for path in (directory / 'rows').glob('w_*.json')]
+        rows = list(filter(None, map(_read_row, (directory / 'rows').glob('w_*.json'))))
         # Rows of the first edition lack it; its rules guided at every level.
         steps = config.sampler.num_steps
         rows = [
@@ -125,7 +125,7 @@ class Curves:
     def _fill(self, model: Model, directory: epath.Path) -> None:
         """Measures the rows that are missing, each while the next is sampled."""
         path = {w: directory / 'rows' / f'w_{w!r}.json' for w in weights(model.config)}
-        missing = [w for w in path if not path[w].exists()]
+        missing = [w for w in path if _read_row(path[w]) is None]
         with ThreadPoolExecutor(1) as measuring:
             kept = []
             for w in missing:
@@ -154,11 +154,13 @@ class Curves:
         rows = []
         for split, other in zip(SPLITS, reversed(SPLITS), strict=True):
             path = directory / f'{split}.json'
-            if not path.exists():
+            row = _read_row(path)
+            if row is None:
                 logging.info('\nfloor: %s against %s', split, other)
                 row = self._floor_row(config, split, getattr(self._real, other))
-                files.write_json(path, row | {'images': split, 'against': other})
-            rows.append(files.read_json(path))
+                row |= {'images': split, 'against': other}
+                files.write_json(path, row)
+            rows.append(row)
         return rows
 
     def _floor_row(self, config: ConfigDict, split: str, other: RealImages) -> Row:
@@ -171,6 +173,10 @@ class Curves:
         features = extraction.concatenate(extraction.extract_all(self._extractor, parts, size))
         row = against(Samples(features, labels), other, config)
         return row | {'num_images': len(labels)}
+
+
+def _read_row(path: epath.Path) -> Row | None:
+    return files.read_or_set_aside(path, files.read_json)
 
 
 def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:

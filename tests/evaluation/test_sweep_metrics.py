@@ -111,6 +111,57 @@ def test_a_damaged_reference_is_computed_again(workdir):
     assert (path.parent / f'{path.name}.damaged').exists()
 
 
+SPOILT = {
+    'truncated': lambda content: content[: len(content) // 2],
+    'empty': lambda content: b'',
+    'another kind': lambda content: b'[1, 2]',
+    'a bit flipped': lambda content: (
+        content[: len(content) // 2]
+        + bytes([content[len(content) // 2] ^ 64])
+        + content[len(content) // 2 + 1 :]
+    ),
+}
+
+
+@pytest.mark.parametrize('spoil', SPOILT)
+def test_damaged_features_of_a_sweep_are_made_again(workdir, spoil):
+    directory = workdir / 'sweep' / 'tiny'
+    before = results_of(workdir)
+    path = directory / 'shards' / 'w_1.0_seed_0_images_0000020.npz'
+    kept = files.read_npz(path)
+    path.write_bytes(SPOILT[spoil](path.read_bytes()))
+    with logged() as lines:
+        sweep.run(config_of(0.0, 1.0), workdir, name='tiny')
+    assert f'warning: {path} is damaged; it is kept as {path.name}.damaged and made again' in lines
+    for name, array in files.read_npz(path).items():
+        np.testing.assert_array_equal(array, kept[name])
+    assert results_of(workdir)['rows'] == before['rows']
+
+
+@pytest.mark.parametrize('content', [b'', b'{"rows": [', b'[1]', b'{"rows": [3]}', b'{"rows": 1}'])
+def test_damaged_results_are_written_again(workdir, content):
+    path = workdir / 'sweep' / 'tiny' / 'results.json'
+    before = results_of(workdir)
+    path.write_bytes(content)
+    with logged() as lines:
+        sweep.run(config_of(0.0, 1.0), workdir, name='tiny')
+    assert f'warning: {path} is damaged; it is kept as results.json.damaged and made again' in lines
+    assert results_of(workdir)['rows'] == before['rows']
+
+
+@pytest.mark.parametrize('content', [b'', b'{"sampler": 3', b'[]', b'{"features": 1}'])
+def test_samples_of_unknown_settings_are_not_used(workdir, content):
+    """Without settings.json nothing says how the samples beside it were made."""
+    directory = workdir / 'sweep' / 'tiny'
+    before = results_of(workdir)
+    (directory / 'settings.json').write_bytes(content)
+    with logged() as lines:
+        sweep.run(config_of(0.0, 1.0), workdir, name='tiny')
+    assert any('settings.json is damaged' in line and 'tiny.damaged' in line for line in lines)
+    assert len(list((workdir / 'sweep' / 'tiny.damaged' / 'shards').iterdir())) == 4
+    assert results_of(workdir)['rows'] == before['rows']
+
+
 def test_a_reference_of_another_size_is_refused(workdir, tmp_path):
     path = tmp_path / 'large.npz'
     np.savez(path, mu=np.zeros(48), sigma=np.eye(48), record=json.dumps({'image_size': 64}))

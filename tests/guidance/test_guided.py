@@ -193,7 +193,7 @@ def combinations():
         rule, found = RULES.make(rule_name), 0
         for name in SAMPLERS:
             sampler = SAMPLERS.make(name, num_steps=6)
-            fits = sampler.stochastic or not rule.ancestral_only
+            fits = sampler.shifts_mean or not rule.ancestral_only
             fits = fits and (sampler.renoises or not rule.renoises)
             if fits and (not found or rule_name in ('classifier_free', 'interval', 'projected')):
                 found += 1
