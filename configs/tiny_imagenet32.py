@@ -15,8 +15,8 @@ from cfg_jax.config import base_config
 def get_config() -> ConfigDict:
     config = base_config()
     config.data.update(name='tiny_imagenet64', image_size=32, num_classes=200)
-    config.model.update(patch=2, width=64, channel_mult=(1, 2, 3), num_res_blocks=2)
-    config.model.update(attention_resolutions=(8,), head_channels=32, norm_groups=16)
+    config.model.update(patch=2, width=48, channel_mult=(1, 2, 3), num_res_blocks=2)
+    config.model.update(attention_resolutions=(8,), head_channels=48, norm_groups=16)
     config.train.update(steps=200_000, batch_size=128, learning_rate=4e-4, warmup_steps=500)
     config.train.update(ema_decay=0.9995, checkpoint_every=500, keep_checkpoints=1, keep_period=0)
     config.train.sample_every = 2000

@@ -1,6 +1,7 @@
 """Fixtures of all tests: a temporary home for data and compilations, tiny trained runs."""
 
 import fcntl
+import gc
 import os
 import shutil
 import tempfile
@@ -35,6 +36,14 @@ def pytest_configure(config):
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     # Before any of them is imported: what their annotations say of shapes is checked at every call.
     jaxtyping.install_import_hook([f'cfg_jax.{name}' for name in _SHAPED], 'shapes.checked')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _old_objects_are_not_collected_again():
+    """Commands collect garbage as they end, which takes long where a session's objects are many."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

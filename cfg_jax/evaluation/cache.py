@@ -80,7 +80,7 @@ class SampleCache:
         batch_size = min(self._config.sweep.batch_size, self._config.sweep.shard_size)
         with Preemption() as preemption, progress.bar(total, 'images') as bar:
             for part in self._missing:
-                bar.set_description_str(f'w = {part.w:g}: ', refresh=False)
+                bar.set_description_str(f'w = {part.w:g}: ')
                 batches: list[dict[str, Any]] = []
                 waiting: list[tuple[dict[str, Any], int]] = []
                 # Drawn before the first batch: later they would wait for the devices behind it.

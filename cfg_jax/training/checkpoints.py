@@ -190,8 +190,10 @@ def _orbax_silenced() -> Iterator[None]:
     python_logging.disable(python_logging.ERROR)
     try:
         yield
+    except BaseException:
+        gc.collect()  # while the hook is off
+        raise
     finally:
-        gc.collect()
         python_logging.disable(python_logging.NOTSET)
         sys.unraisablehook = hook
 

@@ -187,7 +187,7 @@ def test_mistakes(capsys, tmp_path):
         ('bench_peers.py', ['--peer={peer}', '--rounds=0'], '--rounds'),
         ('bench_peers.py', ['--peer={peer}', '--config.sampler.clip=False'], 'sampler.clip'),
         ('bench_peers.py', ['--peer={peer}', '--config=configs/digits_classifier.py'], 'U-Net'),
-        ('bench_peers.py', ['--peer={peer}', '--train_batch=0'], 'batch_size'),
+        ('bench_peers.py', ['--peer={peer}', '--train_batch=0'], '--train_batch'),
     ):
         arguments = [argument.format(peer=tmp_path) for argument in arguments]
         config = [] if any(a.startswith('--config=') for a in arguments) else [f'--config={DIGITS}']
