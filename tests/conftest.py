@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 
+import fast_xla
 import jaxtyping
 import pytest
 
@@ -31,6 +32,7 @@ def pytest_configure(config):
         os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{root}/compilations'
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+    os.environ['XLA_FLAGS'] = fast_xla.FLAGS
     xla.set_flags()  # as commands do: the same rounding, and their compilations in the cache
     # Small matrices go faster without threads that wait for each other.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fast_xla
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -142,6 +143,8 @@ def logged():
 def script_environment(**changes):
     """The environment for a script: ours, with the output unbuffered and the flags of commands."""
     environment = os.environ | {'PYTHONUNBUFFERED': '1'} | changes
+    if 'XLA_FLAGS' in changes:
+        environment['XLA_FLAGS'] = f'{fast_xla.FLAGS} {changes["XLA_FLAGS"]}'.strip()
     xla.set_flags(environment)
     return environment
 

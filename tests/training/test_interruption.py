@@ -51,7 +51,7 @@ def test_training(tmp_path):
     command += tiny_arguments(**CHANGES)
     rng = np.random.default_rng()
     ends, reached = [], []
-    for _ in range(3):
+    for _ in range(2):
         ends.append(kill_after(rng.uniform(0.0, 0.3), 'step', *command))
         reached.append(max(checkpoint_steps(killed), default=0))
     assert ends[0] == -9
