@@ -30,7 +30,7 @@ def pytest_configure(config):
     os.environ['TFDS_DATA_DIR'] = f'{root}/tensorflow_datasets'
     if not hasattr(config, 'workerinput'):
         os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{root}/compilations'
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     os.environ['XLA_FLAGS'] = fast_xla.FLAGS
     xla.set_flags()  # as commands do: the same rounding, and their compilations in the cache
