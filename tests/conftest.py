@@ -48,6 +48,13 @@ def _old_objects_are_not_collected_again():
     gc.freeze()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _quick_feature_classifier():
+    from support import optimise_feature_classifier
+
+    optimise_feature_classifier()
+
+
 @pytest.fixture
 def tiny_config():
     """configs/digits.py shrunk to seconds; each test may change its own."""

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 
-from support import make_tiny_config, toy_instead_of_networks
+from support import make_tiny_config, optimise_feature_classifier, toy_instead_of_networks
 
 from cfg_jax import console
 from cfg_jax.distributed import multihost
@@ -18,6 +18,7 @@ from cfg_jax.training import loop
 
 def main(coordinator, num_processes, process_id, workdir):
     multihost.start(coordinator, int(num_processes), int(process_id))
+    optimise_feature_classifier()
     classifier._EPOCHS = 5  # good enough, in a thirtieth of the time
     # train.adam_eps: at its usual size the first steps' tiny gradients are divided by themselves,
     # and rounding decides their signs.

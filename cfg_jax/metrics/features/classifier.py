@@ -5,6 +5,7 @@ held-out accuracy and the hash of its weights. Metrics made with it compare with
 with published FID or IS.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -133,6 +134,19 @@ def train(config_data: ConfigDict) -> tuple[Any, float]:
     steps = _EPOCHS * max(1, len(train_set['condition']) // _BATCH)
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps))
     opt_state = optimizer.init(params)
+    step = _make_step(net, optimizer)
+    rng = np.random.default_rng(_SEED)
+    batch = min(_BATCH, len(train_set['condition']))
+    for _ in range(steps):
+        rows = rng.choice(len(train_set['condition']), batch, replace=False)
+        x = _shift(train_set['image'][rows], rng)
+        params, opt_state = step(params, opt_state, x, train_set['condition'][rows])
+    logits = jax.jit(net.apply)(params, held_out['image']).logits
+    return params, float(np.mean(np.argmax(logits, axis=-1) == held_out['condition']))
+
+
+def _make_step(net: ConvNet, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """step(params, opt_state, x, label) -> (params, opt_state), compiled."""
 
     @jax.jit
     def step(params, opt_state, x, label):
@@ -144,14 +158,7 @@ def train(config_data: ConfigDict) -> tuple[Any, float]:
         updates, opt_state = optimizer.update(jax.grad(loss_fn)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
 
-    rng = np.random.default_rng(_SEED)
-    batch = min(_BATCH, len(train_set['condition']))
-    for _ in range(steps):
-        rows = rng.choice(len(train_set['condition']), batch, replace=False)
-        x = _shift(train_set['image'][rows], rng)
-        params, opt_state = step(params, opt_state, x, train_set['condition'][rows])
-    logits = jax.jit(net.apply)(params, held_out['image']).logits
-    return params, float(np.mean(np.argmax(logits, axis=-1) == held_out['condition']))
+    return step
 
 
 def _load(config_data: ConfigDict) -> tuple[pipeline.Batch, pipeline.Batch]:
