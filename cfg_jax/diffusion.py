@@ -128,8 +128,8 @@ class ShiftedCosineSchedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearBetaSchedule:
-    """DDPM's (Ho et al. 2020): alpha^2_i = prod_{j <= i} (1 - beta_j), beta linear in i.
+class BetaSchedule:
+    """N discrete steps: alpha^2_i = prod_{j <= i} (1 - beta_j), step 0 the cleanest.
 
     u in [0, 1] is the step i / (num_steps - 1), between two steps log-SNR is interpolated. The ends
     follow from beta; logsnr_min and logsnr_max are not used.
@@ -138,13 +138,14 @@ class LinearBetaSchedule:
     logsnr_min: float = LOGSNR_MIN
     logsnr_max: float = LOGSNR_MAX
     num_steps: int = 1000
-    first_beta: float = 1e-4
-    last_beta: float = 0.02
+
+    def betas(self) -> np.ndarray:
+        """beta of steps 0 to num_steps - 1, float64 [num_steps]."""
+        raise NotImplementedError
 
     def table(self) -> np.ndarray:
         """logsnr of steps 0 (cleanest) to num_steps - 1, float64 [num_steps]."""
-        betas = np.linspace(self.first_beta, self.last_beta, self.num_steps)
-        log_alpha_squared = np.cumsum(np.log1p(-betas))
+        log_alpha_squared = np.cumsum(np.log1p(-self.betas()))
         return log_alpha_squared - np.log(-np.expm1(log_alpha_squared))
 
     def __call__(self, u: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
@@ -152,6 +153,41 @@ class LinearBetaSchedule:
         step = jnp.asarray(u, jnp.float32) * (self.num_steps - 1)
         table = jnp.asarray(self.table(), jnp.float32)
         return jnp.interp(step, jnp.arange(self.num_steps, dtype=jnp.float32), table)
+
+    def step(self, logsnr: ArrayLike) -> jax.Array:
+        """The step of `logsnr`, float32: whole at the table's levels, between them interpolated."""
+        table = jnp.asarray(self.table()[::-1], jnp.float32)  # jnp.interp wants it to increase
+        steps = jnp.arange(self.num_steps - 1, -1, -1, dtype=jnp.float32)
+        return jnp.interp(jnp.asarray(logsnr, jnp.float32), table, steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBetaSchedule(BetaSchedule):
+    """DDPM's (Ho et al. 2020): beta linear in i."""
+
+    first_beta: float = 1e-4
+    last_beta: float = 0.02
+
+    def betas(self) -> np.ndarray:
+        """See the base class."""
+        return np.linspace(self.first_beta, self.last_beta, self.num_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineBetaSchedule(BetaSchedule):
+    """Nichol & Dhariwal's (2021): beta_i = min(1 - f(i + 1) / f(i), largest_beta),
+
+    f(i) = cos^2(pi / 2 (i / N + 0.008) / 1.008). Not the paper's continuous cosine schedule, but
+    close to it where beta is not cut off.
+    """
+
+    largest_beta: float = 0.999
+
+    def betas(self) -> np.ndarray:
+        """See the base class."""
+        i = np.arange(self.num_steps + 1)
+        f = np.cos((i / self.num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1.0 - f[1:] / f[:-1], self.largest_beta)
 
 
 def alpha(logsnr: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:

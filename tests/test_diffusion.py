@@ -319,6 +319,26 @@ def test_linear_beta_is_the_product_of_one_minus_beta():
     assert middle == pytest.approx(0.75 * expected[37] + 0.25 * expected[38], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    'schedule', [diffusion.LinearBetaSchedule(), diffusion.CosineBetaSchedule()]
+)
+def test_step_inverts_a_table(schedule):
+    steps = np.array([0, 1, 37, 500, 998, 999])
+    np.testing.assert_allclose(schedule.step(schedule(steps / 999)), steps, rtol=0, atol=2e-3)
+    halfway = schedule.table()[36:38].mean()
+    assert float(schedule.step(halfway)) == pytest.approx(36.5, abs=1e-3)
+
+
+def test_cosine_beta_is_the_cosine_where_beta_is_not_cut_off():
+    """alpha^2_i = f(i + 1) / f(0), f(i) = cos^2(pi / 2 (i / 1000 + 0.008) / 1.008)."""
+    schedule = diffusion.CosineBetaSchedule()
+    i = np.arange(999)
+    angle = np.pi / 2 * ((i + 1) / 1000 + 0.008) / 1.008
+    alpha_2 = (np.cos(angle) / np.cos(np.pi / 2 * 0.008 / 1.008)) ** 2
+    np.testing.assert_allclose(schedule.table()[:-1], np.log(alpha_2 / (1 - alpha_2)), rtol=1e-9)
+    assert schedule.betas()[-1] == 0.999
+
+
 def test_shifted_cosine_is_cosine_plus_a_constant_with_the_same_ends():
     schedule = diffusion.ShiftedCosineSchedule(-15.0, 15.0, shift=-2.0)
     u = dense_u()

@@ -111,13 +111,23 @@ class ClassifierRule(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierEps(ClassifierRule):
-    """eps - w sigma grad_z log p(c | z), for any sampler."""
+    """eps - w sigma grad_z log p(c | z), for any sampler.
+
+    Attributes:
+      clip_first: shifts the eps of x~ clipped to [-1, 1], as ADM's code does for DDIM; the sampler
+        is then given clip=False, since there the shifted x~ is not clipped.
+    """
+
+    clip_first: bool = False
 
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
     ) -> tuple[jax.Array, Any]:
         """eps - w sigma grad_z log p(c | z), [B, H, W, C]."""
         eps, gradient = predictions
+        if self.clip_first:
+            x = jnp.clip(diffusion.x_from_eps(level.z, eps, level.logsnr), -1.0, 1.0)
+            eps = diffusion.eps_from_x(level.z, x, level.logsnr)
         return eps_shift(eps, gradient, level.logsnr, w), state
 
 

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cfg_jax.errors import UserError
-from cfg_jax.inference import make_rule
+from cfg_jax.inference import make_rule, make_sampler
 from cfg_jax.models import networks
 from cfg_jax.perf.accelerators import ACCELERATORS
 from cfg_jax.perf.operations import count_flops
@@ -34,13 +34,13 @@ def describe(
       Parameters, forward and training GFLOP per image (2 per multiply-add; a training image costs
       three forward passes), bytes of training state per device (parameters, EMA and both Adam
       moments in float32), images to train, exaFLOP of the training; evaluations of networks
-      (nfe) and exaFLOP of the sweep (w x samples x T levels x 1 for w = 0 and else what the rule
-      takes). A noisy classifier has no sweep.
-      With an accelerator also its peak, its memory and the share of it that the state takes, the
-      least milliseconds in which its memory reads and writes what Adam and EMA do, and the
-      throughput assumed. With either, device-days of the training and device-hours of the sweep,
-      where an evaluation takes a third of a training image, and the cores that decode fast enough
-      for one device.
+      (nfe) and exaFLOP of the sweep (w x samples x predictions of the sampler x 1 for w = 0 and
+      else what the rule takes; a guide counts as the model itself). A noisy classifier has no
+      sweep, an imported model no training. With an accelerator also its peak, its memory and the
+      share of it that the state takes, the least milliseconds in which its memory reads and writes
+      what Adam and EMA do, and the throughput assumed. With either, device-days of the training and
+      device-hours of the sweep, where an evaluation takes a third of a training image, and the
+      cores that decode fast enough for one device.
 
     Raises:
       UserError: a number out of range.
@@ -58,7 +58,8 @@ def describe(
     if images_per_second is not None:
         if decode_rate is not None:
             description['input_cores'] = math.ceil(images_per_second / decode_rate)
-        description['device_days'] = description['training_images'] / images_per_second / 86400
+        if 'training_images' in description:
+            description['device_days'] = description['training_images'] / images_per_second / 86400
         if 'sweep_nfe' in description:
             seconds = description['sweep_nfe'] / (3 * images_per_second)
             description['sweep_device_hours'] = seconds / 3600
@@ -66,10 +67,10 @@ def describe(
 
 
 def sweep_nfe(config: ConfigDict) -> int:
-    """Evaluations of networks in the whole sweep: those of the rule at each of T levels."""
+    """Evaluations of networks in the whole sweep: those of the rule at each of the sampler's."""
     sweep = config.sweep
     evaluations = sum(make_rule(config).nfe_per_level(w) for w in sweep.w)
-    return sweep.num_samples * sweep.repeats * config.sampler.num_steps * evaluations
+    return sweep.num_samples * sweep.repeats * make_sampler(config).predictions * evaluations
 
 
 def forward_flops(config: ConfigDict) -> int:
@@ -80,18 +81,21 @@ def forward_flops(config: ConfigDict) -> int:
 def _operations(config: ConfigDict) -> dict[str, Any]:
     """What holds on any device."""
     forward, params = _forward(config)
-    state = jax.eval_shape(lambda: train_step.create_state(config))
-    num_images = config.train.steps * config.train.batch_size
     description = {
         'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
         'forward_gflop_per_image': forward / 1e9,
         'training_gflop_per_image': 3 * forward / 1e9,
-        'state_bytes_per_device': sum(
-            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
-        ),
-        'training_images': num_images,
-        'training_exaflop': 3 * forward * num_images / 1e18,
     }
+    if 'train' in config:
+        state = jax.eval_shape(lambda: train_step.create_state(config))
+        num_images = config.train.steps * config.train.batch_size
+        description |= {
+            'state_bytes_per_device': sum(
+                leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+            ),
+            'training_images': num_images,
+            'training_exaflop': 3 * forward * num_images / 1e18,
+        }
     if 'sweep' in config:
         nfe = sweep_nfe(config)
         description |= {'sweep_nfe': nfe, 'sweep_exaflop': forward * nfe / 1e18}
@@ -102,17 +106,22 @@ def _on(accelerator: str, description: dict[str, Any], utilisation: float) -> di
     """What holds on one of these chips."""
     chip = ACCELERATORS[accelerator]
     flops = description['training_gflop_per_image'] * 1e9
-    # Parameters, EMA and two moments are read and written, the gradient is read.
-    moved = 9 * 4 * description['parameters']
-    return {
+    found = {
         'accelerator': accelerator,
         'peak_tflops': chip.peak_tflops,
         'memory_gib': chip.memory_gib,
-        'state_share_of_memory': description['state_bytes_per_device'] / (chip.memory_gib * 2**30),
-        'update_milliseconds': 1e3 * moved / (chip.bandwidth * 1e9),
         'assumed_utilisation': utilisation,
         'assumed_images_per_second': utilisation * chip.peak_tflops * 1e12 / flops,
     }
+    if 'state_bytes_per_device' in description:
+        # Parameters, EMA and two moments are read and written, the gradient is read.
+        moved = 9 * 4 * description['parameters']
+        memory = chip.memory_gib * 2**30
+        found |= {
+            'state_share_of_memory': description['state_bytes_per_device'] / memory,
+            'update_milliseconds': 1e3 * moved / (chip.bandwidth * 1e9),
+        }
+    return found
 
 
 def _forward(config: ConfigDict) -> tuple[int, Any]:

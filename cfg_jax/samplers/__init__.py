@@ -52,6 +52,10 @@ GRIDS = Registry(
             'cfg_jax.samplers.grids:RespacedGrid',
             'steps of 1,000 discrete ones, evenly spaced as ADM does',
         ),
+        'strided': (
+            'cfg_jax.samplers.grids:StridedGrid',
+            "every k-th of 1,000 discrete steps, ADM's for DDIM",
+        ),
     },
 )
 
@@ -108,6 +112,11 @@ class Sampler:
     num_steps: int = 256
     clip: bool = True
     grid: Grid | None = None
+
+    @property
+    def predictions(self) -> int:
+        """How many a trajectory takes: one a level."""
+        return self.num_steps
 
     def init(self, z: jax.Array) -> Any:
         """The sampler's own history before the first step, a pytree."""

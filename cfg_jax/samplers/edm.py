@@ -74,6 +74,11 @@ class Heun(Euler):
     interval decides at each evaluation by its own level.
     """
 
+    @property
+    def predictions(self) -> int:
+        """Two a level, and one at the last."""
+        return 2 * self.num_steps - 1
+
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:

@@ -87,6 +87,28 @@ class RespacedGrid(Grid):
         return self.schedule(jnp.asarray(steps / last, jnp.float32))
 
 
+@dataclasses.dataclass(frozen=True)
+class StridedGrid(Grid):
+    """Levels at T of the discrete steps 0..999: 0, k, 2 k, ..., k the stride with exactly T steps.
+
+    As ADM's "ddimT": for T = 25 the noisiest step is 960, where `RespacedGrid` begins at 999.
+    """
+
+    def levels(self, num_steps: int) -> jax.Array:
+        """T levels at the steps (T - 1) k, ..., k, 0, float32 [T].
+
+        Raises:
+          ValueError: no stride has so many steps.
+        """
+        _at_least_two(num_steps)
+        counts = (len(range(0, _DISCRETE_STEPS, k)) for k in range(1, _DISCRETE_STEPS))
+        stride = next((k for k, count in enumerate(counts, 1) if count == num_steps), None)
+        if stride is None:
+            raise ValueError(f'no stride takes {num_steps} of {_DISCRETE_STEPS} discrete steps')
+        steps = np.arange(num_steps - 1, -1, -1) * stride
+        return self.schedule(jnp.asarray(steps / (_DISCRETE_STEPS - 1), jnp.float32))
+
+
 def _at_least_two(num_steps: int) -> int:
     if num_steps < 2:
         raise ValueError(f'num_steps must be at least 2, the two ends; got {num_steps}')

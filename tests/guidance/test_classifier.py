@@ -18,6 +18,7 @@ from guided import eps_fn, guided
 
 from cfg_jax import diffusion, samplers
 from cfg_jax.diffusion import CosineSchedule
+from cfg_jax.guidance import GuidanceLevel
 from cfg_jax.guidance.classifier import (
     ClassifierEps,
     ClassifierMean,
@@ -118,6 +119,21 @@ def test_logits_of_another_number_of_images_are_refused():
     """One row for all images would be broadcast."""
     with pytest.raises(ValueError, match='logits'):
         log_prob_gradient(lambda z, _: z.reshape(len(z), -1)[:1], noisy(0.0), 0.0, LABEL)
+
+
+def test_clip_first_shifts_the_eps_of_the_clipped_image():
+    """x of the shifted eps is clip(x) + w sigma^2 / alpha grad log p, beyond [-1, 1] too."""
+    z, logsnr = 3.0 * noisy(0.5), jnp.float32(0.5)
+    rng = np.random.default_rng(1)
+    eps, gradient = rng.normal(size=(2, *z.shape)).astype(np.float32)
+    w = jnp.full(len(z), W)
+    level = GuidanceLevel(z, logsnr, None)
+    found, _ = ClassifierEps(clip_first=True).combine(level, w, (eps, gradient), ())
+    alpha_2 = 1 / (1 + np.exp(-0.5))
+    x = np.clip((z - np.sqrt(1 - alpha_2) * eps) / np.sqrt(alpha_2), -1, 1)
+    expected = x + W * (1 - alpha_2) / np.sqrt(alpha_2) * gradient
+    np.testing.assert_allclose(diffusion.x_from_eps(z, found, logsnr), expected, atol=1e-5)
+    assert np.abs(expected).max() > 1
 
 
 def free(w):

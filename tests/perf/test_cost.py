@@ -99,6 +99,8 @@ def test_cost_of_a_sweep(tiny_config, toy_networks):
     forward = described['forward_gflop_per_image'] * 1e9
     assert described['sweep_exaflop'] == pytest.approx(forward * passes / 1e18)
     assert described['sweep_device_hours'] == pytest.approx(passes / 30.0 / 3600)
+    tiny_config.sampler.name = 'heun'  # two predictions at each level but the last
+    assert cost.sweep_nfe(tiny_config) == 2 * 40 * 7 * 3
 
 
 def test_an_accelerator_is_a_share_of_its_peak(tiny_config, toy_networks):

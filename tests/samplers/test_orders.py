@@ -8,7 +8,7 @@ from scipy.integrate import solve_ivp
 
 from cfg_jax.diffusion import CosineSchedule
 from cfg_jax.samplers import SAMPLERS
-from cfg_jax.samplers.grids import EDMGrid, Grid, LogSNRGrid, RespacedGrid
+from cfg_jax.samplers.grids import EDMGrid, Grid, LogSNRGrid, RespacedGrid, StridedGrid
 from cfg_jax.samplers.loop import follow
 
 MEANS, DEVIATION = np.array([-0.6, 0.5]), 0.25  # of the data, a mixture in one dimension
@@ -121,10 +121,15 @@ def test_grids():
     np.testing.assert_allclose(edm, expected, rtol=2e-4)
     respaced = np.asarray(RespacedGrid(schedule).levels(4))
     np.testing.assert_allclose(respaced, schedule(np.array([999, 666, 333, 0]) / 999), atol=1e-4)
-    for grid in (Grid, LogSNRGrid, EDMGrid, RespacedGrid):
+    strided = np.asarray(StridedGrid(schedule).levels(25))
+    np.testing.assert_allclose(strided, schedule(np.arange(960, -1, -40) / 999), atol=1e-4)
+    for grid in (Grid, LogSNRGrid, EDMGrid, RespacedGrid, StridedGrid):
         levels = np.asarray(grid(schedule).levels(7))
         assert np.all(np.diff(levels) > 0)
         with pytest.raises(ValueError, match='at least 2'):
             grid(schedule).levels(1)
     with pytest.raises(ValueError, match='1000 discrete steps'):
         RespacedGrid(schedule).levels(1001)
+    for impossible in (49, 1001):  # strides of 20 and 21 take 50 and 48
+        with pytest.raises(ValueError, match=f'takes {impossible} of 1000'):
+            StridedGrid(schedule).levels(impossible)
