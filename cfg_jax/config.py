@@ -162,6 +162,8 @@ def _check_together(config: ConfigDict) -> None:
                 f' {model.width * mult:g}, not a whole number of channels'
             )
         _check_channels(config, channels, size // 2**level)
+    if config.get('condition') == 'label_only' and config.get('p_uncond'):
+        raise UserError('condition=label_only has no null to train with; set p_uncond=0')
     if config.diffusion.logsnr_min >= config.diffusion.logsnr_max:
         raise UserError('diffusion.logsnr_min must be below diffusion.logsnr_max')
     if 'sweep' in config:

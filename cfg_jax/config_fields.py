@@ -9,8 +9,8 @@ from cfg_jax.conditioning import CONDITIONS
 from cfg_jax.guidance import RULES
 from cfg_jax.metrics import METRICS
 from cfg_jax.metrics.features import EXTRACTORS
-from cfg_jax.models import BACKBONES
-from cfg_jax.registry import SCALINGS, SCHEDULES, TARGETS, WEIGHTINGS
+from cfg_jax.models import BACKBONES, PUBLISHED, is_classifier
+from cfg_jax.registry import PRECONDITIONINGS, SCALINGS, SCHEDULES, TARGETS, TIMES, WEIGHTINGS
 from cfg_jax.samplers import GRIDS, SAMPLERS
 
 DTYPES = ('float32', 'bfloat16')
@@ -103,7 +103,9 @@ FIELDS: dict[str, Field] = {
         10, _whole(0), 'images that cannot be decoded are replaced and reported; more end the run'
     ),
     'data.num_workers': Field(0, _whole(0, 1024), 'processes that decode; 0: in this process'),
-    'model.kind': Field('unet', _one_of(BACKBONES), 'a denoising U-Net or a noisy classifier'),
+    'model.kind': Field(
+        'unet', _one_of((*BACKBONES, *PUBLISHED)), 'a denoising U-Net or a noisy classifier'
+    ),
     'model.width': Field(
         192,
         Range(
@@ -194,8 +196,8 @@ FIELDS: dict[str, Field] = {
 
 # What a noisy classifier's config lacks: it learns every label and generates nothing.
 _OF_DENOISERS = re.compile(
-    r'p_uncond$|condition$|target$|loss_weighting$|diffusion\.scaling$|guidance\.|sampler\.|sweep\.'
-    r'|train\.sample_every$'
+    r'p_uncond$|condition$|target$|loss_weighting$|diffusion\.(scaling|preconditioning)$|guidance\.'
+    r'|sampler\.|sweep\.|train\.sample_every$|model\.learned_variance$'
 )
 
 # What a resumed run may set differently: it changes neither the network nor the steps so far.
@@ -206,8 +208,21 @@ MAY_CHANGE = re.compile(
 )
 
 
+# What the config of a published network lacks, which is not trained here, and what it has instead.
+_OF_TRAINING = re.compile(r'seed$|p_uncond$|loss_weighting$|train\.')
+_OF_PUBLISHED = {
+    'diffusion.time': Field('logsnr', _one_of(TIMES), "the network's time input"),
+    'diffusion.preconditioning': Field('none', _one_of(PRECONDITIONINGS), 'of the network'),
+    'model.learned_variance': Field(False, _flag, 'the network predicts the variance too'),
+}
+
+
 def fields(kind: str) -> dict[str, Field]:
     """The fields of a config of this `model.kind`."""
-    if kind != 'classifier':
-        return FIELDS
-    return {name: field for name, field in FIELDS.items() if not _OF_DENOISERS.match(name)}
+    known = FIELDS
+    if kind in PUBLISHED:
+        known = {name: field for name, field in known.items() if not _OF_TRAINING.match(name)}
+        known |= _OF_PUBLISHED
+    if is_classifier(kind):
+        known = {name: field for name, field in known.items() if not _OF_DENOISERS.match(name)}
+    return known

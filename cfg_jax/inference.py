@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from cfg_jax import guidance as guidance_lib
-from cfg_jax.conditioning import Condition
+from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.data.images import to_uint8
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
@@ -188,6 +188,7 @@ class Model:
         if np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
             x, nfe = self._unguided(*arguments)
         else:
+            _check_null(self.rule, self.conditioning)
             weights = np.broadcast_to(np.asarray(w, np.float32), (count,))
             x, nfe = self._guided(*arguments, on_devices(weights))
         return Generated(x[:count], nfe[:count])
@@ -304,6 +305,16 @@ def _check_numbers(seed: int, indices: Sequence[int] | np.ndarray) -> None:
         outside = values[(values < 0) | (values >= 2**32)]
         if outside.size:
             raise UserError(f'{what} lie in 0..{2**32 - 1}; got {outside[0]}')
+
+
+def _check_null(rule: Rule, conditioning: Conditioning) -> None:
+    asks = any((e.network, e.condition) == ('main', 'null') for e in rule.evaluations)
+    if asks and not getattr(conditioning, 'has_null', True):
+        raise UserError(
+            f'{type(rule).__name__} needs a null condition, which this network was not trained'
+            ' with; use w=0, --guidance=independent, or --guidance=autoguidance with an'
+            ' unconditional network as --guidance_network'
+        )
 
 
 def _check_lengths(count: int, condition: Condition, w: ArrayLike) -> None:

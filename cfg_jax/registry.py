@@ -151,6 +151,10 @@ SCHEDULES = Registry(
             'cfg_jax.diffusion:LinearBetaSchedule',
             "DDPM's 1,000 discrete steps of linear beta, interpolated",
         ),
+        'cosine_beta': (
+            'cfg_jax.diffusion:CosineBetaSchedule',
+            "improved DDPM's 1,000 discrete steps of cosine alpha^2, interpolated",
+        ),
     },
 )
 SCALINGS = Registry(
@@ -171,6 +175,22 @@ TARGETS = Registry(
         'x': ('cfg_jax.diffusion:X', 'the image'),
         'v': ('cfg_jax.diffusion:V', 'alpha eps - sigma x (Salimans & Ho 2022)'),
         'velocity': ('cfg_jax.diffusion:VELOCITY', 'eps - x (rectified flow)'),
+    },
+)
+TIMES = Registry(
+    'time input',
+    {
+        'logsnr': ('cfg_jax.models.times:logsnr', 'log-SNR itself (the paper)'),
+        'steps': ('cfg_jax.models.times:steps', "the number of the schedule's step, from 0"),
+        'edm': ('cfg_jax.models.times:edm', 'ln(s) / 4 of the noise level s (EDM)'),
+        'edm_steps': ('cfg_jax.models.times:edm_steps', '250 ln(s) (consistency_models)'),
+    },
+)
+PRECONDITIONINGS = Registry(
+    'preconditioning',
+    {
+        'none': ('cfg_jax.models.preconditioning:NONE', 'the network itself (the paper)'),
+        'edm': ('cfg_jax.models.preconditioning:EDM', 'Karras et al. 2022, of eps'),
     },
 )
 WEIGHTINGS = Registry(

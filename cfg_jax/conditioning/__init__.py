@@ -19,12 +19,25 @@ Condition = Any  # a pytree of arrays [B, ...]
 
 CONDITIONS = Registry(
     'condition',
-    {'label': ('cfg_jax.conditioning.label:Label', 'a class id per image')},
+    {
+        'label': ('cfg_jax.conditioning.label:Label', 'a class id per image'),
+        'label_only': (
+            'cfg_jax.conditioning.label_only:LabelOnly',
+            'a class id per image, of networks that were trained without a null',
+        ),
+        'unconditional': (
+            'cfg_jax.conditioning.label_only:Unconditional',
+            'nothing: the class ids are for a classifier or a metric',
+        ),
+    },
 )
 
 
 class Conditioning(Protocol):
-    """One kind of condition; a frozen dataclass, so that networks can hold it."""
+    """One kind of condition; a frozen dataclass, so that networks can hold it.
+
+    A kind whose networks were trained without a null has the attribute `has_null = False`.
+    """
 
     def example(self) -> Condition:
         """`jax.ShapeDtypeStruct`s of the condition of one image, each [1, ...]."""

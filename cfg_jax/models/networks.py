@@ -1,5 +1,6 @@
 """The networks that a config describes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,16 +10,17 @@ from ml_collections import ConfigDict
 
 from cfg_jax import diffusion
 from cfg_jax.conditioning import CONDITIONS, Conditioning
-from cfg_jax.models import BACKBONES
+from cfg_jax.models import BACKBONES, PUBLISHED, is_classifier
 from cfg_jax.models.denoiser import Denoiser
 from cfg_jax.models.noisy_classifier import NoisyClassifier
 from cfg_jax.models.unet import UNet
-from cfg_jax.registry import SCALINGS, SCHEDULES, TARGETS
+from cfg_jax.registry import PRECONDITIONINGS, SCALINGS, SCHEDULES, TARGETS, TIMES
 
 
 def make_network(config: ConfigDict) -> nn.Module:
-    """What a config trains, by `model.kind`: a denoising network or a noisy classifier."""
-    return BACKBONES.load(config.model.kind)(config)
+    """What `model.kind` names: a denoising network or a noisy classifier."""
+    kind = config.model.kind
+    return (PUBLISHED if kind in PUBLISHED else BACKBONES).load(kind)(config)
 
 
 def make_unet(config: ConfigDict) -> nn.Module:
@@ -26,21 +28,42 @@ def make_unet(config: ConfigDict) -> nn.Module:
     return UNet(
         conditioning=make_conditioning(config),
         out_channels=config.data.channels,
-        **_encoder_settings(config),
+        **encoder_settings(config),
     )
 
 
 def make_classifier(config: ConfigDict) -> nn.Module:
     """The noisy classifier that a config describes: groups `model` and `data`."""
-    return NoisyClassifier(num_classes=config.data.num_classes, **_encoder_settings(config))
+    return NoisyClassifier(num_classes=config.data.num_classes, **encoder_settings(config))
 
 
 def make_denoiser(config: ConfigDict, network: nn.Module | None = None) -> Denoiser:
-    """The network that a config describes with its target and scaling."""
+    """The network that a config describes with what it was trained to see and to predict."""
     network = network or make_network(config)
     return Denoiser(
-        network.apply, TARGETS.load(config.target), SCALINGS.load(config.diffusion.scaling)
+        network.apply,
+        TARGETS.load(config.target),
+        SCALINGS.load(config.diffusion.scaling),
+        time=make_time(config),
+        preconditioning=PRECONDITIONINGS.load(config.diffusion.get('preconditioning', 'none')),
+        learned_variance=config.model.get('learned_variance', False),
     )
+
+
+def make_noisy_classifier(config: ConfigDict) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    """classifier(params, z, logsnr) -> logits of the network that a config describes."""
+    network, time = make_network(config), make_time(config)
+
+    def classifier(params: Any, z: jax.Array, logsnr: jax.Array) -> Any:
+        return network.apply(params, z, time(logsnr))
+
+    return classifier
+
+
+def make_time(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """The time input of a config's network as a function of log-SNR."""
+    name = config.diffusion.get('time', 'logsnr')  # only published networks have another
+    return TIMES.load(name)(make_schedule(config))
 
 
 def make_conditioning(config: ConfigDict) -> Conditioning:
@@ -62,14 +85,15 @@ def inputs(config: ConfigDict) -> tuple[Any, ...]:
     size, channels = config.data.image_size, config.data.channels
     z = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
-    if config.model.kind == 'classifier':
+    if is_classifier(config.model.kind):
         return z, logsnr
     return z, logsnr, make_conditioning(config).example()
 
 
-def _encoder_settings(config: ConfigDict) -> dict[str, Any]:
-    settings = config.model.to_dict()
-    del settings['kind']
+def encoder_settings(config: ConfigDict) -> dict[str, Any]:
+    """The attributes of `layers.Encoder` that the group `model` sets."""
+    of_others = ('kind', 'learned_variance')
+    settings = {name: value for name, value in config.model.items() if name not in of_others}
     return settings | {
         'channel_mult': tuple(config.model.channel_mult),
         'attention_resolutions': tuple(config.model.attention_resolutions),
