@@ -14,12 +14,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, config_files, console
 from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, WorkerDied, is_shortage
 from cfg_jax.guidance import RULES
 from cfg_jax.perf import xla
+from cfg_jax.pretrained import presets
 from cfg_jax.samplers import SAMPLERS
 
 PROCESS_OPTIONS = ('coordinator', 'num_processes', 'process_id')
@@ -135,8 +137,9 @@ def add_process_options(parser: Parser) -> None:
 def add_model_options(parser: Parser) -> None:
     """The options of commands that sample: which model, and how it is guided and sampled."""
     parser.add_argument(
-        '--model', '--workdir', required=True, help='a work directory, or a file of export.py'
+        '--model', '--workdir', required=True, help='a work directory, or an exported model'
     )
+    parser.add_argument('--preset', help='settings of a published number, see below')
     parser.add_argument(
         '--step', type=natural_number, help='of the checkpoint; by default the newest'
     )
@@ -149,17 +152,32 @@ def add_model_options(parser: Parser) -> None:
     )
     parser.add_argument('--sampler', help='NAME or NAME:OPTION=VALUE,...')
     parser.add_argument('--num_steps', type=int, help='T, levels of log-SNR')
-    parser.epilog = f'guidance rules:\n{RULES.help()}\n\nsamplers:\n{SAMPLERS.help()}'
+    parser.add_argument(
+        '--model_dtype', help='of the network: float32 or bfloat16; by default as trained'
+    )
+    parser.epilog = (
+        f'guidance rules:\n{RULES.help()}\n\nsamplers:\n{SAMPLERS.help()}\n\n'
+        f'presets of imported models (docs/published_models.md):\n{presets.help_text()}'
+    )
 
 
 def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None:
-    """Sets what `add_model_options` was given in the groups `guidance` and `sampler`.
+    """Sets what `add_model_options` was given in a config.
 
     Raises:
       UserError: a config of another kind of model, or a value out of range.
     """
     if 'sampler' not in config:
         raise UserError(f'{options.model} holds a noisy classifier, which generates nothing')
+    if options.preset is not None:
+        preset = presets.apply(config, options.preset)
+        if preset.network and not options.guidance_network:
+            raise UserError(
+                f'the preset {options.preset} needs --guidance_network: the imported'
+                f' {preset.network}'
+            )
+        if preset.published:
+            logging.info('published: %s', preset.published)
     if options.guidance is not None:
         config.guidance.rule, config.guidance.options = options.guidance, ''
     if options.guidance_network is not None:
@@ -168,6 +186,8 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
         config.sampler.name, _, config.sampler.options = options.sampler.partition(':')
     if options.num_steps is not None:
         config.sampler.num_steps = options.num_steps
+    if options.model_dtype is not None:
+        config.model.dtype = options.model_dtype
     config_lib.validate(config)
 
 

@@ -13,7 +13,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 from absl import logging
@@ -80,10 +80,12 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return path if is_remote(path) else path.resolve()
 
 
-def write_bytes(path: epath.PathLike, content: bytes) -> None:
-    """Replaces `path` by `content` in one atomic rename (a plain write on object stores).
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` at the end, in one atomic rename.
 
-    Directories above it are made. What was written of a failed attempt is removed.
+    On object stores, a plain write. Directories above it are made. If the block raises, what was
+    written is removed and `path` is as before.
 
     Raises:
       UserError: `path` is a directory.
@@ -92,17 +94,25 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
     path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_remote(path):  # an object store makes a finished upload visible at once
-        path.write_bytes(content)
+        with path.open('wb') as file:
+            yield file
         return
     if path.is_dir():
         raise UserError(f'{path} is a directory; name a file')
     temporary = path.parent / f'.{path.name}.{os.getpid()}.tmp'
     try:
-        temporary.write_bytes(content)
+        with temporary.open('wb') as file:
+            yield file
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+    """Replaces `path` by `content`, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -3,6 +3,7 @@
     python scripts/describe.py --config=configs/imagenet64.py
     python scripts/describe.py --config=configs/imagenet64.py --images_per_second=600
     python scripts/describe.py --config=configs/imagenet64.py --accelerator=a100
+    python scripts/describe.py --model=adm64.safetensors --preset=adm64 --accelerator=a100
 
 With a throughput or an accelerator it reports device-days of the training and device-hours of the
 full sweep; those of an accelerator are an estimate, a share (--utilisation) of its peak, and come
@@ -39,9 +40,25 @@ def main(argv: Sequence[str]) -> None:
         type=cli.positive_real,
         help='images per second of one core, of bench_input.py',
     )
-    options, config = cli.parse_with_config(parser, argv)
+    parser.add_argument('--config', metavar='FILE', help='such as configs/digits.py')
+    parser.add_argument('--model', help='in place of --config: a work directory or a file')
+    parser.add_argument('--preset', help='settings of a published number, with --model')
+    options, overrides = cli.split_config(parser, argv)
+    if (options.config is None) == (options.model is None):
+        parser.error('give one of --config and --model')
+    if options.model and overrides:
+        parser.error(f'{overrides[0]} is for --config')
 
+    from cfg_jax import config_files, loading
     from cfg_jax.perf import cost
+    from cfg_jax.pretrained import presets
+
+    if options.model:
+        config = loading.read_config(options.model)
+    else:
+        config = config_files.load_config(options.config, overrides)
+    if options.preset is not None:
+        presets.apply(config, options.preset)
 
     if options.accelerator is not None and options.accelerator not in ACCELERATORS:
         parser.error(f'--accelerator is one of {", ".join(ACCELERATORS)}')

@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
     cli.add_model_options(parser)
     parser.add_argument('--labels', type=cli.integer_list, required=True, help='class ids')
-    parser.add_argument('--w', type=cli.number_list, default=(0.0,), help='guidance weight')
+    parser.add_argument('--w', type=cli.number_list, help="guidance weight (0, or the preset's)")
     parser.add_argument('--seed', type=cli.seed, default=0, help='of the images')
     parser.add_argument(
         '--columns',
@@ -29,18 +29,21 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--out', default='grid.png', help='the PNG to write')
     options = parser.parse_args(argv)
 
-    labels, w = list(options.labels), list(options.w)
-    # One label at several weights: the same noise, so that the pictures differ by w alone.
-    indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
-    labels = labels * len(w) if len(labels) == 1 else labels
-    if len(w) not in (1, len(labels)):
-        parser.error(f'--w has {len(w)} entries; give one, or one per label ({len(labels)})')
+    labels = list(options.labels)
+    if options.w and len(options.w) not in (1, len(labels)) and len(labels) > 1:
+        parser.error(
+            f'--w has {len(options.w)} entries; give one, or one per label ({len(labels)})'
+        )
 
     from cfg_jax import loading
     from cfg_jax.data import images
 
     config = loading.read_config(options.model)
     cli.apply_model_options(config, options)
+    w = list(options.w or (config.sweep.w[:1] if options.preset else (0.0,)))
+    # One label at several weights: the same noise, so that the pictures differ by w alone.
+    indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
+    labels = labels * len(w) if len(labels) == 1 else labels
     model = loading.load(options.model, step=options.step, config=config)
     pictures = model.sample(labels, w[0] if len(w) == 1 else w, options.seed, indices=indices)
     columns = options.columns or math.ceil(math.sqrt(len(labels)))

@@ -46,16 +46,17 @@ def test_writing_makes_the_directories_above(tmp_path):
     assert files.read_json(tmp_path / 'a' / 'b' / 'c.json') == {'x': 1}
 
 
-@pytest.mark.parametrize('step', ['write_bytes', 'replace'])
+@pytest.mark.parametrize('step', ['open', 'replace'])
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, step):
     """Half of the content is written when the disk is full, or all of it when renaming fails."""
     path = tmp_path / 'results.json'
     files.write_json(path, {'old': 1})
-    write = type(files.as_path(path)).write_bytes
+    open_file = type(files.as_path(path)).open
 
-    def fail(self, content):
-        if step == 'write_bytes':
-            write(self, content[: len(content) // 2])
+    def fail(self, mode):
+        if step == 'open':
+            with open_file(self, mode) as file:
+                file.write(b'{"ne')
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     with monkeypatch.context() as patch:

@@ -10,12 +10,14 @@ from cfg_jax import registry
 from cfg_jax.conditioning import CONDITIONS
 from cfg_jax.guidance import RULES, Rule
 from cfg_jax.guidance.interval import Interval
-from cfg_jax.models import BACKBONES
-from cfg_jax.registry import SCALINGS, SCHEDULES, TARGETS, WEIGHTINGS, Registry
+from cfg_jax.models import BACKBONES, PUBLISHED
+from cfg_jax.pretrained import FAMILIES
+from cfg_jax.registry import SCALINGS, SCHEDULES, TARGETS, TIMES, WEIGHTINGS, Registry
 from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
 from cfg_jax.samplers.grids import Grid
 
 ALL = [RULES, SAMPLERS, GRIDS, CONDITIONS, BACKBONES, SCHEDULES, SCALINGS, TARGETS, WEIGHTINGS]
+ALL += [PUBLISHED, FAMILIES, TIMES]
 
 
 @dataclasses.dataclass(frozen=True)

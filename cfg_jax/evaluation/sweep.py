@@ -167,7 +167,8 @@ def default_name(config: ConfigDict, step: int) -> str:
     sampler, sweep = config.sampler, config.sweep
     spec = '-'.join(filter(None, (config.guidance.rule, config.guidance.options)))
     rule = '' if spec == 'classifier_free' else re.sub(r'[^\w.-]', '_', spec) + '-'
-    variance = f'-v{sampler.v:g}' if sampler.name == 'ancestral' else ''
+    learned = config.model.get('learned_variance', False)
+    variance = f'-v{sampler.v:g}' if sampler.name == 'ancestral' and not learned else ''
     features = '' if sweep.features == 'classifier' else f'-{sweep.features}'
     return (
         f'{rule}{sampler.name}-T{sampler.num_steps}{variance}-n{sweep.num_samples}'

@@ -5,12 +5,13 @@ storage types, calls nothing of PyTorch, and refuses the file at any other name.
 """
 
 import collections
+import contextlib
 import io
 import math
 import pickle
 import zipfile
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -27,7 +28,7 @@ _STORAGES = {
 }
 
 
-class _Storage(NamedTuple):
+class Storage(NamedTuple):
     """A flat array elsewhere in the file."""
 
     dtype: str
@@ -35,70 +36,127 @@ class _Storage(NamedTuple):
     size: int
 
 
-class _Tensor(NamedTuple):
+class Tensor(NamedTuple):
     """A view of a storage; offset and strides count elements."""
 
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
-def read(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """Tensors by name; entries that are not tensors are left out.
+Flat = Callable[[Storage], np.ndarray]  # the elements of a storage
+
+
+class StateDict(Mapping[str, np.ndarray]):
+    """Tensors by name, each read when it is asked for: memory holds what the caller keeps.
+
+    The file stays open as long as this lives. Reading a tensor raises UserError where the file is
+    cut off or damaged there.
+
+    Attributes:
+      attributes: what the file says of the network besides its tensors; empty for PyTorch's own.
+    """
+
+    def __init__(
+        self,
+        path: epath.Path,
+        tensors: Mapping[str, Tensor],
+        flat: Flat,
+        attributes: Mapping[str, Any] | None = None,
+    ):
+        for tensor in tensors.values():
+            check_view(tensor)
+        self._path, self._tensors, self._flat = path, tensors, flat
+        self.attributes = dict(attributes or {})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._tensors[name]
+        with damage_reported(self._path):
+            return _array(tensor, self._flat(tensor.storage))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, which is not read for it."""
+        return self._tensors[name].shape
+
+
+def open_state_dict(path: epath.PathLike) -> StateDict:
+    """The state dict of a file; entries that are not tensors are left out.
 
     Raises:
-      UserError: the file is cut off, damaged, no state dict, or asks for code to be run.
+      UserError: the file is cut off, damaged, not a state dict, or asks for code to be run.
     """
     path = epath.Path(path)
-    content = path.read_bytes()
+    file = path.open('rb')
+    with damage_reported(path):
+        is_zip = file.read(2) == b'PK'
+        file.seek(0)
+        state, flat = (_read_zip if is_zip else read_legacy)(path, file)
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        return StateDict(path, tensors, flat)
+
+
+def read(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """All tensors by name, in memory; see `open_state_dict`."""
+    return dict(open_state_dict(path))
+
+
+@contextlib.contextmanager
+def damage_reported(path: epath.Path) -> Iterator[None]:
+    """Turns whatever a damaged pickle or archive raises, nearly anything, into a UserError."""
     try:
-        if content.startswith(b'PK'):
-            state, flat = _read_zip(path, content)
-        else:
-            state, flat = _read_legacy(path, content)
-        return {
-            name: _array(value, flat(value.storage))
-            for name, value in state.items()
-            if isinstance(value, _Tensor)
-        }
+        yield
     except UserError:
         raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except Exception as error:
         raise UserError(f'{path} is cut off or no PyTorch state dict; get it again') from error
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings and `_Tensor`s, nothing else."""
+class Unpickler(pickle.Unpickler):
+    """Builds containers, numbers, strings and `Tensor`s, nothing else.
 
-    def __init__(self, path: epath.Path, file: io.BytesIO):
+    Args:
+      path: of the file, for messages.
+      file: at the pickle.
+      more: what further names stand for, by (module, name).
+    """
+
+    def __init__(
+        self, path: epath.Path, file: IO[bytes], more: Mapping[tuple[str, str], Any] | None = None
+    ):
         super().__init__(file, encoding='utf-8')
         self._path = path
-        self.storages: dict[str, _Storage] = {}
+        self._allowed = _ALLOWED | _STORAGES | dict(more or {})
+        self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = _ALLOWED | _STORAGES
-        if (module, name) not in allowed:
+        if (module, name) not in self._allowed:
             raise UserError(
                 f'{self._path} asks to run the code {module}.{name} and was refused; give a state'
                 ' dict, which holds tensors alone'
             )
-        return allowed[module, name]
+        return self._allowed[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, size, *view = pid
         if kind != 'storage' or dtype not in _STORAGES.values() or any(view):
             raise pickle.UnpicklingError(f'no storage: {pid!r}')
-        return self.storages.setdefault(key, _Storage(dtype, key, size))
+        return self.storages.setdefault(key, Storage(dtype, key, size))
 
 
 def _rebuild_tensor(
-    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> _Tensor:
-    return _Tensor(storage, offset, shape, strides)
+    storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
+) -> Tensor:
+    return Tensor(storage, offset, shape, strides)
 
 
-def _rebuild_parameter(tensor: _Tensor, *_: Any) -> _Tensor:
+def _rebuild_parameter(tensor: Tensor, *_: Any) -> Tensor:
     return tensor
 
 
@@ -109,44 +167,57 @@ _ALLOWED = {
 }
 
 
-def _read_zip(
-    path: epath.Path, content: bytes
-) -> tuple[dict[str, Any], Callable[[_Storage], np.ndarray]]:
+def _read_zip(path: epath.Path, file: IO[bytes]) -> tuple[dict[str, Any], Flat]:
     """The state dict and what finds a storage: ROOT/data.pkl and ROOT/data/KEY of a zip file."""
-    archive = zipfile.ZipFile(io.BytesIO(content))
+    archive = zipfile.ZipFile(file)
     (pickled,) = [name for name in archive.namelist() if name.endswith('/data.pkl')]
     root = pickled.removesuffix('/data.pkl')
     if f'{root}/byteorder' in archive.namelist():
         _check_byte_order(path, archive.read(f'{root}/byteorder') == b'little')
 
-    def flat(storage: _Storage) -> np.ndarray:
-        entry = archive.getinfo(f'{root}/data/{storage.key}')
-        if entry.file_size != storage.size * np.dtype(storage.dtype).itemsize:
-            raise ValueError(f'storage {storage.key} has {entry.file_size} bytes')
-        return np.frombuffer(archive.read(entry), storage.dtype)
+    def entry(storage: Storage) -> zipfile.ZipInfo:
+        found = archive.getinfo(f'{root}/data/{storage.key}')
+        # Stored, as PyTorch writes them: a packed one could unfold to any size.
+        if found.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f'storage {storage.key} is packed')
+        if found.file_size != storage.size * np.dtype(storage.dtype).itemsize:
+            raise ValueError(f'storage {storage.key} has {found.file_size} bytes')
+        return found
 
-    return _Unpickler(path, io.BytesIO(archive.read(pickled))).load(), flat
-
-
-def _read_legacy(
-    path: epath.Path, content: bytes
-) -> tuple[dict[str, Any], Callable[[_Storage], np.ndarray]]:
-    """As `_read_zip`, of five pickles, then for each storage its int64 size and its bytes."""
-    file = io.BytesIO(content)
-    if [_Unpickler(path, file).load() for _ in range(2)] != [_MAGIC, _PROTOCOL]:
-        raise ValueError('not the magic numbers of PyTorch')
-    _check_byte_order(path, _Unpickler(path, file).load()['little_endian'])
-    unpickler = _Unpickler(path, file)
+    unpickler = Unpickler(path, io.BytesIO(archive.read(pickled)))
     state = unpickler.load()
-    flats = {}
-    for key in _Unpickler(path, file).load():
+    for storage in unpickler.storages.values():
+        entry(storage)
+    return state, lambda storage: np.frombuffer(archive.read(entry(storage)), storage.dtype)
+
+
+def read_legacy(path: epath.Path, file: IO[bytes]) -> tuple[Any, Flat]:
+    """As `_read_zip`, of five pickles, then for each storage its int64 size and its bytes."""
+    if [Unpickler(path, file).load() for _ in range(2)] != [_MAGIC, _PROTOCOL]:
+        raise ValueError('not the magic numbers of PyTorch')
+    _check_byte_order(path, Unpickler(path, file).load()['little_endian'])
+    unpickler = Unpickler(path, file)
+    state = unpickler.load()
+    starts = {}
+    keys = Unpickler(path, file).load()
+    start = file.tell()
+    end = file.seek(0, io.SEEK_END)
+    file.seek(start)
+    for key in keys:
         storage = unpickler.storages[key]
         size = int.from_bytes(file.read(8), 'little')
         if size != storage.size:
             raise ValueError(f'storage {key} has {size} elements')
-        flats[key] = np.frombuffer(content, storage.dtype, size, file.tell())
-        file.seek(flats[key].nbytes, io.SEEK_CUR)
-    return state, lambda storage: flats[storage.key]
+        starts[key] = file.tell()
+        if file.seek(size * np.dtype(storage.dtype).itemsize, io.SEEK_CUR) > end:
+            raise ValueError(f'storage {key} is cut off')
+
+    def flat(storage: Storage) -> np.ndarray:
+        file.seek(starts[storage.key])
+        content = file.read(storage.size * np.dtype(storage.dtype).itemsize)
+        return np.frombuffer(content, storage.dtype, storage.size)
+
+    return state, flat
 
 
 def _check_byte_order(path: epath.Path, little_endian: bool) -> None:
@@ -154,14 +225,21 @@ def _check_byte_order(path: epath.Path, little_endian: bool) -> None:
         raise UserError(f'{path} was written on a big-endian machine; save it on another')
 
 
-def _array(tensor: _Tensor, flat: np.ndarray) -> np.ndarray:
-    """A contiguous copy of the view; ValueError if it leaves the storage."""
+def check_view(tensor: Tensor) -> None:
+    """ValueError if the view leaves its storage."""
     count = math.prod(tensor.shape)
     steps = list(zip(tensor.shape, tensor.strides, strict=True))
-    if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or count > flat.size:
+    if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or count > tensor.storage.size:
         raise ValueError(f'impossible view {tensor}')
     last = tensor.offset + sum((size - 1) * stride for size, stride in steps)
-    if count and last >= flat.size:
+    if count and last >= tensor.storage.size:
         raise ValueError(f'view past the end {tensor}')
+
+
+def _array(tensor: Tensor, flat: np.ndarray) -> np.ndarray:
+    """The view as a contiguous array: a copy, unless it is the whole storage as it lies there."""
     strides = [stride * flat.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy()
+    view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
+    if view.size != flat.size or not view.flags.c_contiguous:
+        view = view.copy()
+    return view.reshape(tensor.shape)

@@ -2,7 +2,7 @@
 
 Tensors are named by their path in the parameters, such as 'params/down_0_0/conv_in/kernel', and
 keep Flax's layouts (convolutions HWIO, dense layers [in, out]). The metadata holds `format`,
-`config` (JSON), `step`, `weights_sha256` and `versions` (JSON).
+`config` (JSON), `step`, `weights_sha256`, `versions` (JSON) and `source` (JSON, imported models).
 """
 
 import json
@@ -14,7 +14,6 @@ import safetensors
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
-from safetensors.numpy import save
 
 from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
@@ -22,11 +21,25 @@ from cfg_jax.errors import UserError
 FORMAT = 'cfg_jax/1'
 SUFFIX = '.safetensors'
 _ADVICE = 'export the model again'
+_DTYPES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16', 'int32': 'I32'}
+_ALIGNMENT = 8
 
 
 def is_export(path: epath.PathLike) -> bool:
     """Whether `path` names an exported file rather than a work directory."""
     return str(path).endswith(SUFFIX)
+
+
+def check_suffix(path: epath.PathLike) -> None:
+    """Raises UserError unless `path` can name an exported file."""
+    if not is_export(path):
+        raise UserError(f'{path} must end in {SUFFIX}')
+
+
+def sha256_of_params(params: Any) -> str:
+    """Hash of every parameter's path, shape, dtype and values."""
+    leaves = jax.tree.leaves_with_path(jax.device_get(params))
+    return files.sha256_of_arrays({jax.tree_util.keystr(p): leaf for p, leaf in leaves})
 
 
 def write(path: epath.PathLike, params: Any, metadata: dict[str, Any]) -> None:
@@ -40,17 +53,19 @@ def write(path: epath.PathLike, params: Any, metadata: dict[str, Any]) -> None:
     Raises:
       UserError: another ending.
     """
-    if not is_export(path):
-        raise UserError(f'{path} must end in {SUFFIX}')
-    tensors = {
-        name: np.ascontiguousarray(array)
-        for name, array in flatten_dict(jax.device_get(params), sep='/').items()
-    }
+    check_suffix(path)
+    tensors: dict[str, Any] = flatten_dict(jax.device_get(params), sep='/')
     text = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in metadata.items()
     }
-    files.write_bytes(path, save(tensors, {'format': FORMAT} | text))
+    # Tensor by tensor: the library's own writer makes a second copy of all of them.
+    with files.replacing(path) as file:
+        header = json.dumps(_header(tensors, {'format': FORMAT} | text)).encode()
+        header += b' ' * (-len(header) % _ALIGNMENT)
+        file.write(len(header).to_bytes(8, 'little') + header)
+        for array in tensors.values():
+            file.write(array.tobytes())
 
 
 def read_config(path: epath.PathLike) -> ConfigDict:
@@ -67,10 +82,15 @@ def read_config(path: epath.PathLike) -> ConfigDict:
     return config
 
 
+def read_source(path: epath.PathLike) -> dict[str, Any]:
+    """What scripts/import_checkpoint.py recorded of a published file; nothing of our own models."""
+    return json.loads(_metadata(path).get('source', '{}'))
+
+
 def read(path: epath.PathLike, like: Any) -> tuple[Any, int, str]:
     """Parameters of the structure of `like` (arrays or `jax.ShapeDtypeStruct`s), step and hash.
 
-    The hash is the one that the file promises, see `loading.sha256_of_params`.
+    The hash is the one that the file promises, see `sha256_of_params`.
 
     Raises:
       UserError: no such file, another format, or tensors that differ from `like` in name or shape.
@@ -92,6 +112,20 @@ def read(path: epath.PathLike, like: Any) -> tuple[Any, int, str]:
             )
         tensors[name] = tensors[name].astype(leaf.dtype)
     return unflatten_dict(tensors, sep='/'), step, sha256
+
+
+def _header(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> dict[str, Any]:
+    """What stands before the bytes of the tensors in a safetensors file."""
+    header: dict[str, Any] = {'__metadata__': metadata}
+    end = 0
+    for name, array in tensors.items():
+        start, end = end, end + array.nbytes
+        header[name] = {
+            'dtype': _DTYPES[array.dtype.name],
+            'shape': list(array.shape),
+            'data_offsets': [start, end],
+        }
+    return header
 
 
 def _metadata(path: epath.PathLike) -> dict[str, str]:
