@@ -169,7 +169,7 @@ class LinearBetaSchedule(BetaSchedule):
     last_beta: float = 0.02
 
     def betas(self) -> np.ndarray:
-        """See the base class."""
+        """Linear in i, from first_beta to last_beta, float64 [num_steps]."""
         return np.linspace(self.first_beta, self.last_beta, self.num_steps)
 
 
@@ -184,7 +184,7 @@ class CosineBetaSchedule(BetaSchedule):
     largest_beta: float = 0.999
 
     def betas(self) -> np.ndarray:
-        """See the base class."""
+        """min(1 - f(i + 1) / f(i), largest_beta), float64 [num_steps]."""
         i = np.arange(self.num_steps + 1)
         f = np.cos((i / self.num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
         return np.minimum(1.0 - f[1:] / f[:-1], self.largest_beta)

@@ -59,7 +59,7 @@ class ADM:
 
     @property
     def title(self) -> str:
-        """See `Family`."""
+        """What the report and messages call it."""
         return "ADM's noisy classifier" if self.classifiers else "ADM's U-Net"
 
     def recognises(self, state: StateDict) -> bool:
@@ -71,7 +71,7 @@ class ADM:
         return len(state.shape(qkv)) == 3 and self.classifiers != ('output_blocks' in parts)
 
     def plan(self, state: StateDict, settings: str) -> Plan:
-        """See `Family`."""
+        """Structure and sources from the shapes, the rest as published or as `settings` say."""
         found = adm_layout.structure(state)
         given = parse_options(Settings, settings, '--set of an ADM network')
         used = _completed(found, given, self.classifiers)

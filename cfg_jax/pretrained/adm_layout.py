@@ -46,7 +46,7 @@ class Structure(Levels):
     pointwise_axes: int
 
     def config(self, kind: str, size: int, head_channels: int, num_heads: int = 0) -> ConfigDict:
-        """See `Levels`."""
+        """The config of `Levels`, with how blocks resample and what the embedding does."""
         config = super().config(kind, size, head_channels, num_heads)
         config.model.resblock_updown = self.resblock_updown
         config.model.scale_shift_norm = self.scale_shift_norm

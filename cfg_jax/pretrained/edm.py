@@ -47,7 +47,7 @@ class NVlabs:
         return state.attributes.get('class_name') == 'EDMPrecond' and names <= state.keys()
 
     def plan(self, state: StateDict, settings: str) -> Plan:
-        """See `Family`."""
+        """Structure and sources from the shapes, the heads from the attributes."""
         nothing_to_set(settings)
         found, size = edm_layout.structure(state)
         known = {'sigma_data': 0.5, 'skip_scale': 1, 'eps': 1e-5, 'num_groups': 32}
@@ -78,7 +78,7 @@ class OpenAI:
         return len(state.shape(qkv)) == 4
 
     def plan(self, state: StateDict, settings: str) -> Plan:
-        """See `Family`."""
+        """Structure and sources from the shapes, the heads as published or as `settings` say."""
         used = Settings(**parse_options(Settings, settings, '--set of an EDM network'))
         found = adm_layout.structure(state)
         size = 8 * 2 ** (len(found.channel_mult) - 1)

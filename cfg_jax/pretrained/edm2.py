@@ -208,7 +208,7 @@ class EDM2:
         return state.attributes.get('class_name') == 'Precond' and 'unet.emb_fourier.freqs' in state
 
     def plan(self, state: StateDict, settings: str) -> Plan:
-        """See `Family`."""
+        """Structure and sources from the shapes, the heads from the attributes."""
         nothing_to_set(settings)
         found = structure(state)
         check_attributes(state.attributes, _KNOWN)

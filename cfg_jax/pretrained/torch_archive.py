@@ -136,6 +136,7 @@ class Unpickler(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a name stands for; UserError if it is not one of the known ones."""
         if (module, name) not in self._allowed:
             raise UserError(
                 f'{self._path} asks to run the code {module}.{name} and was refused; give a state'
@@ -144,6 +145,7 @@ class Unpickler(pickle.Unpickler):
         return self._allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:
+        """The storage that a tensor is a view of."""
         kind, dtype, key, _, size, *view = pid
         if kind != 'storage' or dtype not in _STORAGES.values() or any(view):
             raise pickle.UnpicklingError(f'no storage: {pid!r}')

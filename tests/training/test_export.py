@@ -76,7 +76,7 @@ def test_every_bit_comes_back(runs, exported):
         ]
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected, err_msg=name)
-    assert sha256 == loading.sha256_of_params(params)
+    assert sha256 == export.sha256_of_params(params)
     assert sha256 == loading.load(runs / 'unet').provenance()['weights_sha256']
 
 
