@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from cfg_jax import config as config_lib, config_files, console
 from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, WorkerDied, is_shortage
 from cfg_jax.guidance import RULES
+from cfg_jax.models import role
 from cfg_jax.perf import xla
 from cfg_jax.pretrained import presets
 from cfg_jax.samplers import SAMPLERS
@@ -150,6 +151,7 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument(
         '--guidance_network', help='model of the guide, or of the classifier, of rules with one'
     )
+    parser.add_argument('--decoder', help='of a model of latents: what makes images of them')
     parser.add_argument('--sampler', help='NAME or NAME:OPTION=VALUE,...')
     parser.add_argument('--num_steps', type=int, help='T, levels of log-SNR')
     parser.add_argument(
@@ -168,7 +170,9 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
       UserError: a config of another kind of model, or a value out of range.
     """
     if 'sampler' not in config:
-        raise UserError(f'{options.model} holds a noisy classifier, which generates nothing')
+        raise UserError(
+            f'{options.model} holds a {role(config.model.kind)}, which generates nothing'
+        )
     if options.preset is not None:
         preset = presets.apply(config, options.preset)
         if preset.network and not options.guidance_network:
@@ -182,6 +186,10 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
         config.guidance.rule, config.guidance.options = options.guidance, ''
     if options.guidance_network is not None:
         config.guidance.network = options.guidance_network
+    if options.decoder is not None:
+        if 'latent' not in config:
+            raise UserError(f'{options.model} makes images, not latents: it needs no --decoder')
+        config.latent.decoder = options.decoder
     if options.sampler is not None:
         config.sampler.name, _, config.sampler.options = options.sampler.partition(':')
     if options.num_steps is not None:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.config_fields import FIELDS, MAY_CHANGE, Field, fields
 from cfg_jax.errors import UserError
+from cfg_jax.models import role
 from cfg_jax.registry import suggestion
 
 Values = Mapping[str, Any] | ConfigDict  # nested
@@ -133,6 +134,32 @@ def _fits(value: Any, field: Field) -> bool:
 
 
 def _check_together(config: ConfigDict) -> None:
+    if config.model.kind == 'dit':
+        _check_transformer(config)
+    elif role(config.model.kind) != 'decoder':
+        _check_levels(config)
+    if config.get('condition') == 'label_only' and config.get('p_uncond'):
+        raise UserError('condition=label_only has no null to train with; set p_uncond=0')
+    if 'diffusion' in config and config.diffusion.logsnr_min >= config.diffusion.logsnr_max:
+        raise UserError('diffusion.logsnr_min must be below diffusion.logsnr_max')
+    if 'sweep' in config:
+        _check_sweep(config.sweep)
+
+
+def _check_transformer(config: ConfigDict) -> None:
+    model, side = config.model, config.latent.factor * config.model.patch
+    if config.data.image_size % side:
+        raise UserError(
+            f'data.image_size={config.data.image_size} is not a multiple of {side}, the pixels of a'
+            f' patch: latent.factor={config.latent.factor} times model.patch={model.patch}'
+        )
+    if model.width % model.num_heads:
+        raise UserError(
+            f'model.num_heads={model.num_heads} does not divide model.width={model.width}'
+        )
+
+
+def _check_levels(config: ConfigDict) -> None:
     model = config.model
     if config.data.image_size % model.patch:
         raise UserError(
@@ -162,12 +189,6 @@ def _check_together(config: ConfigDict) -> None:
                 f' {model.width * mult:g}, not a whole number of channels'
             )
         _check_channels(config, channels, size // 2**level)
-    if config.get('condition') == 'label_only' and config.get('p_uncond'):
-        raise UserError('condition=label_only has no null to train with; set p_uncond=0')
-    if config.diffusion.logsnr_min >= config.diffusion.logsnr_max:
-        raise UserError('diffusion.logsnr_min must be below diffusion.logsnr_max')
-    if 'sweep' in config:
-        _check_sweep(config.sweep)
 
 
 def _check_sweep(sweep: ConfigDict) -> None:

@@ -9,7 +9,7 @@ from cfg_jax.conditioning import CONDITIONS
 from cfg_jax.guidance import RULES
 from cfg_jax.metrics import METRICS
 from cfg_jax.metrics.features import EXTRACTORS
-from cfg_jax.models import BACKBONES, PUBLISHED, is_classifier
+from cfg_jax.models import BACKBONES, PUBLISHED, role
 from cfg_jax.registry import PRECONDITIONINGS, SCALINGS, SCHEDULES, TARGETS, TIMES, WEIGHTINGS
 from cfg_jax.samplers import GRIDS, SAMPLERS
 
@@ -217,12 +217,37 @@ _OF_PUBLISHED = {
 }
 
 
+# What transformers of latents have instead of levels, and all that a decoder has.
+_OF_UNETS = re.compile(
+    r'model\.(channel_mult|num_res_blocks|attention_resolutions|head_channels|dropout'
+    r'|resblock_updown|scale_shift_norm|norm_groups|remat)$'
+)
+_OF_DECODERS = re.compile(
+    r'model\.(kind|width|channel_mult|num_res_blocks|norm_groups|attention|dtype)$'
+)
+_LATENT_CHANNELS = Field(4, _positive, 'of the latents')
+_LATENT_SCALE = Field(0.18215, _above_zero, "of the latents, times the autoencoder's own")
+_OF_TRANSFORMERS = {
+    'model.depth': Field(28, _whole(1, 1000), 'blocks'),
+    'model.num_heads': Field(16, _positive, 'attention heads'),
+    'latent.channels': _LATENT_CHANNELS,
+    'latent.factor': Field(8, _whole(1, 64), 'pixels a side of a latent'),
+    'latent.decoder': Field('', _text, 'path of the decoder, which makes images of latents'),
+}
+
+
 def fields(kind: str) -> dict[str, Field]:
     """The fields of a config of this `model.kind`."""
     known = FIELDS
     if kind in PUBLISHED:
         known = {name: field for name, field in known.items() if not _OF_TRAINING.match(name)}
         known |= _OF_PUBLISHED
-    if is_classifier(kind):
+    if role(kind) == 'classifier':
         known = {name: field for name, field in known.items() if not _OF_DENOISERS.match(name)}
+    if kind == 'dit':
+        known = {name: field for name, field in known.items() if not _OF_UNETS.match(name)}
+        known |= _OF_TRANSFORMERS
+    if role(kind) == 'decoder':
+        known = {name: field for name, field in known.items() if _OF_DECODERS.match(name)}
+        known |= {'latent.channels': _LATENT_CHANNELS, 'latent.scale': _LATENT_SCALE}
     return known

@@ -122,9 +122,21 @@ class ShiftedCosineSchedule:
     def __call__(self, u: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
         """logsnr of `u`."""
         # The ends of the unshifted schedule move, so that the shifted one keeps them.
-        return logsnr_cosine(u, self.logsnr_min - self.shift, self.logsnr_max - self.shift) + (
-            self.shift
-        )
+        ends = self.logsnr_min - self.shift, self.logsnr_max - self.shift
+        return logsnr_cosine(u, *ends) + self.shift
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSchedule:
+    """logsnr = 2 ln((1 - u) / u), clipped to the ends: u is the t = sigma of `FLOW` (Liu 2023)."""
+
+    logsnr_min: float = LOGSNR_MIN
+    logsnr_max: float = LOGSNR_MAX
+
+    def __call__(self, u: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:
+        """logsnr of `u`."""
+        u = jnp.asarray(u, jnp.float32)
+        return jnp.clip(2.0 * (jnp.log1p(-u) - jnp.log(u)), self.logsnr_min, self.logsnr_max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,16 +296,15 @@ class Scaling(NamedTuple):
 VARIANCE_PRESERVING = Scaling(lambda logsnr: 0.5 * log_sigmoid(logsnr))
 # z = (1 - t) x + t eps with t = sigma = sigmoid(-logsnr / 2) (Liu et al. 2023).
 FLOW = Scaling(lambda logsnr: log_sigmoid(0.5 * logsnr))
-# z = x + s eps with the noise level s = exp(-logsnr / 2) (Karras et al. 2022).
-EDM = Scaling(jnp.zeros_like)
+EDM = Scaling(jnp.zeros_like)  # z = x + s eps, s = exp(-logsnr / 2) (Karras et al. 2022)
 
 
 class Target(NamedTuple):
     """What a network predicts: p = x_weight x + eps_weight eps, both functions of logsnr.
 
     With z = alpha x + sigma eps it follows that
-
-        eps = (alpha p - x_weight z) / (alpha eps_weight - sigma x_weight).
+        eps = (alpha p - x_weight z) / (alpha eps_weight - sigma x_weight),
+        x = (eps_weight z - sigma p) / (alpha eps_weight - sigma x_weight).
     """
 
     x_weight: Callable[[jax.Array], jax.Array]
@@ -314,6 +325,13 @@ class Target(NamedTuple):
             return jnp.asarray(prediction)
         logsnr = broadcast_to_images(jnp.asarray(logsnr, jnp.float32), z)
         scaled = alpha(logsnr) * prediction - self.x_weight(logsnr) * z
+        return scaled / self._determinant(logsnr)
+
+    def to_x(self, z: Images, prediction: Images, logsnr: PerImage) -> ImageArray:
+        """x that it means, without `x_from_eps`' rounding of eps times 1 / alpha."""
+        check_same_shape(z=z, prediction=prediction)
+        logsnr = broadcast_to_images(jnp.asarray(logsnr, jnp.float32), z)
+        scaled = self.eps_weight(logsnr) * z - sigma(logsnr) * prediction
         return scaled / self._determinant(logsnr)
 
     def eps_per_prediction(self, logsnr: Num[ArrayLike, '*shape']) -> Float[Array, '*shape']:

@@ -39,7 +39,7 @@ class Generated(NamedTuple):
     """Images, still on the devices.
 
     Attributes:
-      x: in [-1, 1] where the sampler clips, float32 [B, H, W, C].
+      x: pixels, in [-1, 1] where the sampler clips, float32 [B, H, W, C].
       nfe: evaluations of networks that each image took, int32 [B].
     """
 
@@ -54,14 +54,16 @@ class Model:
       config: what was trained, and how to sample: groups `guidance` and `sampler`.
       params: of the networks by name, 'main' and what the rule needs; None if every call of
         `generate` brings them.
-      networks: by name, those that the config does not describe: 'guide', 'classifier'.
+      networks: by name, those that the config does not describe: 'guide', 'classifier', and
+        'decoder' (decoder(params, latents) -> images) for a model of latents, which is sampled in
+        them; its images are decoded at the end.
       rule: instead of the config's.
       sampler: instead of the config's.
       provenance: what identifies the parameters.
 
     Raises:
       UserError: a rule without the network it needs, or one that the sampler cannot follow; levels
-        that the sampler's grid does not have.
+        that the sampler's grid does not have; a model of latents without a decoder.
     """
 
     def __init__(
@@ -78,12 +80,18 @@ class Model:
         self.rule = rule or make_rule(config)
         self.sampler = sampler or make_sampler(config)
         self.conditioning = networks_lib.make_conditioning(config)
-        self.networks = {'main': networks_lib.make_denoiser(config)} | dict(networks or {})
+        self.networks: dict[str, Any] = {'main': networks_lib.make_denoiser(config)}
+        self.networks |= networks or {}
         self.params: Any = None
         if params is not None:
             self.params = jax.device_put(dict(params), devices.replicated())
         self._provenance = dict(provenance or {})
         _check(self.rule, self.sampler, self.networks)
+        if 'latent' in config and 'decoder' not in self.networks:
+            raise UserError(
+                'this is a model of latents: give the decoder that makes images of them as'
+                ' latent.decoder (--decoder)'
+            )
         self._unguided = devices.map_rows(self._sample, whole=2, split=2)
         self._guided = devices.map_rows(self._sample, whole=2, split=3)
 
@@ -237,8 +245,7 @@ class Model:
     ) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, C] and nfe [B] of this device's images; w [B], or None for w = 0."""
         keys = image_keys(seed, indices)
-        data = self.config.data
-        shape = (data.image_size, data.image_size, data.channels)
+        shape = networks_lib.noise_shape(self.config)
         predict = GuidedDenoiser(
             self.rule,
             self.networks,
@@ -250,7 +257,18 @@ class Model:
         )
         z = per_image_noise(stream(keys, _START), shape)  # z_1 ~ N(0, I)
         x, state = sample_loop(self.sampler, predict, z, stream(keys, _STEPS))
-        return x, jnp.broadcast_to(state.nfe, keys.shape)
+        return self._decoded(params, x), jnp.broadcast_to(state.nfe, keys.shape)
+
+    def _decoded(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+        """Images of what was sampled: of latents by the decoder, else x itself."""
+        if 'decoder' not in self.networks:
+            return x
+
+        def decode(latents: jax.Array) -> jax.Array:
+            return self.networks['decoder'](params['decoder'], latents[None])[0]
+
+        # One by one: at 512 pixels a layer of the decoder takes 256 MiB an image.
+        return jax.lax.map(decode, x)
 
 
 def make_rule(config: ConfigDict) -> Rule:

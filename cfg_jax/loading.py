@@ -10,17 +10,23 @@ from ml_collections import ConfigDict
 from cfg_jax import files
 from cfg_jax.errors import UserError
 from cfg_jax.inference import Model, make_rule
-from cfg_jax.models import is_classifier, networks as networks_lib
+from cfg_jax.models import networks as networks_lib, role as role_of
 from cfg_jax.pretrained import importing
 from cfg_jax.training import checkpoints, export, workdirs
 
-_KINDS = {False: 'a diffusion model', True: 'a noisy classifier'}  # by `is_classifier`
+_KINDS = {
+    'denoiser': 'a diffusion model',
+    'classifier': 'a noisy classifier',
+    'decoder': 'a decoder of latents',
+}
 _MUST_AGREE = (
     ('data', 'image_size'),
     ('data', 'channels'),
     ('data', 'num_classes'),
     ('diffusion', 'logsnr_min'),
     ('diffusion', 'logsnr_max'),
+    ('latent', 'channels'),
+    ('latent', 'factor'),
 )
 
 
@@ -31,6 +37,7 @@ def load(
     config: ConfigDict | None = None,
     guidance: str = '',
     guidance_network: epath.PathLike = '',
+    decoder: epath.PathLike = '',
 ) -> Model:
     """The model of a work directory, an exported file or a published one, with EMA parameters.
 
@@ -39,22 +46,27 @@ def load(
         checkpoint as its authors published it (docs/published_models.md).
       step: of the checkpoint of a work directory; by default the newest.
       config: how to sample; by default the config it was trained with. Another `model.dtype` than
-        there is that of all networks.
+        there is that of all networks but the decoder.
       guidance: another rule, 'name' or 'name:option=value,...'.
       guidance_network: of rules that need another network: where its model is, or its classifier.
+      decoder: of a model of latents: where the decoder is.
 
     Raises:
       UserError: not a model, no such checkpoint, or networks that do not fit together.
     """
     path = files.as_path(path)
     trained = read_config(path)
-    _check_kind(path, trained, False)
+    _check_kind(path, trained, 'denoiser')
     config = (config or trained).copy_and_resolve_references()
     if guidance:
         config.guidance.rule, config.guidance.options = guidance, ''
     if guidance_network:
         config.guidance.network = str(guidance_network)
-    params, provenance = _read(path, config, False, step)
+    if decoder:
+        if 'latent' not in config:
+            raise UserError(f'{path} makes images, not latents: it needs no decoder')
+        config.latent.decoder = str(decoder)
+    params, provenance = _read(path, config, 'denoiser', step)
     dtype = config.model.dtype if config.model.dtype != trained.model.dtype else ''
     if dtype:
         provenance |= {'model_dtype': dtype}
@@ -65,6 +77,9 @@ def load(
         role = needed.pop()
         networks[role], all_params[role], other = _other_network(config, role, dtype)
         provenance |= {'guidance_network': other}
+    if 'latent' in config and config.latent.decoder:
+        networks['decoder'], all_params['decoder'], other = _decoder(config)
+        provenance |= {'decoder': other}
     return Model(config, all_params, networks=networks, rule=rule, provenance=provenance)
 
 
@@ -74,7 +89,7 @@ def load_params(
     """EMA parameters, config and provenance of any kind of model; arguments as `load`."""
     path = files.as_path(path)
     config = read_config(path)
-    params, provenance = _read(path, config, is_classifier(config.model.kind), step)
+    params, provenance = _read(path, config, role_of(config.model.kind), step)
     return params, config, provenance
 
 
@@ -85,7 +100,7 @@ def read_config(path: epath.PathLike) -> ConfigDict:
       UserError: none of them.
     """
     path = files.as_path(path)
-    if export.is_export(path):
+    if _is_ours(path):
         return export.read_config(path)
     return importing.open_published(path).config if path.is_file() else workdirs.read_config(path)
 
@@ -95,9 +110,9 @@ def _other_network(config: ConfigDict, role: str, dtype: str) -> tuple[Any, Any,
     path = files.as_path(config.guidance.network)
     other = read_config(path)
     other.model.dtype = dtype or other.model.dtype
-    params, provenance = _read(path, other, role == 'classifier', None)
+    params, provenance = _read(path, other, 'classifier' if role == 'classifier' else 'denoiser')
     for group, field in _MUST_AGREE:
-        ours, theirs = config[group][field], other[group][field]
+        ours, theirs = (c[group][field] if group in c else None for c in (config, other))
         if ours != theirs:
             raise UserError(
                 f'the {role} in {path} has {group}.{field}={theirs}, the diffusion model'
@@ -109,16 +124,16 @@ def _other_network(config: ConfigDict, role: str, dtype: str) -> tuple[Any, Any,
 
 
 def _read(
-    path: epath.Path, config: ConfigDict, classifier: bool, step: int | None
+    path: epath.Path, config: ConfigDict, role: str, step: int | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """EMA parameters and what identifies them; `classifier` says which kind is wanted."""
-    _check_kind(path, config, classifier)
+    """EMA parameters and what identifies them; `role` says which kind of network is wanted."""
+    _check_kind(path, config, role)
     is_file = export.is_export(path) or path.is_file()
     if is_file and step is not None:
         raise UserError(f'{path} is a file, which holds one step; leave --step out')
     promised: str | None = None
     source: dict[str, Any] = {}
-    if export.is_export(path):
+    if _is_ours(path):
         params, step, promised = export.read(path, _shapes(config))
         source = export.read_source(path)
     elif is_file:
@@ -126,23 +141,41 @@ def _read(
         params, step, source = published.params(), 0, published.record()
     else:
         params, step = checkpoints.restore_ema(path, _shapes(config), step)
-    found = export.sha256_of_params(params)
-    if promised not in (None, found):
+    sha256 = export.sha256_of_params(params)
+    if promised not in (None, sha256):
         raise UserError(f'{path} is damaged: its weights are not those that were exported')
     return params, {
         'checkpoint_step': step,
         'weights': 'published' if source else 'ema',
-        'weights_sha256': found,
+        'weights_sha256': sha256,
         **({'source': source} if source else {}),
     }
 
 
-def _check_kind(path: epath.Path, config: ConfigDict, classifier: bool) -> None:
-    if is_classifier(config.model.kind) != classifier:
+def _check_kind(path: epath.Path, config: ConfigDict, role: str) -> None:
+    found = role_of(config.model.kind)
+    if found != role:
+        what = 'the file' if role == 'decoder' else 'the work directory'
+        raise UserError(f'{path} holds {_KINDS[found]}; this needs {what} of {_KINDS[role]}')
+
+
+def _decoder(config: ConfigDict) -> tuple[Any, Any, Mapping[str, Any]]:
+    """The decoder that a config names, its parameters and their provenance."""
+    path = files.as_path(config.latent.decoder)
+    other = read_config(path)
+    params, provenance = _read(path, other, 'decoder')
+    theirs = other.latent.channels, 2 ** (len(other.model.channel_mult) - 1)
+    if theirs != (config.latent.channels, config.latent.factor):
         raise UserError(
-            f'{path} holds {_KINDS[not classifier]}; this needs the work directory of'
-            f' {_KINDS[classifier]}'
+            f'the decoder in {path} takes {theirs[0]} channels and enlarges {theirs[1]} times; the'
+            f' model has {config.latent.channels} and {config.latent.factor}'
         )
+    return networks_lib.make_latent_decoder(other), params, provenance
+
+
+def _is_ours(path: epath.Path) -> bool:
+    """Whether a path names an exported model, rather than a published safetensors file."""
+    return export.is_export(path) and not export.is_foreign(path)
 
 
 def _shapes(config: ConfigDict) -> Any:

@@ -155,6 +155,10 @@ SCHEDULES = Registry(
             'cfg_jax.diffusion:CosineBetaSchedule',
             "improved DDPM's 1,000 discrete steps of cosine alpha^2, interpolated",
         ),
+        'flow': (
+            'cfg_jax.diffusion:FlowSchedule',
+            'uniform in the t of a rectified flow: logsnr = 2 ln((1 - t) / t)',
+        ),
     },
 )
 SCALINGS = Registry(
@@ -183,6 +187,7 @@ TIMES = Registry(
         'logsnr': ('cfg_jax.models.times:logsnr', 'log-SNR itself (the paper)'),
         'steps': ('cfg_jax.models.times:steps', "the number of the schedule's step, from 0"),
         'edm': ('cfg_jax.models.times:edm', 'ln(s) / 4 of the noise level s (EDM)'),
+        'flow': ('cfg_jax.models.times:flow', 'alpha of a rectified flow, 0 at noise (SiT)'),
         'edm_steps': ('cfg_jax.models.times:edm_steps', '250 ln(s) (consistency_models)'),
     },
 )

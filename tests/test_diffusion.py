@@ -283,6 +283,10 @@ def test_targets_round_trip_and_their_derivative(name, logsnr):
     np.testing.assert_allclose(
         target.to_eps(z, prediction, logsnr), eps, rtol=0, atol=10 * tolerance
     )
+    # x too, and where the network does not predict eps, without 1 / alpha.
+    lost = 1 / float(diffusion.alpha(logsnr)) if name == 'eps' else 1.0
+    found = target.to_x(z, prediction, logsnr)
+    np.testing.assert_allclose(found, x, rtol=0, atol=2e-6 * max(1.0, lost))
     moved = target.to_eps(0 * z, prediction + step, logsnr) - target.to_eps(
         0 * z, prediction, logsnr
     )
@@ -337,6 +341,13 @@ def test_cosine_beta_is_the_cosine_where_beta_is_not_cut_off():
     alpha_2 = (np.cos(angle) / np.cos(np.pi / 2 * 0.008 / 1.008)) ** 2
     np.testing.assert_allclose(schedule.table()[:-1], np.log(alpha_2 / (1 - alpha_2)), rtol=1e-9)
     assert schedule.betas()[-1] == 0.999
+
+
+def test_the_flow_schedule_is_uniform_in_t():
+    u = np.linspace(0, 1, 11)
+    found = np.asarray(diffusion.FlowSchedule(-9.0, 9.0)(u), np.float64)
+    np.testing.assert_allclose(1 / (1 + np.exp(found[1:-1] / 2)), u[1:-1], rtol=1e-6)
+    np.testing.assert_array_equal(found[[0, -1]], [9.0, -9.0])
 
 
 def test_shifted_cosine_is_cosine_plus_a_constant_with_the_same_ends():

@@ -44,6 +44,10 @@ RULES = Registry(
             'cfg_jax.guidance.threshold:Threshold',
             'x is clipped, at 1 or at a quantile (Saharia 2022)  [modifier]',
         ),
+        'channels': (
+            'cfg_jax.guidance.channels:Channels',
+            'on the first channels of latents only, as DiT and SiT publish  [modifier]',
+        ),
         'negative': (
             'cfg_jax.guidance.negative:Negative',
             "away from a class, in the null condition's place or next to it",
@@ -185,12 +189,14 @@ class Rule:
       ancestral_only: whether it shifts the mean of transitions, which other samplers do not have.
       renoises: whether it gives another eps for the way to the next level, which only samplers of
         that attribute take.
+      affine: whether it is a sum with weights that add up to 1, the same for x as for eps.
     """
 
     evaluations: ClassVar[tuple[Evaluation, ...]] = (CONDITIONAL, NULL)
     space: ClassVar[str] = 'eps'
     ancestral_only: ClassVar[bool] = False
     renoises: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
 
     @property
     def unguided(self) -> Evaluation:

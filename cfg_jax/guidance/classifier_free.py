@@ -1,7 +1,7 @@
 """Classifier-free guidance, the paper's rule."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -33,6 +33,8 @@ def guide(eps_cond: Images, eps_uncond: Images, w: PerImage) -> ImageArray:
 @dataclasses.dataclass(frozen=True)
 class ClassifierFree(Rule):
     """(1 + w) eps_theta(z, c) - w eps_theta(z)."""
+
+    affine: ClassVar[bool] = True
 
     def combine(
         self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any

@@ -74,8 +74,11 @@ class GuidedDenoiser:
         level = self._level(z, logsnr, state)
         evaluation = self.rule.unguided
         prediction = self._evaluate((evaluation,), level)[evaluation]
+        # With a weight, the fields that a guided level has.
         if self.w is not None and self.rule.renoises:
             prediction = prediction._replace(renoise=prediction.eps)
+        if self.w is not None and not self.rule.affine:
+            prediction = prediction._replace(x=None)
         return prediction, state._replace(nfe=state.nfe + 1)
 
     def _guided(
@@ -90,17 +93,23 @@ class GuidedDenoiser:
                 return result
             if target is diffusion.EPS:
                 return result.eps
-            return target.of(diffusion.x_from_eps(z, result.eps, logsnr), result.eps, logsnr)
+            return target.of(result.to_x(z, logsnr), result.eps, logsnr)
 
         predictions = tuple(in_space(results[evaluation]) for evaluation in evaluations)
         w = self.rule.weight(level, weight)
         combined, rule_state = self.rule.combine(level, w, predictions, state.rule)
         diffusion.check_same_shape(z=z, guided=combined)
+        unguided = results[self.rule.unguided]
+        x = None
+        if self.rule.affine and unguided.x is not None:
+            each = tuple(results[evaluation].to_x(z, logsnr) for evaluation in evaluations)
+            x, _ = self.rule.combine(level, w, each, state.rule)
         prediction = Prediction(
             target.to_eps(z, combined, logsnr),
-            results[self.rule.unguided].v,
+            unguided.v,
             self.rule.mean_gradient(w, predictions),
             self.rule.renoise(predictions),
+            x,
         )
         return prediction, GuidanceState(state.nfe + len(evaluations), rule_state)
 

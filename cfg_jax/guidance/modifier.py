@@ -41,6 +41,11 @@ class Modifier(Rule):
         return self.inner.renoises
 
     @property
+    def affine(self) -> bool:  # type: ignore[override]
+        """As the inner rule."""
+        return self.inner.affine
+
+    @property
     def unguided(self) -> Evaluation:
         """That of the inner rule."""
         return self.inner.unguided

@@ -1,7 +1,7 @@
 """Rescaled guidance (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps")."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ class Rescale(Modifier):
     Attributes:
       phi: the published value is 0.7.
     """
+
+    affine: ClassVar[bool] = False  # type: ignore[override]
 
     phi: float = 0.7
 

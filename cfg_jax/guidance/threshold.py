@@ -1,7 +1,7 @@
 """Thresholding of the guided x (Saharia et al. 2022, Imagen)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ class Threshold(Modifier):
     Attributes:
       quantile: of |x|, dynamic thresholding; 0 for the static one at 1. Published ports take 0.995.
     """
+
+    affine: ClassVar[bool] = False  # type: ignore[override]
 
     quantile: float = 0.995
 

@@ -18,6 +18,7 @@ from cfg_jax.diffusion import (
     Target,
     broadcast_to_images,
     check_same_shape,
+    x_from_eps,
 )
 
 # network(params, z [B, H, W, C], time [B], condition, **options) -> [B, H, W, C or 2 C]
@@ -34,12 +35,19 @@ class Prediction(NamedTuple):
       mean_gradient: gradient of a log-density that shifts the mean of ancestral transitions, times
         its weight (classifier guidance); None without.
       renoise: eps that takes x~ to the next level, where it is not `eps` (CFG++); None without.
+      x: x~ that belongs to `eps`, of networks that predict something else; None where eps alone is
+        known, from which it loses digits at small alpha.
     """
 
     eps: jax.Array
     v: jax.Array | None = None
     mean_gradient: jax.Array | None = None
     renoise: jax.Array | None = None
+    x: jax.Array | None = None
+
+    def to_x(self, z: jax.Array, logsnr: jax.Array) -> jax.Array:
+        """x~, or (z - sigma eps~) / alpha, [B, H, W, C]."""
+        return x_from_eps(z, self.eps, logsnr) if self.x is None else self.x
 
 
 class Preconditioning(NamedTuple):
@@ -101,7 +109,9 @@ class Denoiser:
         the network.
         """
         prediction, v = self._outputs(params, z, logsnr, condition, shown_logsnr, **options)
-        return Prediction(self.target.to_eps(z, prediction, logsnr), v)
+        eps = self.target.to_eps(z, prediction, logsnr)
+        x = None if self.target is EPS else self.target.to_x(z, prediction, logsnr)
+        return Prediction(eps, v, x=x)
 
     def prediction(
         self, params: Any, z: Images, logsnr: PerImage, condition: Condition, **options: Any

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cfg_jax.models.attention import attend
 from cfg_jax.models.group_norm import GroupNorm, at_least_float32
-from cfg_jax.models.perturbation import Perturbation, blur_positions
+from cfg_jax.models.perturbation import Perturbation, attend_perturbed
 
 Dtype = Any
 
@@ -176,12 +175,8 @@ class AttentionBlock(nn.Module):
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name='qkv')(normed)
         heads = (batch, height * width, 3, self.num_heads, channels // self.num_heads)
         q, k, v = jnp.moveaxis(qkv.reshape(heads), 2, 0)  # each [B, HW, heads, C / heads]
-        if perturbation is not None and perturbation.kind == 'blur':
-            q = blur_positions(q, height, width, perturbation.blur)
-        if perturbation is not None and perturbation.kind == 'identity':
-            attended = v.reshape(tokens.shape)
-        else:
-            attended = attend(q, k, v, self.attention).reshape(tokens.shape)
+        attended = attend_perturbed(q, k, v, self.attention, perturbation, (height, width))
+        attended = attended.reshape(tokens.shape)
         out = nn.Dense(channels, dtype=self.dtype, kernel_init=_zeros, name='proj')(attended)
         return h + out.reshape(h.shape)
 

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import diffusion
 from cfg_jax.conditioning import CONDITIONS, Conditioning
-from cfg_jax.models import BACKBONES, PUBLISHED, is_classifier
+from cfg_jax.models import BACKBONES, PUBLISHED, role
 from cfg_jax.models.denoiser import Denoiser
 from cfg_jax.models.noisy_classifier import NoisyClassifier
 from cfg_jax.models.unet import UNet
@@ -60,6 +60,16 @@ def make_noisy_classifier(config: ConfigDict) -> Callable[[Any, jax.Array, jax.A
     return classifier
 
 
+def make_latent_decoder(config: ConfigDict) -> Callable[[Any, jax.Array], jax.Array]:
+    """decoder(params, latents [B, H, W, C]) -> images of the network that a config describes."""
+    network = make_network(config)
+
+    def decoder(params: Any, latents: jax.Array) -> Any:
+        return network.apply(params, latents)
+
+    return decoder
+
+
 def make_time(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     """The time input of a config's network as a function of log-SNR."""
     name = config.diffusion.get('time', 'logsnr')  # only published networks have another
@@ -80,12 +90,27 @@ def make_schedule(config: ConfigDict) -> diffusion.Schedule:
     return SCHEDULES.load(settings.schedule)(**limits)
 
 
+def noise_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """[H, W, C] of what the network denoises: the images, or latents where the config has them."""
+    size = config.data.image_size
+    if 'latent' not in config:
+        return size, size, config.data.channels
+    side = size // config.latent.factor
+    return side, side, config.latent.channels
+
+
 def inputs(config: ConfigDict) -> tuple[Any, ...]:
-    """What `make_network(config)` takes for one image: z, logsnr and, to denoise, the condition."""
-    size, channels = config.data.image_size, config.data.channels
-    z = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    """What `make_network(config)` takes for one image: z, logsnr and, to denoise, the condition.
+
+    A decoder takes latents alone, of any size; here of a side of 32.
+    """
+    does = role(config.model.kind)
+    shape = (32, 32, config.latent.channels) if does == 'decoder' else noise_shape(config)
+    z = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
-    if is_classifier(config.model.kind):
+    if does == 'decoder':
+        return (z,)
+    if does == 'classifier':
         return z, logsnr
     return z, logsnr, make_conditioning(config).example()
 

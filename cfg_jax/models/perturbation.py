@@ -5,6 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cfg_jax.models.attention import attend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,25 @@ class Perturbation:
     def applies(self, layer: str) -> bool:
         """Whether the attention layer of this name, such as 'up_1_0_attention', is perturbed."""
         return any(part in layer for part in self.layers.split('/'))
+
+
+def attend_perturbed(
+    q: Float[Array, 'B T heads C'],
+    k: Float[Array, 'B T heads C'],
+    v: Float[Array, 'B T heads C'],
+    kernel: str,
+    perturbation: Perturbation | None,
+    shape: tuple[int, int],
+) -> Float[Array, 'B T heads C']:
+    """`attend` over T positions of `shape` [height, width], weakened where there is a perturbation.
+
+    A block that is to be skipped is skipped by whoever calls this.
+    """
+    if perturbation is not None and perturbation.kind == 'blur':
+        q = blur_positions(q, *shape, perturbation.blur)
+    if perturbation is not None and perturbation.kind == 'identity':
+        return v
+    return attend(q, k, v, kernel)
 
 
 def blur_positions(q: jax.Array, height: int, width: int, deviation: float) -> jax.Array:

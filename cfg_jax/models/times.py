@@ -24,6 +24,11 @@ def edm(schedule: Schedule) -> Time:
     return lambda logsnr: -0.125 * logsnr
 
 
+def flow(schedule: Schedule) -> Time:
+    """alpha of the flow scaling, sigmoid(logsnr / 2): 0 is noise, 1 the image (Ma et al. 2024)."""
+    return lambda logsnr: jax.nn.sigmoid(0.5 * logsnr)
+
+
 def edm_steps(schedule: Schedule) -> Time:
     """250 ln(s): EDM's input on the scale of 1,000 steps, as consistency_models trained it."""
     return lambda logsnr: -125.0 * logsnr

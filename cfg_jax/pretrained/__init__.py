@@ -31,6 +31,11 @@ FAMILIES = Registry(
             "openai/consistency_models' EDM networks",
         ),
         'edm2': ('cfg_jax.pretrained.edm2:FAMILY', "NVlabs/edm2's ImageNet-64 networks (.pkl)"),
+        'dit': ('cfg_jax.pretrained.dit:FAMILY', "DiT's and SiT's transformers of latents"),
+        'decoder': (
+            'cfg_jax.pretrained.decoder:FAMILY',
+            "Stable Diffusion's autoencoder in diffusers' naming, its decoder",
+        ),
     },
 )
 

@@ -11,7 +11,14 @@ from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
-from cfg_jax.pretrained import FAMILIES, Family, Plan, persistent_pickle, torch_archive
+from cfg_jax.pretrained import (
+    FAMILIES,
+    Family,
+    Plan,
+    persistent_pickle,
+    safetensors_file,
+    torch_archive,
+)
 from cfg_jax.pretrained.torch_archive import StateDict
 from cfg_jax.provenance import describe_environment
 from cfg_jax.training import export
@@ -103,6 +110,8 @@ def open_published(path: epath.PathLike, settings: str = '') -> Published:
 def _open(path: epath.Path) -> StateDict:
     with path.open('rb') as file:
         beginning = file.read(4096)
+    if path.suffix == export.SUFFIX:
+        return safetensors_file.open_safetensors(path)
     if persistent_pickle.is_persistent(beginning):
         return persistent_pickle.open_modules(path)
     return torch_archive.open_state_dict(path)

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib
 from cfg_jax.errors import UserError
-from cfg_jax.models import is_classifier
+from cfg_jax.models import role
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Levels:
             size // 2**level for level, has in enumerate(self.attention) if has
         )
         config.model.head_channels, config.model.num_heads = head_channels, num_heads
-        if not is_classifier(kind):
+        if role(kind) != 'classifier':
             config.condition = 'label_only' if self.labels else 'unconditional'
             config.guidance.rule = 'independent' if self.labels else 'classifier_free'
             config.sweep.w = (0.0,)

@@ -36,6 +36,10 @@ SAMPLERS = Registry(
         'unipc': ('cfg_jax.samplers.unipc:UniPC', 'predictor-corrector of order 2 (Zhao 2023)'),
         'euler': ('cfg_jax.samplers.edm:Euler', "EDM's Euler steps, with churn (Karras 2022)"),
         'heun': ('cfg_jax.samplers.edm:Heun', "EDM's Heun steps of order 2, with churn"),
+        'flow_heun': (
+            'cfg_jax.samplers.flow:FlowHeun',
+            'Heun steps of order 2 in the t of a rectified flow (SiT)',
+        ),
     },
 )
 

@@ -31,7 +31,7 @@ class Ancestral(Sampler):
         # eps~ = (1 + w) eps_theta(z, c) - w eps_theta(z), or what another rule makes of them
         prediction, guidance = predict(z, level.logsnr, state.guidance)
         # x~ = (z - sigma eps~) / alpha
-        x = diffusion.x_from_eps(z, prediction.eps, level.logsnr)
+        x = prediction.to_x(z, level.logsnr)
         x = jnp.clip(x, -1.0, 1.0) if self.clip else x
 
         def transition() -> jax.Array:

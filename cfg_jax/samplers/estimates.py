@@ -29,7 +29,7 @@ def estimate(
 ) -> tuple[Estimate, Any]:
     """The estimate at z [B, ...] and logsnr [], and the next state of guidance."""
     prediction, guidance = predict(z, logsnr, guidance)
-    x = diffusion.x_from_eps(z, prediction.eps, logsnr)
+    x = prediction.to_x(z, logsnr)
     if not clip:
         return Estimate(x, prediction.eps, prediction), guidance
     x = jnp.clip(x, -1.0, 1.0)

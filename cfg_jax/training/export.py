@@ -30,6 +30,15 @@ def is_export(path: epath.PathLike) -> bool:
     return str(path).endswith(SUFFIX)
 
 
+def is_foreign(path: epath.PathLike) -> bool:
+    """Whether `path` is a readable safetensors file that `write` did not write."""
+    try:
+        with _opened(path) as file:
+            return (file.metadata() or {}).get('format') != FORMAT
+    except UserError:
+        return False
+
+
 def check_suffix(path: epath.PathLike) -> None:
     """Raises UserError unless `path` can name an exported file."""
     if not is_export(path):

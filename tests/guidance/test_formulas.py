@@ -64,6 +64,7 @@ NEUTRAL = {
     'interval': 'interval',
     'schedule': 'schedule:kind=constant',
     'rescale': 'rescale:phi=0',
+    'channels': 'channels',
     'negative': 'negative:keep_null=true,strength=0',
     'composition': 'composition',
     'projected': 'projected:eta=1',
@@ -91,6 +92,24 @@ def test_rules_whose_weights_sum_to_one_do_not_depend_on_the_space(spec):
     x = tuple(diffusion.x_from_eps(z, e, logsnr) for e in eps)
     in_x, _ = rule.combine(level, w, x, ())
     np.testing.assert_allclose(diffusion.eps_from_x(z, in_x, logsnr), in_eps, rtol=0, atol=2e-5)
+
+
+def test_x_of_a_velocity_keeps_its_digits_at_noise():
+    """At alpha = 6e-6, where x from eps has an error of 0.01: (z - sigma u) / (alpha + sigma)."""
+    logsnr, w, velocity = -24.0, 1.5, {'main': Denoiser(network, diffusion.VELOCITY)}
+    z, alpha, sigma = normal(0), np.exp(-12.0), 1.0  # to float32
+    u_cond, u_null = (np.float64(direct(c, logsnr)) for c in ((3, 3, 7, 1), 10))
+    both = (1 + w) * u_cond - w * u_null
+    for spec, u in (
+        ('classifier_free', both),
+        ('independent+interval:highest=9', u_cond),  # inactive, in a condition
+        ('classifier_free+channels:count=3', both),
+    ):
+        found = guided(spec, w, logsnr=logsnr, networks=velocity)[0]
+        expected = (np.float64(z) - sigma * u) / (alpha + sigma)
+        np.testing.assert_allclose(found.to_x(z, logsnr), expected, rtol=0, atol=2e-5)
+    found = guided('rescale+interval:highest=9', w, logsnr=logsnr, networks=velocity)[0]
+    assert found.x is None
 
 
 def test_rescaling_depends_on_the_space():
@@ -165,6 +184,23 @@ def test_threshold_clips_the_guided_x():
 
 def direct(label, logsnr=0.7):
     return network((), normal(0), jnp.full(4, logsnr), jnp.broadcast_to(jnp.asarray(label), (4,)))
+
+
+def test_guidance_of_some_channels():
+    cond, null = direct((3, 3, 7, 1)), direct(10)
+    found = np.asarray(guided('classifier_free+channels:count=2', 2.0)[0].eps)
+    np.testing.assert_allclose(found[..., :2], (3 * cond - 2 * null)[..., :2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[..., 2], cond[..., 2], rtol=1e-4, atol=1e-5)
+    found = guided('cfg_plus_plus+channels:count=1', 0.6)[0]
+    np.testing.assert_allclose(found.renoise[..., :1], null[..., :1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.renoise[..., 1:], cond[..., 1:], rtol=1e-4, atol=1e-5)
+    rule, pair = make_rule('classifier_mean'), (cond, null)
+    expected = rule.mean_gradient(jnp.ones(4), pair)
+    rule = make_rule('classifier_mean+channels:count=1')
+    gradient = rule.mean_gradient(jnp.ones(4), pair)
+    np.testing.assert_array_equal(gradient[..., :1], expected[..., :1])
+    assert not np.any(gradient[..., 1:])
+    assert np.any(expected[..., 1:])
 
 
 def test_negative_condition():
@@ -324,6 +360,7 @@ def test_modifiers_compose_from_left_to_right():
         ('interval+projected', "'projected' is not a modifier"),
         ('projekted', "did you mean 'projected'"),
         ('rescale:phi=2', 'phi is in [0, 1]'),
+        ('channels:count=0', 'count is at least 1'),
         ('rescale:phi', "no option 'phi'"),
         ('rescale:phi=x', "phi='x' is not a number"),
         ('composition:labels=2/3,weights=1/2/3', '2 labels need as many weights'),

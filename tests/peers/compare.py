@@ -3,6 +3,7 @@
     git clone https://github.com/openai/guided-diffusion /tmp/guided-diffusion
     python tests/peers/compare.py adm --clone=/tmp/guided-diffusion
     python tests/peers/compare.py adm --clone=/tmp/guided-diffusion --full
+    pip install timm torchdiffeq diffusers        # of DiT, SiT and the autoencoder
 
 Needs PyTorch next to this package. Every parameter is random, those that start at zero too; the
 file is written as the authors write theirs and read by our importer. Prints the largest difference
@@ -18,7 +19,7 @@ import sys
 import harness
 import torch
 
-FAMILIES = ('adm', 'edm', 'edm_openai', 'edm2')
+FAMILIES = ('adm', 'edm', 'edm_openai', 'edm2', 'dit', 'sit', 'decoder')
 
 
 def main() -> int:

@@ -53,7 +53,14 @@ def ends():
 
 @pytest.mark.parametrize(
     ('name', 'order'),
-    [('ddim', 0.9), ('euler', 0.9), ('heun', 1.8), ('dpmpp_2m', 1.8), ('unipc', 1.8)],
+    [
+        ('ddim', 0.9),
+        ('euler', 0.9),
+        ('heun', 1.8),
+        ('flow_heun', 1.8),
+        ('dpmpp_2m', 1.8),
+        ('unipc', 1.8),
+    ],
 )
 def test_order_of_convergence_under_guidance(name, order, ends):
     z, exact = ends
@@ -99,6 +106,36 @@ def test_stochastic_samplers_reproduce_the_moments(spec, num_steps):
     assert abs(x.mean() - mean) < 5 * DEVIATION / np.sqrt(count)
     # 5 standard errors of a variance, and 2 % for the steps.
     assert abs(x.var() / shrunk - 1) < 5 * np.sqrt(2 / count) + 0.02
+
+
+def test_flow_heun_is_the_trapezoid_rule_in_t():
+    """Of y = (1 - t) x + t eps, dy / dt = eps - x, against a loop in float64."""
+    mean, z = 0.4, np.linspace(-2, 2, 41)
+    t = np.linspace(0.99, 0.01, 11)
+    logsnr = 2 * np.log(1 / t - 1)
+    length = np.sqrt((1 - t) ** 2 + t**2)  # z = y / length
+
+    class Levels(Grid):
+        def levels(self, num_steps):
+            return jnp.asarray(logsnr, jnp.float32)
+
+    def ends(y, i):
+        eps = eps_of_component(y / length[i], logsnr[i], mean, np)
+        return (y - t[i] * eps) / (1 - t[i]), eps
+
+    y = length[0] * z
+    for i in range(10):
+        x, eps = ends(y, i)
+        x_ahead, eps_ahead = ends(y + (t[i + 1] - t[i]) * (eps - x), i + 1)
+        y = y + (t[i + 1] - t[i]) * (eps - x + eps_ahead - x_ahead) / 2
+    sampler = SAMPLERS.make('flow_heun', num_steps=11, clip=False, grid=Levels())
+    found = follow(
+        sampler,
+        lambda z, logsnr: eps_of_component(z, logsnr, mean),
+        jnp.asarray(z[:, None], jnp.float32),
+        jax.random.split(jax.random.key(0), len(z)),
+    )
+    np.testing.assert_allclose(found[:, 0], ends(y, 10)[0], rtol=0, atol=2e-5)
 
 
 def test_churn_leaves_the_deterministic_sampler_at_zero():
