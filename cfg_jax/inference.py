@@ -88,10 +88,7 @@ class Model:
         self._provenance = dict(provenance or {})
         _check(self.rule, self.sampler, self.networks)
         if 'latent' in config and 'decoder' not in self.networks:
-            raise UserError(
-                'this is a model of latents: give the decoder that makes images of them as'
-                ' latent.decoder (--decoder)'
-            )
+            raise UserError('this is a model of latents: give latent.decoder (--decoder)')
         self._unguided = devices.map_rows(self._sample, whole=2, split=2)
         self._guided = devices.map_rows(self._sample, whole=2, split=3)
 
