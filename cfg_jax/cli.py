@@ -170,9 +170,8 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
       UserError: a config of another kind of model, or a value out of range.
     """
     if 'sampler' not in config:
-        raise UserError(
-            f'{options.model} holds a {role(config.model.kind)}, which generates nothing'
-        )
+        what = 'a decoder' if role(config.model.kind) == 'decoder' else 'a noisy classifier'
+        raise UserError(f'{options.model} holds {what}, which generates nothing')
     if options.preset is not None:
         preset = presets.apply(config, options.preset)
         if preset.network and not options.guidance_network:
