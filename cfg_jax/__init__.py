@@ -19,6 +19,7 @@ _MODULES = (
     'config',
     'data',
     'diffusion',
+    'editing',
     'evaluation',
     'guidance',
     'inference',

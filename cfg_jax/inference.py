@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Num
 from ml_collections import ConfigDict
 
 from cfg_jax import guidance as guidance_lib
@@ -29,6 +30,7 @@ from cfg_jax.keys import image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
 from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
+from cfg_jax.samplers.editing import Edit, edit_loop
 from cfg_jax.samplers.grids import Grid
 from cfg_jax.samplers.loop import sample_loop
 
@@ -43,8 +45,8 @@ class Generated(NamedTuple):
       nfe: evaluations of networks that each image took, int32 [B].
     """
 
-    x: jax.Array
-    nfe: jax.Array
+    x: Float[Array, 'B H W C']
+    nfe: Integer[Array, ' B']
 
 
 class Model:
@@ -89,8 +91,8 @@ class Model:
         _check(self.rule, self.sampler, self.networks)
         if 'latent' in config and 'decoder' not in self.networks:
             raise UserError('this is a model of latents: give latent.decoder (--decoder)')
-        self._unguided = devices.map_rows(self._sample, whole=2, split=2)
-        self._guided = devices.map_rows(self._sample, whole=2, split=3)
+        self._unguided = devices.map_rows(self._sample, whole=2, split=3)
+        self._guided = devices.map_rows(self._sample, whole=2, split=4)
 
     def sample(
         self,
@@ -158,6 +160,7 @@ class Model:
         condition: Condition,
         w: ArrayLike,
         params: Mapping[str, Any] | None = None,
+        edit: Edit | None = None,
     ) -> Generated:
         """Images by number.
 
@@ -168,15 +171,18 @@ class Model:
           w: guidance weight, a number or one per image [B]. The number 0 costs one evaluation a
             level; everything else costs what the rule takes and shares one compilation.
           params: instead of the model's own.
+          edit: images to begin with; each strength and resample is a compilation of its own.
 
         Raises:
           UserError: lengths that disagree, a weight that is not finite in float32, or a seed or a
-            number that 32 bits do not hold.
+            number that 32 bits do not hold; an edit that does not fit, see `Edit.check`.
         """
         count = len(indices)
         _check_numbers(seed, indices)
         padded = -(-count // jax.local_device_count()) * jax.local_device_count()
         _check_lengths(count, condition, w)
+        if edit is not None:
+            edit.check(self.sampler, (count, *networks_lib.noise_shape(self.config)))
 
         def on_devices(values: ArrayLike) -> jax.Array:
             # One part a device: with many processes JAX asks for that, rather than doing it.
@@ -189,6 +195,7 @@ class Model:
             jax.device_put(np.uint32(seed), devices.replicated()),
             on_devices(np.asarray(indices, np.uint32)),
             jax.tree.map(on_devices, condition),
+            jax.tree.map(on_devices, edit),
         ]
         if np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
             x, nfe = self._unguided(*arguments)
@@ -203,7 +210,9 @@ class Model:
         keys = stream(image_keys(seed, indices), _CONDITION)
         return jax.tree.map(np.asarray, self.conditioning.draw(keys, indices, rule))
 
-    def eps(self, z: jax.Array, logsnr: ArrayLike, condition: Condition) -> jax.Array:
+    def eps(
+        self, z: Float[ArrayLike, 'B H W C'], logsnr: Num[ArrayLike, ...], condition: Condition
+    ) -> Float[Array, 'B H W C']:
         """eps_theta(z, c) of the main network, [B, H, W, C]; see `Denoiser.eps`."""
         return self.networks['main'].eps(self.params['main'], z, logsnr, condition)
 
@@ -235,14 +244,14 @@ class Model:
     def _sample(
         self,
         params: Mapping[str, Any],
-        seed: jax.Array,
-        indices: jax.Array,
+        seed: Integer[Array, ''],
+        indices: Integer[Array, ' B'],
         condition: Condition,
-        w: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
+        edit: Edit | None,
+        w: Float[Array, ' B'] | None = None,
+    ) -> tuple[Float[Array, 'B H W C'], Integer[Array, ' B']]:
         """x [B, H, W, C] and nfe [B] of this device's images; w [B], or None for w = 0."""
         keys = image_keys(seed, indices)
-        shape = networks_lib.noise_shape(self.config)
         predict = GuidedDenoiser(
             self.rule,
             self.networks,
@@ -252,8 +261,9 @@ class Model:
             stream(keys, _GUIDANCE),
             w,
         )
-        z = per_image_noise(stream(keys, _START), shape)  # z_1 ~ N(0, I)
-        x, state = sample_loop(self.sampler, predict, z, stream(keys, _STEPS))
+        z = per_image_noise(stream(keys, _START), networks_lib.noise_shape(self.config))  # z_1
+        steps = self.sampler, predict, z, stream(keys, _STEPS)
+        x, state = sample_loop(*steps) if edit is None else edit_loop(*steps, edit)
         return self._decoded(params, x), jnp.broadcast_to(state.nfe, keys.shape)
 
     def _decoded(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:

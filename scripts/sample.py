@@ -2,10 +2,16 @@
 
     python scripts/sample.py --model=runs/digits --labels=3,3,7 --w=3.0 --seed=0 --out=grid.png
     python scripts/sample.py --model=digits.safetensors --labels=3 --w=0,1,3 --guidance=projected
+    python scripts/sample.py --model=runs/digits --labels=3,8 --init=seven.png --strength=0.6
+    python scripts/sample.py --model=runs/digits --labels=3,8 --init=seven.png --mask=half.png
 
 Image i has its own random numbers, from the seed and i alone: the same picture for every batch,
 machine and w. --w takes one weight for all images or one per image; one label with several weights
 is drawn at each of them. Uses EMA parameters.
+
+--init changes a given picture, of the model's size, instead: the last share --strength of the
+sampler's levels is run from it. With --mask only light pixels of that picture are painted anew, and
+the others are kept exactly; --resample=10 makes both agree better, at ten times the evaluations.
 """
 
 import math
@@ -26,6 +32,12 @@ def main(argv: Sequence[str]) -> None:
         default=0,
         help='images per row; 0: about a square',
     )
+    parser.add_argument('--init', help='a picture to begin with')
+    parser.add_argument('--strength', type=cli.real, help='in [0, 1]: 0.5, with a mask 1')
+    parser.add_argument('--mask', help='a picture, light where --init is painted anew')
+    parser.add_argument(
+        '--resample', type=cli.positive_number, default=1, help='steps a level with a mask'
+    )
     parser.add_argument('--out', default='grid.png', help='the PNG to write')
     options = parser.parse_args(argv)
 
@@ -34,8 +46,10 @@ def main(argv: Sequence[str]) -> None:
         parser.error(
             f'--w has {len(options.w)} entries; give one, or one per label ({len(labels)})'
         )
+    if not options.init and (options.mask or options.resample > 1 or options.strength is not None):
+        parser.error('--strength, --mask and --resample change a given picture: give it as --init')
 
-    from cfg_jax import loading
+    from cfg_jax import editing, loading
     from cfg_jax.data import images
 
     config = loading.read_config(options.model)
@@ -45,7 +59,14 @@ def main(argv: Sequence[str]) -> None:
     indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
     labels = labels * len(w) if len(labels) == 1 else labels
     model = loading.load(options.model, step=options.step, config=config)
-    pictures = model.sample(labels, w[0] if len(w) == 1 else w, options.seed, indices=indices)
+    how = {'w': w[0] if len(w) == 1 else w, 'seed': options.seed, 'indices': indices}
+    if options.init:
+        mask = editing.read_mask(options.mask, config.data) if options.mask else None
+        how |= {'strength': options.strength, 'mask': mask, 'resample': options.resample}
+        image = editing.read_image(options.init, config.data)
+        pictures = editing.edit(model, labels, image, **how)
+    else:
+        pictures = model.sample(labels, **how)
     columns = options.columns or math.ceil(math.sqrt(len(labels)))
     images.save_png(options.out, images.grid(pictures, columns), min_side=256)
     print(f'{len(labels)} images written to {options.out}')
