@@ -147,6 +147,9 @@ FIELDS: dict[str, Field] = {
     'train.adam_eps': Field(1e-8, _above_zero, 'of Adam'),
     'train.grad_clip': Field(1.0, _norm, 'largest norm of the gradient'),
     'train.ema_decay': Field(0.9999, _rate, 'of the exponential moving average of parameters'),
+    'train.averages_every': Field(
+        0, _count, 'steps between the averages that scripts/ema.py combines; 0: none are kept'
+    ),
     'train.max_skipped': Field(20, _count, 'updates with a loss or gradient that is not finite'),
     'train.log_every': Field(100, _positive, 'steps'),
     'train.checkpoint_every': Field(2500, _positive, 'steps'),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -12,7 +13,7 @@ from cfg_jax.errors import UserError
 from cfg_jax.inference import Model, make_rule
 from cfg_jax.models import networks as networks_lib, role as role_of
 from cfg_jax.pretrained import importing
-from cfg_jax.training import checkpoints, export, workdirs
+from cfg_jax.training import checkpoints, export, posthoc_ema, workdirs
 
 _KINDS = {
     'denoiser': 'a diffusion model',
@@ -38,6 +39,7 @@ def load(
     guidance: str = '',
     guidance_network: epath.PathLike = '',
     decoder: epath.PathLike = '',
+    ema: float | None = None,
 ) -> Model:
     """The model of a work directory, an exported file or a published one, with EMA parameters.
 
@@ -50,9 +52,11 @@ def load(
       guidance: another rule, 'name' or 'name:option=value,...'.
       guidance_network: of rules that need another network: where its model is, or its classifier.
       decoder: of a model of latents: where the decoder is.
+      ema: another length of the average, sigma_rel of `training.posthoc_ema`, from what training
+        kept (`train.averages_every`).
 
     Raises:
-      UserError: not a model, no such checkpoint, or networks that do not fit together.
+      UserError: not a model, no such checkpoint, networks that do not fit together, or no averages.
     """
     path = files.as_path(path)
     trained = read_config(path)
@@ -66,7 +70,7 @@ def load(
         if 'latent' not in config:
             raise UserError(f'{path} makes images, not latents: it needs no decoder')
         config.latent.decoder = str(decoder)
-    params, provenance = _read(path, config, 'denoiser', step)
+    params, provenance = _read(path, config, 'denoiser', step, ema)
     dtype = config.model.dtype if config.model.dtype != trained.model.dtype else ''
     if dtype:
         provenance |= {'model_dtype': dtype}
@@ -84,12 +88,12 @@ def load(
 
 
 def load_params(
-    path: epath.PathLike, *, step: int | None = None
+    path: epath.PathLike, *, step: int | None = None, ema: float | None = None
 ) -> tuple[Any, ConfigDict, dict[str, Any]]:
     """EMA parameters, config and provenance of any kind of model; arguments as `load`."""
     path = files.as_path(path)
     config = read_config(path)
-    params, provenance = _read(path, config, role_of(config.model.kind), step)
+    params, provenance = _read(path, config, role_of(config.model.kind), step, ema)
     return params, config, provenance
 
 
@@ -124,10 +128,16 @@ def _other_network(config: ConfigDict, role: str, dtype: str) -> tuple[Any, Any,
 
 
 def _read(
-    path: epath.Path, config: ConfigDict, role: str, step: int | None = None
+    path: epath.Path,
+    config: ConfigDict,
+    role: str,
+    step: int | None = None,
+    ema: float | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """EMA parameters and what identifies them; `role` says which kind of network is wanted."""
     _check_kind(path, config, role)
+    if ema is not None:
+        return _read_average(path, ema, step)
     is_file = export.is_export(path) or path.is_file()
     if is_file and step is not None:
         raise UserError(f'{path} is a file, which holds one step; leave --step out')
@@ -182,3 +192,21 @@ def _shapes(config: ConfigDict) -> Any:
     """Shapes and dtypes of the parameters of a config's network."""
     network = networks_lib.make_network(config)
     return jax.eval_shape(network.init, jax.random.key(0), *networks_lib.inputs(config))
+
+
+def _read_average(
+    path: epath.Path, sigma_rel: float, step: int | None
+) -> tuple[Any, dict[str, Any]]:
+    if export.is_export(path) or path.is_file():
+        raise UserError(f'{path} is a file, which holds one average; leave the EMA out')
+    params, step, error = posthoc_ema.reconstruct(path, sigma_rel, step)
+    logging.info(
+        f'the average of sigma_rel = {sigma_rel:g} at step {step}: its profile is met up to'
+        f' {100 * error:.2g} %'
+    )
+    weights = f'ema of sigma_rel {sigma_rel:g}'
+    return params, {
+        'checkpoint_step': step,
+        'weights': weights,
+        'weights_sha256': export.sha256_of_params(params),
+    }

@@ -3,6 +3,7 @@
     python scripts/sweep.py --model=runs/digits
     python scripts/sweep.py --model=runs/in64 --w=0,0.1,0.2,0.3,1,4 --num_samples=50000
     python scripts/sweep.py --model=runs/digits --guidance=interval:highest=5 --sampler=ddim
+    python scripts/sweep.py --model=runs/digits --ema=0.05,0.1,0.15
 
 Convention: eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; the scale of many other
 codebases is s = 1 + w. Uses EMA parameters, of the newest checkpoint or of --step. Options not
@@ -10,6 +11,9 @@ given are the config's. Writes MODEL/sweep/NAME/: results.json, table.md, tradeo
 (of an exported file NAME.safetensors: NAME.sweep/sweep/). A killed sweep continues where it was
 when the same command runs again; other w join the table of the same --name; other metrics over
 finished samples cost no sampling.
+
+--ema sweeps w at several lengths of the average, from what training kept (scripts/ema.py), and
+prints one table of all; each length is the sweep NAME-emaLENGTH.
 
 ImageNet configs measure with the FID Inception, whose weights you bring: --inception=PATH
 (docs/metrics.md). --features=inception768 does with weights that end before the last blocks.
@@ -41,13 +45,13 @@ def main(argv: Sequence[str]) -> None:
         default=None,
         help="also write NAME/batches/*.npz in ADM's format",
     )
+    parser.add_argument('--ema', type=cli.number_list, help='lengths sigma_rel, such as 0.05,0.1')
     parser.add_argument('--name', default='', help='of the directory below MODEL/sweep')
     cli.add_process_options(parser)
     options = parser.parse_args(argv)
 
     from cfg_jax import loading
-    from cfg_jax.distributed import multihost
-    from cfg_jax.evaluation import sweep
+    from cfg_jax.evaluation import sweep, tables
     from cfg_jax.metrics.features import EXTRACTORS
 
     cli.start_processes(options, sweep.workdir_of(options.model))
@@ -58,13 +62,20 @@ def main(argv: Sequence[str]) -> None:
     for field in config.sweep:
         if getattr(options, field, None) is not None:
             config.sweep[field] = getattr(options, field)
-    model, workdir, name = sweep.prepare(config, options.model, options.name, options.step)
-    extractor = EXTRACTORS.load(config.sweep.features)(config, workdir)
-    results = sweep.measure(model, workdir, name, extractor)
-    directory = sweep.write(results, model, workdir / 'sweep' / name)
-    if multihost.is_process_zero():
-        print((directory / 'table.md').read_text())
-        print(f'written to {directory}')
+    rows, leading = [], []
+    for ema in options.ema or (None,):
+        model, workdir, name = sweep.prepare(config, options.model, options.name, options.step, ema)
+        extractor = EXTRACTORS.load(config.sweep.features)(config, workdir)
+        results = sweep.measure(model, workdir, name, extractor)
+        directory = sweep.write(results, model, workdir / 'sweep' / name)
+        if results is not None:  # on process 0
+            rows += results['rows']
+            leading += [{'sigma_rel': str(ema), 'w': f'{row["w"]:g}'} for row in results['rows']]
+            if not options.ema:
+                print((directory / 'table.md').read_text())
+            print(f'written to {directory}')
+    if rows and options.ema:
+        print('\n' + tables.metric_table(rows, leading))
 
 
 if __name__ == '__main__':

@@ -66,15 +66,23 @@ def run(
 
 
 def prepare(
-    config: ConfigDict, path: epath.PathLike, name: str = '', step: int | None = None
+    config: ConfigDict,
+    path: epath.PathLike,
+    name: str = '',
+    step: int | None = None,
+    ema: float | None = None,
 ) -> tuple[Model, epath.Path, str]:
-    """The model of a sweep, its work directory and its name; arguments and errors as `run`."""
+    """The model of a sweep, its work directory and its name; arguments and errors as `run`.
+
+    `ema` is another length of the average, see `loading.load`; its sweep is NAME-emaLENGTH.
+    """
     config_lib.validate(config)
     workdir = workdir_of(path)
+    length = '' if ema is None else f'-ema{ema:g}'
     if step is None and name:
-        step = results_lib.step_of(workdir / 'sweep' / name)
-    model = loading.load(path, step=step, config=config)
-    name = name or default_name(config, model.provenance()['checkpoint_step'])
+        step = results_lib.step_of(workdir / 'sweep' / f'{name}{length}')
+    model = loading.load(path, step=step, config=config, ema=ema)
+    name = (name or default_name(config, model.provenance()['checkpoint_step'])) + length
     results_lib.log_unfinished(workdir / 'sweep', name)
     return model, workdir, name
 

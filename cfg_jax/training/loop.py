@@ -16,10 +16,10 @@ from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
 from cfg_jax.errors import Interrupted, UserError, WorkerDied
 from cfg_jax.perf import memory
-from cfg_jax.training import checkpoints, workdirs, writers
+from cfg_jax.training import checkpoints, posthoc_ema, workdirs, writers
 from cfg_jax.training.logging import TrainLog
 from cfg_jax.training.pictures import Pictures
-from cfg_jax.training.step import TrainState, create_state, make_train_step
+from cfg_jax.training.step import AveragedState, TrainState, create_state, make_train_step
 from cfg_jax.training.watchdog import StallWatchdog
 
 
@@ -147,6 +147,7 @@ class _Loop:
             save = last or asked or step % train.checkpoint_every == 0
             if save or step % train.log_every == 0:
                 self._log.flush(step, self._moment(), self.kept)
+            self._write_averages(step, state, last)
             problem = self._save(step, state) if save else None
             if pictures is not None and (last or step % train.sample_every == 0):
                 pictures.draw(step, state.ema_params)
@@ -185,6 +186,19 @@ class _Loop:
         if 'peak_bytes_in_use' in stats:
             values['device_memory_peak_gib'] = stats['peak_bytes_in_use'] / 2**30
         return values
+
+    def _write_averages(self, step: int, state: TrainState, last: bool) -> None:
+        """Before the checkpoint of this step: a run that continues from it lacks none."""
+        every = self._config.train.averages_every
+        if isinstance(state, AveragedState) and (last or step % every == 0):
+            try:
+                if multihost.is_process_zero():
+                    posthoc_ema.write(self._workdir, step, state.averages)
+            except OSError as error:
+                logging.warning(
+                    f'the averages of step {step} could not be written ({error.strerror});'
+                    ' training continues'
+                )
 
     def _save(self, step: int, state: TrainState) -> str | None:
         problem = self._saved.save(step, state, self._batches.get_state() | _topology())

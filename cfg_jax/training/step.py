@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.distributed import devices
 from cfg_jax.models import networks
+from cfg_jax.training import posthoc_ema
 from cfg_jax.training.ema import update_ema
 from cfg_jax.training.objectives import PerExample, make_objective
 
@@ -29,6 +30,13 @@ class TrainState:
     params: Any
     ema_params: Any
     opt_state: optax.OptState
+
+
+@flax.struct.dataclass
+class AveragedState(TrainState):
+    """With the averages of `posthoc_ema`; checkpoints of runs without them have no such field."""
+
+    averages: tuple[Any, ...]
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -75,9 +83,10 @@ def create_state(config: ConfigDict) -> TrainState:
         params = model.init(key, *zeros)
         # The EMA must be a copy: a buffer that appears twice in a donated state cannot be donated.
         ema_params = jax.tree.map(jnp.copy, params)
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, ema_params, make_optimizer(config).init(params)
-        )
+        state = jnp.zeros((), jnp.int32), params, ema_params, make_optimizer(config).init(params)
+        if config.train.averages_every:
+            return AveragedState(*state, posthoc_ema.start(params))
+        return TrainState(*state)
 
     return init()
 
@@ -159,7 +168,13 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
             'update_norm': optax.tree.norm(updates),
             'learning_rate': learning_rate(config)(state.step),
         }
-        return TrainState(state.step + 1, *kept), metrics
+        params, ema_params, opt_state = kept
+        step = state.step + 1
+        state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state)
+        if isinstance(state, AveragedState):
+            averages = posthoc_ema.update(state.averages, params, step)
+            state = state.replace(averages=averages)
+        return state, metrics
 
     return train_step
 

@@ -1,0 +1,49 @@
+"""Reconstructs averages of parameters of any length from what training kept, as exported files.
+
+    python scripts/train.py --config=configs/digits.py --workdir=runs/x \\
+        --config.train.averages_every=50
+    python scripts/ema.py runs/x --sigma_rel=0.03,0.07,0.15
+    python scripts/sweep.py --model=runs/x --ema=0.03,0.07,0.15      (all of them, without files)
+
+The length sigma_rel is the deviation of the power-function profile as a share of the training
+(Karras et al. 2024); a run of t steps averages over about sigma_rel t of them. Writes
+WORKDIR/ema/sigma_rel_LENGTH-stepN.safetensors, which takes the place of a work directory in
+sample.py, sweep.py and cfg_jax.load(). The line that it prints says how well the profile is met;
+more frequent averages in training meet it better.
+"""
+
+from collections.abc import Sequence
+
+from cfg_jax import cli
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument('workdir', metavar='WORKDIR', help='of a training with averages')
+    parser.add_argument(
+        '--sigma_rel', type=cli.number_list, required=True, help='lengths, in (0, 0.28]'
+    )
+    parser.add_argument('--step', type=cli.natural_number, help='of the averages (the last)')
+    options = parser.parse_args(argv)
+
+    from cfg_jax import config as config_lib, files, loading
+    from cfg_jax.provenance import describe_environment
+    from cfg_jax.training import export
+
+    workdir = files.as_path(options.workdir)
+    for sigma_rel in options.sigma_rel:
+        params, config, provenance = loading.load_params(workdir, step=options.step, ema=sigma_rel)
+        step = provenance['checkpoint_step']
+        out = workdir / 'ema' / f'sigma_rel_{sigma_rel:g}-step{step}.safetensors'
+        metadata = {
+            'config': config_lib.to_json(config),
+            'step': step,
+            'weights_sha256': provenance['weights_sha256'],
+            'versions': describe_environment()['versions'],
+        }
+        export.write(out, params, metadata)
+        print(f'written to {out}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
