@@ -3,9 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
-
-from cfg_jax.diffusion import broadcast_to_images
+from cfg_jax.diffusion import ImageArray, PerImage, broadcast_to_images
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
@@ -23,12 +21,12 @@ class CFGPlusPlus(Rule):
     renoises: ClassVar[bool] = True
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """eps~ of x~."""
         eps_cond, eps_uncond = predictions
         return eps_uncond + broadcast_to_images(w, level.z) * (eps_cond - eps_uncond), state
 
-    def renoise(self, predictions: Predictions) -> jax.Array:
+    def renoise(self, predictions: Predictions) -> ImageArray:
         """eps(z)."""
         return predictions[1]

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from cfg_jax.diffusion import u_cosine
+from cfg_jax.diffusion import ImageArray, PerImage, u_cosine
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 from cfg_jax.guidance.classifier_free import guide
 
@@ -33,8 +32,8 @@ class CFGZeroStar(Rule):
             raise ValueError(f'zero is in [0, 1); got {self.zero}')
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """(1 + w) v_cond - w a v_uncond of velocities [B, H, W, C]; 0 at the noisiest levels."""
         v_cond, v_uncond = predictions
         if self.optimised:

@@ -15,13 +15,7 @@ import numpy as np
 from jaxtyping import Array, Integer
 
 from cfg_jax import diffusion
-from cfg_jax.diffusion import (
-    ImageArray,
-    Images,
-    PerImage,
-    broadcast_to_images,
-    check_same_shape,
-)
+from cfg_jax.diffusion import ImageArray, Images, PerImage, broadcast_to_images, check_same_shape
 from cfg_jax.guidance import (
     CLASSIFIER,
     CONDITIONAL,
@@ -121,8 +115,8 @@ class ClassifierEps(ClassifierRule):
     clip_first: bool = False
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """eps - w sigma grad_z log p(c | z), [B, H, W, C]."""
         eps, gradient = predictions
         if self.clip_first:
@@ -144,8 +138,8 @@ class ClassifierMean(ClassifierRule):
     ancestral_only: ClassVar[bool] = True
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """eps of the model, unchanged: only the mean is shifted."""
         return predictions[0], state
 

@@ -3,15 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
-
-from cfg_jax.diffusion import (
-    ImageArray,
-    Images,
-    PerImage,
-    broadcast_to_images,
-    check_same_shape,
-)
+from cfg_jax.diffusion import ImageArray, Images, PerImage, broadcast_to_images, check_same_shape
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
@@ -37,8 +29,8 @@ class ClassifierFree(Rule):
     affine: ClassVar[bool] = True
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """(1 + w) eps(z, c) - w eps(z), [B, H, W, C]; no state."""
         eps_cond, eps_uncond = predictions
         return guide(eps_cond, eps_uncond, w), state

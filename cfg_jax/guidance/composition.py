@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from cfg_jax.conditioning import Condition, Conditioning
-from cfg_jax.diffusion import broadcast_to_images
+from cfg_jax.diffusion import ImageArray, PerImage, broadcast_to_images
 from cfg_jax.guidance import CONDITIONAL, NULL, Evaluation, GuidanceLevel, Predictions, Rule
 from cfg_jax.guidance.classifier_free import guide
 
@@ -55,8 +55,8 @@ class Composition(Rule):
         return super().conditions(conditioning, condition, logsnr, keys) | further
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """eps(z) + (1 + w) (eps(z, c) - eps(z)) + sum_i weight_i (eps(z, c_i) - eps(z))."""
         eps_cond, eps_uncond, *others = predictions
         guided = guide(eps_cond, eps_uncond, w)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cfg_jax.diffusion import ImageArray, Images, broadcast_to_images, check_same_shape
+from cfg_jax.diffusion import ImageArray, Images, PerImage, broadcast_to_images, check_same_shape
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
@@ -42,8 +42,8 @@ class FrequencyDecoupled(Rule):
     high: float = 1.0
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """eps(z, c) + w (low L(g) + high (g - L(g))), [B, H, W, C]."""
         eps_cond, eps_uncond = predictions
         check_same_shape(eps_cond=eps_cond, eps_uncond=eps_uncond)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from cfg_jax.conditioning import Condition, Conditioning
+from cfg_jax.diffusion import ImageArray, PerImage
 from cfg_jax.guidance import Evaluation, GuidanceLevel, Predictions, Rule
 from cfg_jax.guidance.classifier_free import ClassifierFree
 
@@ -73,15 +74,15 @@ class Modifier(Rule):
         return self.inner.weight(level, w)
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """As the inner rule."""
         return self.inner.combine(level, w, predictions, state)
 
-    def mean_gradient(self, w: jax.Array, predictions: Predictions) -> jax.Array | None:
+    def mean_gradient(self, w: PerImage, predictions: Predictions) -> ImageArray | None:
         """As the inner rule."""
         return self.inner.mean_gradient(w, predictions)
 
-    def renoise(self, predictions: Predictions) -> jax.Array | None:
+    def renoise(self, predictions: Predictions) -> ImageArray | None:
         """As the inner rule."""
         return self.inner.renoise(predictions)

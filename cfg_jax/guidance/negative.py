@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from cfg_jax.conditioning import Condition, Conditioning
-from cfg_jax.diffusion import broadcast_to_images
+from cfg_jax.diffusion import ImageArray, PerImage, broadcast_to_images
 from cfg_jax.guidance import CONDITIONAL, NULL, Evaluation, GuidanceLevel, Predictions, Rule
 from cfg_jax.guidance.classifier_free import guide
 
@@ -45,8 +45,8 @@ class Negative(Rule):
         return super().conditions(conditioning, condition, logsnr, keys) | {'negative': negative}
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """(1 + w) eps(z, c) - w eps(z, n), or with the null kept, [B, H, W, C]."""
         if not self.keep_null:
             eps_cond, eps_negative = predictions

@@ -8,13 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax import diffusion
-from cfg_jax.diffusion import (
-    ImageArray,
-    Images,
-    PerImage,
-    broadcast_to_images,
-    check_same_shape,
-)
+from cfg_jax.diffusion import ImageArray, Images, PerImage, broadcast_to_images, check_same_shape
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
 
@@ -51,8 +45,8 @@ class Projected(Rule):
         return jnp.zeros_like(z) if self.momentum else ()
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """eps of x_cond + w (g_perp + eta g_par), [B, H, W, C]; the state is the running sum."""
         eps_cond, eps_uncond = predictions
         z, logsnr = level.z, level.logsnr

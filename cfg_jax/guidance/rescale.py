@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from cfg_jax.diffusion import ImageArray, Images
+from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.guidance import GuidanceLevel, Predictions
 from cfg_jax.guidance.modifier import Modifier
 
@@ -46,8 +45,8 @@ class Rescale(Modifier):
             raise ValueError(f'phi is in [0, 1]; got {self.phi}')
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """The inner rule's prediction with the deviation of the conditional one, [B, H, W, C]."""
         guided, state = self.inner.combine(level, w, predictions, state)
         return rescale(guided, predictions[0], self.phi), state

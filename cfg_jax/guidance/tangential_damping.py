@@ -3,10 +3,9 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from cfg_jax.diffusion import ImageArray, Images
+from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 from cfg_jax.guidance.classifier_free import guide
 
@@ -44,8 +43,8 @@ class TangentialDamping(Rule):
     share: float = 0.0
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """(1 + w) eps(z, c) - w eps'(z), [B, H, W, C]."""
         eps_cond, eps_uncond = predictions
         return guide(eps_cond, damp(eps_cond, eps_uncond, self.share), w), state

@@ -3,11 +3,10 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from cfg_jax import diffusion
-from cfg_jax.diffusion import ImageArray, Images
+from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.guidance import GuidanceLevel, Predictions
 from cfg_jax.guidance.modifier import Modifier
 from cfg_jax.registry import TARGETS
@@ -43,8 +42,8 @@ class Threshold(Modifier):
             raise ValueError(f'quantile is in [0, 1]; got {self.quantile}')
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """The prediction of the inner rule with its x clipped, [B, H, W, C]."""
         guided, state = self.inner.combine(level, w, predictions, state)
         target = TARGETS.load(self.space)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from cfg_jax.conditioning import Condition, Conditioning
-from cfg_jax.diffusion import broadcast_to_images
+from cfg_jax.diffusion import ImageArray, PerImage, broadcast_to_images
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import CONDITIONAL, NULL, Evaluation, GuidanceLevel, Predictions, Rule
 
@@ -47,8 +47,8 @@ class TwoConditions(Rule):
         return {'given': condition, 'null': null, 'first': first}
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """eps(z) + first (eps(z, a) - eps(z)) + (1 + w) (eps(z, a, b) - eps(z, a))."""
         both, first, null = predictions
         scale = broadcast_to_images(1.0 + w, level.z)

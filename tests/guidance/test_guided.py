@@ -34,6 +34,7 @@ INDICES = np.arange(5)
 LABELS = np.int32([3, 0, 1, 2, 3])
 W = np.float32([0.0, 0.5, 1.0, 2.0, 4.0])
 SAME_IMAGE = 2e-5
+LEVELS = 3  # of the combinations of rules and samplers, which are many
 LIMITS = {'logsnr_min': -8.0, 'logsnr_max': 8.0}
 
 
@@ -188,16 +189,21 @@ def counted(rule, sampler, w):
 
 
 def combinations():
-    """Every rule with the first sampler that can follow it, every sampler with three rules."""
+    """Every rule with every sampler that can follow it, each at few levels."""
     for rule_name in RULES:
-        rule, found = RULES.make(rule_name), 0
+        rule = RULES.make(rule_name)
         for name in SAMPLERS:
-            sampler = SAMPLERS.make(name, num_steps=6)
+            sampler = SAMPLERS.make(name, num_steps=LEVELS)
             fits = sampler.shifts_mean or not rule.ancestral_only
-            fits = fits and (sampler.renoises or not rule.renoises)
-            if fits and (not found or rule_name in ('classifier_free', 'interval', 'projected')):
-                found += 1
+            if fits and (sampler.renoises or not rule.renoises):
                 yield pytest.param(rule, sampler, id=f'{rule_name}-{name}')
+
+
+def test_the_combinations_are_all_but_those_that_are_refused():
+    found = {param.id for param in combinations()}
+    others = {f'{rule}-{name}' for rule in RULES for name in SAMPLERS} - found
+    refused = {f'classifier_mean-{name}' for name in SAMPLERS if name != 'ancestral'}
+    assert others == refused | {f'cfg_plus_plus-{name}' for name in SAMPLERS if name != 'ddim'}
 
 
 @pytest.mark.parametrize(('rule', 'sampler'), list(combinations()))
@@ -223,7 +229,7 @@ def test_nfe_is_what_the_networks_count(rule, sampler):
         evaluations = (rule.unguided,) if w is None else rule.evaluations
         expected = collections.Counter(evaluation.network for evaluation in evaluations)
         calls = int(state.nfe) // per_level  # of a sampler that calls once a level or more often
-        assert calls >= 6
+        assert calls >= LEVELS
         assert spy.counts == {network: calls * number for network, number in expected.items()}
 
 
@@ -245,6 +251,40 @@ def test_an_interval_evaluates_the_null_condition_inside_it_alone():
     nfe, counts, null_levels = counted(Interval(lowest=0.5, highest=2.0), sampler, W)
     np.testing.assert_allclose(null_levels, inside, rtol=0, atol=1e-5)
     assert nfe == sum(counts.values()) == 6 + len(inside)
+
+
+def flops_of_branches(jaxpr):
+    """Operations of each branch of the conditions in a jaxpr, at any depth, ascending."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == 'cond':
+            branches = equation.params['branches']
+            yield sorted(
+                count_flops(jax.core.jaxpr_as_fun(branch), *branch.in_avals) for branch in branches
+            )
+            continue
+        for value in equation.params.values():
+            inner = getattr(value, 'jaxpr', value)
+            if hasattr(inner, 'eqns'):
+                yield from flops_of_branches(inner)
+
+
+@pytest.mark.parametrize('name', ['classifier_free', 'autoguidance', 'projected', 'rescale'])
+@pytest.mark.parametrize('sampler', ['ancestral', 'dpmpp_2m'])
+def test_a_level_outside_of_the_interval_takes_the_operations_of_one_pass(name, sampler):
+    """The trajectory branches at each level between one evaluation and the rule's two."""
+    matrix = jnp.ones((2, 2))
+
+    def network(z, logsnr, label):
+        return (z + label[:, None, None, None]) @ matrix
+
+    one = 2 * 3 * 9 * 2 * 2  # of B = 3 images
+    rule = Interval(lowest=0.5, highest=2.0, inner=RULES.make(name))
+    predict = guided(rule, network, jnp.array([0, 2, 1]), 1.0, guide=network)
+    keys = jax.random.split(jax.random.key(0), 3)
+    made = SAMPLERS.make(sampler, num_steps=4)
+    jaxpr = jax.make_jaxpr(lambda z: sample_loop(made, predict, z, keys)[0])(random_images())
+    found = [pair for pair in flops_of_branches(jaxpr.jaxpr) if max(pair) > 0]
+    assert found == [[one, 2 * one]]
 
 
 def test_what_is_not_evaluated_is_not_in_the_program():
