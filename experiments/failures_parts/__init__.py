@@ -1,0 +1,1 @@
+"""What failures.py consists of: its long-tailed set, measurement and pages."""

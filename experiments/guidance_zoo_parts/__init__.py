@@ -1,0 +1,1 @@
+"""What guidance_zoo.py consists of: its settings, their rows, verdicts and pages."""

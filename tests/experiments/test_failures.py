@@ -1,0 +1,61 @@
+"""The long-tailed set, copies, and the command at toy size."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+from support import ROOT, experiment, make_tiny_config, tiny_arguments, toy_instead_of_networks
+
+from cfg_jax.data import sources
+from cfg_jax.metrics.features import classifier
+
+long_tail = experiment('failures_parts.long_tail')
+measurement = experiment('failures_parts.measurement')
+
+
+@pytest.fixture(scope='module')
+def digits():
+    return long_tail.Digits(make_tiny_config())
+
+
+def test_the_long_tail(digits, tmp_path):
+    rare = long_tail.write(digits, epath.Path(tmp_path))
+    config = long_tail.config(make_tiny_config(), epath.Path(tmp_path))
+    examples = sources.data_source(config.data, config.data.split)
+    labels = np.array([examples[i]['label'] for i in range(len(examples))])
+    counts = np.bincount(labels, minlength=10)
+    assert counts[9] == 0
+    assert counts[8] == len(rare)
+    assert counts[8] / counts.sum() == pytest.approx(0.01, abs=0.0005)
+    np.testing.assert_array_equal(counts[:8], np.bincount(digits.labels)[:8])
+    assert sources.class_names(config.data) == digits.names
+
+
+def test_copies(digits):
+    trained = digits.of(8)[:16]
+    held_out = digits.of(8)[16:32]
+    assert measurement.copies(digits.images[trained], digits, trained) == 1.0
+    assert measurement.copies(digits.images[held_out], digits, trained) == 0.0
+    others = digits.images[digits.of(8)[32:]]
+    assert 0.3 < measurement.copies(others, digits, trained) < 0.7
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifier, '_EPOCHS', 20)
+    monkeypatch.chdir(ROOT)
+    arguments = [f'--root={tmp_path}', '--w=0,1', '--count=6', *tiny_arguments()]
+    with toy_instead_of_networks():
+        experiment('failures').main(arguments)
+    results = json.loads((tmp_path / 'results' / 'results.json').read_text())
+    assert [(g['training'], g['kind'], g['w']) for g in results['groups']] == [
+        (training, kind, w)
+        for training in ('all digits', 'long tail')
+        for w in (0.0, 1.0)
+        for kind in ('frequent', 'rare', 'unseen')
+    ]
+    table = (tmp_path / 'results' / 'table.md').read_text()
+    assert table in capsys.readouterr().out
+    assert table.count('\n| ') == 12
+    assert Image.open(tmp_path / 'results' / 'failures.png').height > 400

@@ -1,0 +1,200 @@
+"""The zoo's verdicts on made-up points, what it measures, and the command at toy size."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import ROOT, experiment, make_tiny_config, tiny_arguments, toy_instead_of_networks
+
+from cfg_jax.guidance import RULES, make_rule
+from cfg_jax.metrics.features import classifier
+from cfg_jax.metrics.inception_score import log_softmax, of_one_split
+from cfg_jax.metrics.influence import Influence
+from cfg_jax.samplers import SAMPLERS
+
+settings = experiment('guidance_zoo_parts.settings')
+measurement = experiment('guidance_zoo_parts.measurement')
+verdicts = experiment('guidance_zoo_parts.verdicts')
+Point, Setting = measurement.Point, settings.Setting
+
+COUNT = 400
+OPTIONS = argparse.Namespace(num_steps=8, paper_steps=64, w=0.3)
+
+
+def influence(seed, size):
+    rng = np.random.default_rng(seed)
+    return Influence(size * rng.normal(size=COUNT), np.zeros(0), np.zeros(COUNT, int))
+
+
+def point(fid, score, w=1.0, rule='classifier_free', nfe=40, seed=0, error=1.0, part='rules'):
+    """FID and IS whose standard errors are about `error` and a hundredth of it."""
+    size = error * np.sqrt(COUNT)
+    kept = {'fid': influence(seed, size), 'is': influence(seed + 100, 0.01 * size)}
+    setting = Setting(part, rule, 'ddim', 20, 'schedule', (w,))
+    return Point(setting, w, {'fid': fid, 'is': score, 'nfe': nfe}, kept)
+
+
+PLAIN = [point(5.0, 9.0, w=0.0, seed=1), point(9.0, 9.4, seed=2), point(17.0, 9.6, seed=3)]
+
+
+def test_the_influence_on_the_score_is_its_derivative():
+    logits = np.random.default_rng(0).normal(size=(30, 4)) * 2
+    found = measurement.score_influence(logits, np.zeros(30, int)).first
+    log_p, h = log_softmax(logits), 1e-6
+    for i in range(30):
+
+        def score(change, i=i):
+            share = np.full(30, (1.0 - change) / 30)  # towards the image alone
+            share[i] += change
+            return of_one_split(log_p, share)
+
+        assert found[i] == pytest.approx((score(h) - score(-h)) / (2 * h), rel=1e-4, abs=1e-5)
+
+
+def test_the_error_of_the_score_is_that_of_new_draws():
+    """Logits drawn again and again: the scores' deviation is what one draw says of itself."""
+    rng = np.random.default_rng(1)
+    scores, errors = [], []
+    for _ in range(300):
+        logits = 3.0 * rng.normal(size=(COUNT, 5))
+        found = measurement.score_influence(logits, np.zeros(COUNT, int))
+        errors.append(found.standard_error())
+        scores.append(of_one_split(log_softmax(logits), np.full(COUNT, 1 / COUNT)))
+    assert np.mean(errors) == pytest.approx(np.std(scores), rel=0.15)
+
+
+def test_fid_at_the_same_score_lies_on_the_line_between_points():
+    found = verdicts.at_equal_score(point(10.0, 9.5, seed=7), PLAIN)
+    assert found.value == pytest.approx(10.0 - 13.0)
+    # Halfway: the slope is 8 / 0.2 = 40 a unit of IS, whose error is a hundredth of FID's.
+    expected = np.sqrt(1 + 0.25 + 0.25 + 0.4**2 * (1 + 0.25 + 0.25))
+    assert found.error == pytest.approx(expected, rel=0.1)
+
+
+def test_a_point_of_the_curve_is_no_different_from_it():
+    for each in PLAIN:
+        found = verdicts.at_equal_score(each, PLAIN)
+        assert found.value == pytest.approx(0.0, abs=1e-9)
+        assert found.error == pytest.approx(0.0, abs=1e-9)
+
+
+def test_pairs_make_the_error_smaller():
+    other = point(8.0, 9.4, seed=2)  # the same images as those of plain guidance there
+    assert verdicts.at_equal_score(other, PLAIN).error < 1e-9
+    apart = point(8.0, 9.4, seed=8)
+    assert verdicts.at_equal_score(apart, PLAIN).error > 1.2
+
+
+@pytest.mark.parametrize(
+    ('fid', 'score', 'words'),
+    [
+        (4.0, 9.5, 'beats plain guidance'),
+        (40.0, 9.5, 'worse than plain guidance'),
+        (12.5, 9.5, 'no difference beyond two standard errors'),
+        (1.0, 8.5, 'never reaches the IS of unguided samples'),
+        (5.0, 9.9, 'beats plain guidance'),  # beyond the end of the curve
+    ],
+)
+def test_verdicts(fid, score, words):
+    own = [point(fid, score, rule='interval', seed=9)]
+    assert verdicts.verdict(own, PLAIN).words == words
+
+
+def test_unguided_points_of_a_rule_say_nothing():
+    own = [point(0.0, 9.5, w=0.0, seed=9), point(40.0, 9.5, seed=10)]
+    assert verdicts.verdict(own, PLAIN).words.startswith('worse')
+
+
+def test_cheaper_is_a_tenth_and_no_worse():
+    paper = point(10.0, 9.5, nfe=512, seed=1, part='samplers')
+    good = point(9.0, 9.51, nfe=50, seed=2)
+    others = [
+        good,
+        point(9.0, 9.51, nfe=52, seed=3),  # more than a tenth
+        point(20.0, 9.6, nfe=10, seed=4),  # worse FID
+        point(5.0, 9.2, nfe=10, seed=5),  # worse IS
+        point(10.5, 9.49, nfe=30, seed=6),  # within the errors
+    ]
+    assert [c.point.row['nfe'] for c in verdicts.cheaper(paper, others)] == [30, 50]
+    found = verdicts.cheaper(paper, [good])[0]
+    assert (found.fid.value, found.fid.error) == (-1.0, pytest.approx(np.sqrt(2), rel=0.1))
+
+
+def test_all_points_together():
+    paper = point(10.0, 9.5, nfe=512, seed=20, part='samplers')
+    rule = point(4.0, 9.5, rule='interval', seed=9)
+    lost = point(float('nan'), 9.5, rule='projected', seed=9)
+    found = verdicts.Verdicts([*PLAIN, rule, lost, paper])
+    assert found.paper is paper
+    assert list(found.rules) == ['interval']
+    assert found.cheaper == []
+
+
+def test_every_rule_and_sampler_is_measured_or_said_not_to_be():
+    found = settings.all_settings(make_tiny_config(), OPTIONS)
+    rules = {s.rule.partition(':')[0] for s in found if s.part == 'rules'}
+    assert rules | settings.NOT_MEASURED.keys() == set(RULES)
+    assert not rules & settings.NOT_MEASURED.keys()
+    assert {s.sampler.partition(':')[0] for s in found if s.part == 'samplers'} == set(SAMPLERS)
+    assert len({s.slug() for s in found}) == len(found)
+    for setting in found:
+        rule = make_rule(setting.rule)
+        needed = {e.network for e in rule.evaluations} - {'main'}
+        assert needed == ({setting.network} if setting.network else set())
+        config = setting.config(make_tiny_config())
+        assert (config.sampler.num_steps, config.sampler.grid) == (setting.num_steps, setting.grid)
+        name = setting.sampler.partition(':')[0]
+        assert SAMPLERS.load(name).shifts_mean or not rule.ancestral_only
+        assert SAMPLERS.load(name).renoises or not rule.renoises
+
+
+def test_what_is_together_costs_a_tenth():
+    options = argparse.Namespace(num_steps=20, paper_steps=256, w=0.3)
+    for setting in settings.all_settings(make_tiny_config(), options):
+        if setting.part == 'together':
+            calls = setting.num_steps * (2 if setting.sampler == 'heun' else 1)
+            calls -= setting.sampler == 'heun'
+            most = calls * make_rule(setting.rule).nfe_per_level(1.0)
+            assert 10 * most <= 2 * 256 * 1.0
+
+
+def few_settings(config, options):
+    return [
+        Setting('rules', 'classifier_free', 'ddim', 3, 'schedule', (0.0, 1.0)),
+        Setting('rules', 'interval:highest=5', 'ddim', 3, 'schedule', (1.0,)),
+        Setting('rules', 'autoguidance', 'ddim', 3, 'schedule', (1.0,), 'guide'),
+        Setting('rules', 'classifier_eps', 'ddim', 3, 'schedule', (1.0,), 'classifier'),
+        Setting('samplers', 'classifier_free', 'heun', 2, 'edm', (1.0,)),
+        Setting('samplers', 'classifier_free', 'ancestral', 30, 'schedule', (1.0,)),
+        Setting('together', 'interval:highest=5', 'dpmpp_2m', 3, 'edm', (1.0,)),
+    ]
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(settings, 'all_settings', few_settings)
+    monkeypatch.setattr(classifier, '_EPOCHS', 20)
+    monkeypatch.chdir(ROOT)
+    main = experiment('guidance_zoo').main
+    with toy_instead_of_networks():
+        main([f'--root={tmp_path}/zoo', *tiny_arguments()])
+        first = capsys.readouterr().out
+        main([f'--root={tmp_path}/zoo', *tiny_arguments()])  # resumed: nothing is sampled
+        assert capsys.readouterr().out == first
+        model = f'--model={tmp_path}/zoo/model'
+        main([f'--root={tmp_path}/other', model, '--num_samples=20'])
+    out = tmp_path / 'zoo' / 'results'
+    results = json.loads((out / 'results.json').read_text())
+    assert [p['w'] for p in results['points']] == [0.0, *[1.0] * 7]
+    assert set(results['rules']) == {'interval:highest=5', 'autoguidance', 'classifier_eps'}
+    table = (out / 'table.md').read_text()
+    assert table.count('\n| ') == 8
+    assert (out / 'rules.md').read_text() in first
+    for name in ('zoo.png', 'samplers.png'):
+        assert Image.open(out / name).width > 800
+    other = json.loads((tmp_path / 'other' / 'results' / 'results.json').read_text())
+    assert other['left_out'] == [
+        'autoguidance: no guide was given',
+        'classifier_eps: no classifier was given',
+    ]
