@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer, Num
+from jaxtyping import Array, Float, Integer
 from ml_collections import ConfigDict
 
 from cfg_jax import guidance as guidance_lib
 from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.data.images import to_uint8
+from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import RULES, Rule
@@ -210,9 +211,7 @@ class Model:
         keys = stream(image_keys(seed, indices), _CONDITION)
         return jax.tree.map(np.asarray, self.conditioning.draw(keys, indices, rule))
 
-    def eps(
-        self, z: Float[ArrayLike, 'B H W C'], logsnr: Num[ArrayLike, ...], condition: Condition
-    ) -> Float[Array, 'B H W C']:
+    def eps(self, z: Images, logsnr: PerImage, condition: Condition) -> ImageArray:
         """eps_theta(z, c) of the main network, [B, H, W, C]; see `Denoiser.eps`."""
         return self.networks['main'].eps(self.params['main'], z, logsnr, condition)
 

@@ -4,11 +4,11 @@
     python experiments/guidance_zoo.py --root=runs/zoo-tiny --model=runs/tiny/model \\
         --guide=runs/tiny/guide --classifier=runs/tiny/classifier --inception=inception768.npz
 
-Three parts, all with the same noise and conditions, so that differences are paired:
+Three --parts, all with the same noise and conditions, so that differences are paired:
 
-* each rule over its own strengths, with DDIM at --num_steps;
-* each sampler over numbers of evaluations, with the paper's rule at --w;
-* rules and samplers together at a tenth of the paper's evaluations or less.
+* samplers: each over numbers of evaluations, with the paper's rule at --w;
+* together: rules with fast samplers, at a tenth of the paper's evaluations or less;
+* rules: each over its own strengths, with DDIM at --num_steps.
 
 A rule beats plain classifier-free guidance if at one of its strengths FID is lower than plain
 guidance has it at the same IS, by more than two standard errors of the paired difference. Rules
@@ -26,6 +26,8 @@ from shared_parts import presets
 
 from cfg_jax import cli
 
+PARTS = ('samplers', 'together', 'rules')
+
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
@@ -34,11 +36,18 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--guide', default='', help='of autoguidance: a worse model')
     parser.add_argument('--classifier', default='', help='of noisy images, for its guidance')
     parser.add_argument('--inception', default='', help="the FID Inception's weights")
+    parser.add_argument(
+        '--parts', type=cli.name_list, default=PARTS, help=f'out of {", ".join(PARTS)}'
+    )
     parser.add_argument('--num_samples', type=cli.positive_number, help='a row')
     parser.add_argument('--num_steps', type=cli.positive_number, default=20, help='of the rules')
     parser.add_argument('--paper_steps', type=cli.positive_number, default=256, help='T, Table 2')
     parser.add_argument('--w', type=cli.real, default=0.3, help='where samplers are compared')
     options, overrides = cli.split_config(parser, argv)
+    if not set(options.parts) <= set(PARTS) or 'samplers' not in options.parts:
+        parser.error(
+            f"--parts are out of {', '.join(PARTS)}, with samplers, which have the paper's"
+        )
 
     from guidance_zoo_parts import measurement, networks, publication, settings, verdicts
 
@@ -51,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     config = networks.config_of(paths, options)
     extractor = EXTRACTORS.load(config.sweep.features)(config, root)
     bench = measurement.Bench(config, root, paths, extractor)
-    chosen = settings.all_settings(config, options)
+    chosen = [s for s in settings.all_settings(config, options) if s.part in options.parts]
     points = [point for setting in chosen for point in bench.measure(setting)]
     found = verdicts.Verdicts(points)
     print('\n' + publication.write(root / 'results', found, config, bench.left_out))

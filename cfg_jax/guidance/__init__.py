@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import jax
 
     from cfg_jax.conditioning import Condition, Conditioning
+    from cfg_jax.diffusion import ImageArray, PerImage
 
 Predictions = tuple['jax.Array', ...]  # of a rule's evaluations, [B, H, W, C] each
 
@@ -236,8 +237,8 @@ class Rule:
         return w
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """The guided prediction [B, H, W, C] in `space`, and the next state.
 
         Args:
@@ -248,7 +249,7 @@ class Rule:
         """
         raise NotImplementedError
 
-    def mean_gradient(self, w: jax.Array, predictions: Predictions) -> jax.Array | None:
+    def mean_gradient(self, w: PerImage, predictions: Predictions) -> ImageArray | None:
         """w grad_z log p, added to the mean of ancestral transitions times their variance."""
         return None
 

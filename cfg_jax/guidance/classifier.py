@@ -143,7 +143,7 @@ class ClassifierMean(ClassifierRule):
         """eps of the model, unchanged: only the mean is shifted."""
         return predictions[0], state
 
-    def mean_gradient(self, w: jax.Array, predictions: Predictions) -> jax.Array:
+    def mean_gradient(self, w: PerImage, predictions: Predictions) -> ImageArray:
         """w grad_z log p(c | z); the sampler multiplies by the variance of its transition."""
         eps, gradient = predictions
         check_same_shape(eps=eps, gradient=gradient)

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from cfg_jax import diffusion
 from cfg_jax.conditioning import Condition, Conditioning
-from cfg_jax.diffusion import Images
 from cfg_jax.guidance import Evaluation, GuidanceLevel, Rule
 from cfg_jax.guidance.classifier import log_prob_gradient
 from cfg_jax.keys import stream
@@ -59,7 +57,7 @@ class GuidedDenoiser:
         return GuidanceState(jnp.zeros((), jnp.int32), () if self.w is None else self.rule.init(z))
 
     def __call__(
-        self, z: Images, logsnr: Float[Array, ''], state: GuidanceState
+        self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
     ) -> tuple[Prediction, GuidanceState]:
         """The guided prediction at z [B, H, W, C] of the level logsnr [], and the next state."""
         if self.w is None:

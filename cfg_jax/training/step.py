@@ -168,13 +168,11 @@ def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[Tra
             'update_norm': optax.tree.norm(updates),
             'learning_rate': learning_rate(config)(state.step),
         }
-        params, ema_params, opt_state = kept
         step = state.step + 1
-        state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state)
         if isinstance(state, AveragedState):
-            averages = posthoc_ema.update(state.averages, params, step)
-            state = state.replace(averages=averages)
-        return state, metrics
+            averages = posthoc_ema.update(state.averages, kept[0], step)
+            return AveragedState(step, *kept, averages=averages), metrics
+        return TrainState(step, *kept), metrics
 
     return train_step
 

@@ -21,7 +21,9 @@ def write(
 ) -> str:
     """Writes everything to `directory`; returns the rules' table and the recommendation."""
     table = points_table(found.points)
-    rules = f'{rules_table(found)}\n{recommendation(found)}\n{_not_measured(left_out)}'
+    rules = f'{recommendation(found)}\n'
+    if found.rules:
+        rules = f'{rules_table(found)}\n{rules}{_not_measured(left_out)}'
     note = (
         f'{config.data.name}, {config.sweep.num_samples:,} samples a row from the same noise and'
         ' conditions, ± standard errors; NFE counts evaluations of networks an image.'
@@ -46,7 +48,8 @@ def write(
             **provenance.describe_environment(),
         },
     )
-    draw_rules(directory / 'zoo.png', found, config)
+    if found.rules:
+        draw_rules(directory / 'zoo.png', found, config)
     draw_samplers(directory / 'samplers.png', found, config)
     return rules
 
@@ -108,9 +111,10 @@ def recommendation(found: Verdicts) -> str:
             )
     else:
         lines.append('Nothing reaches its FID and IS with a tenth of the evaluations.')
-    winners = [rule for rule, v in found.rules.items() if v.words.startswith('beats')]
-    names = ', '.join(f'`{rule}`' for rule in winners)
-    lines.append(f'Rules that beat plain guidance here: {names or "none"}.')
+    if found.rules:
+        winners = [rule for rule, v in found.rules.items() if v.words.startswith('beats')]
+        names = ', '.join(f'`{rule}`' for rule in winners)
+        lines.append(f'Rules that beat plain guidance here: {names or "none"}.')
     return '\n'.join(f'* {line}' for line in lines) + '\n'
 
 

@@ -57,7 +57,7 @@ class Setting(NamedTuple):
 
 
 def all_settings(config: ConfigDict, options: Namespace) -> list[Setting]:
-    """Every setting; the paper's own sampler is the last of the samplers."""
+    """Every setting."""
     steps = options.num_steps
     rules = [
         Setting('rules', rule, 'ddim', steps, 'schedule', strengths, network)
@@ -68,7 +68,7 @@ def all_settings(config: ConfigDict, options: Namespace) -> list[Setting]:
         Setting('rules', PLAIN, 'ancestral', steps, 'schedule', W),
         Setting('rules', 'classifier_mean', 'ancestral', steps, 'schedule', SCALES, 'classifier'),
     ]
-    return [*rules, *_samplers(options), *_together(options)]
+    return [*_samplers(options), *_together(options), *rules]
 
 
 def _rules(config: ConfigDict) -> list[tuple[str, tuple[float, ...], str]]:

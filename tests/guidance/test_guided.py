@@ -6,6 +6,7 @@ import functools
 from typing import ClassVar
 
 import jax
+import jax.extend as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def flops_of_branches(jaxpr):
         if equation.primitive.name == 'cond':
             branches = equation.params['branches']
             yield sorted(
-                count_flops(jax.core.jaxpr_as_fun(branch), *branch.in_avals) for branch in branches
+                count_flops(jex.core.jaxpr_as_fun(branch), *branch.in_avals) for branch in branches
             )
             continue
         for value in equation.params.values():
