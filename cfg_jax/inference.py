@@ -19,8 +19,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 from ml_collections import ConfigDict
 
-from cfg_jax import guidance as guidance_lib
-from cfg_jax.conditioning import Condition, Conditioning
+from cfg_jax import guidance as guidance_lib, model_checks
+from cfg_jax.conditioning import Condition
 from cfg_jax.data.images import to_uint8
 from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.distributed import devices
@@ -32,7 +32,6 @@ from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
 from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
 from cfg_jax.samplers.editing import Edit, edit_loop
-from cfg_jax.samplers.grids import Grid
 from cfg_jax.samplers.loop import sample_loop
 
 _CONDITION, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
@@ -89,7 +88,7 @@ class Model:
         if params is not None:
             self.params = jax.device_put(dict(params), devices.replicated())
         self._provenance = dict(provenance or {})
-        _check(self.rule, self.sampler, self.networks)
+        model_checks.check_parts(self.rule, self.sampler, self.networks)
         if 'latent' in config and 'decoder' not in self.networks:
             raise UserError('this is a model of latents: give latent.decoder (--decoder)')
         self._unguided = devices.map_rows(self._sample, whole=2, split=3)
@@ -179,9 +178,9 @@ class Model:
             number that 32 bits do not hold; an edit that does not fit, see `Edit.check`.
         """
         count = len(indices)
-        _check_numbers(seed, indices)
+        model_checks.check_numbers(seed, indices)
         padded = -(-count // jax.local_device_count()) * jax.local_device_count()
-        _check_lengths(count, condition, w)
+        model_checks.check_lengths(count, condition, w)
         if edit is not None:
             edit.check(self.sampler, (count, *networks_lib.noise_shape(self.config)))
 
@@ -201,7 +200,7 @@ class Model:
         if np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
             x, nfe = self._unguided(*arguments)
         else:
-            _check_null(self.rule, self.conditioning)
+            model_checks.check_null(self.rule, self.conditioning)
             weights = np.broadcast_to(np.asarray(w, np.float32), (count,))
             x, nfe = self._guided(*arguments, on_devices(weights))
         return Generated(x[:count], nfe[:count])
@@ -298,59 +297,3 @@ def _named_sampler(config: ConfigDict, spec: str) -> Sampler:
     return SAMPLERS.make(
         name, options, **{key: value for key, value in settings.items() if key in known}
     )
-
-
-def _check(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> None:
-    missing = {evaluation.network for evaluation in rule.evaluations} - networks.keys()
-    if missing:
-        raise UserError(
-            f'{type(rule).__name__} needs a {missing.pop()} network: give its work directory as'
-            ' guidance.network (--guidance_network)'
-        )
-    if rule.ancestral_only and not sampler.shifts_mean:
-        raise UserError(
-            f'{type(rule).__name__} shifts the mean of transitions, which {type(sampler).__name__}'
-            ' does not have; use the ancestral sampler, or a rule that shifts eps'
-        )
-    if rule.renoises and not sampler.renoises:
-        raise UserError(
-            f'{type(rule).__name__} changes how the sampler adds noise, which'
-            f' {type(sampler).__name__} does not support; use --sampler=ddim'
-        )
-    try:
-        jax.eval_shape(lambda: (sampler.grid or Grid()).levels(sampler.num_steps))
-    except ValueError as error:
-        raise UserError(f'the levels of {type(sampler).__name__}: {error}') from error
-
-
-def _check_numbers(seed: int, indices: Sequence[int] | np.ndarray) -> None:
-    for what, numbers in (('seeds', [seed]), ('image numbers', indices)):
-        values = np.asarray(numbers)
-        outside = values[(values < 0) | (values >= 2**32)]
-        if outside.size:
-            raise UserError(f'{what} lie in 0..{2**32 - 1}; got {outside[0]}')
-
-
-def _check_null(rule: Rule, conditioning: Conditioning) -> None:
-    asks = any((e.network, e.condition) == ('main', 'null') for e in rule.evaluations)
-    if asks and not getattr(conditioning, 'has_null', True):
-        raise UserError(
-            f'{type(rule).__name__} needs a null condition, which this network was not trained'
-            ' with; use w=0, --guidance=independent, or --guidance=autoguidance with an'
-            ' unconditional network as --guidance_network'
-        )
-
-
-def _check_lengths(count: int, condition: Condition, w: ArrayLike) -> None:
-    lengths = {len(leaf) for leaf in jax.tree.leaves(condition)}
-    if lengths != {count}:
-        raise UserError(
-            f'{count} images need as many conditions; got {", ".join(map(str, sorted(lengths)))}'
-        )
-    if np.ndim(w) > 0 and np.shape(w) != (count,):
-        raise UserError(
-            f'{count} images need one guidance weight, or as many; got the shape {np.shape(w)}'
-        )
-    with np.errstate(over='ignore'):
-        if not np.isfinite(np.asarray(w, np.float32)).all():
-            raise UserError(f'a guidance weight is a finite number of float32; got {w}')

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cfg_jax.diffusion import ImageArray, PerImage
 from cfg_jax.guidance import GuidanceLevel, Predictions
 from cfg_jax.guidance.modifier import Modifier
 
@@ -27,18 +28,18 @@ class Channels(Modifier):
             raise ValueError(f'count is at least 1; got {self.count}')
 
     def combine(
-        self, level: GuidanceLevel, w: jax.Array, predictions: Predictions, state: Any
-    ) -> tuple[jax.Array, Any]:
+        self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
+    ) -> tuple[ImageArray, Any]:
         """The inner rule's prediction in the first channels, [B, H, W, C]."""
         guided, state = self.inner.combine(level, w, predictions, state)
         return self._only(guided, self._plain(predictions)), state
 
-    def mean_gradient(self, w: jax.Array, predictions: Predictions) -> jax.Array | None:
+    def mean_gradient(self, w: PerImage, predictions: Predictions) -> ImageArray | None:
         """That of the inner rule in the first channels, else 0."""
         gradient = self.inner.mean_gradient(w, predictions)
         return None if gradient is None else self._only(gradient, jnp.zeros_like(gradient))
 
-    def renoise(self, predictions: Predictions) -> jax.Array | None:
+    def renoise(self, predictions: Predictions) -> ImageArray | None:
         """That of the inner rule in the first channels, else the unguided eps."""
         eps = self.inner.renoise(predictions)
         return None if eps is None else self._only(eps, self._plain(predictions))
