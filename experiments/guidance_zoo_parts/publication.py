@@ -100,14 +100,13 @@ def recommendation(found: Verdicts) -> str:
     ]
     if found.cheaper:
         lines += [
-            f'At equal FID and IS (within two standard errors, or better) the cheapest is'
+            f'No worse in FID and IS beyond two standard errors of the difference, the cheapest is'
             f' {_compared(found.cheaper[0])}.'
         ]
-        strictly = [c for c in found.cheaper if c.fid.value <= 0 <= c.score.value]
-        if strictly and strictly[0] is not found.cheaper[0]:
+        best = min(found.cheaper, key=lambda each: each.point.fid)
+        if best is not found.cheaper[0]:
             lines.append(
-                f'The cheapest whose FID and IS are both no worse as measured is'
-                f' {_compared(strictly[0])}.'
+                f'Of all such that cost at most a tenth, the lowest FID has {_compared(best)}.'
             )
     else:
         lines.append('Nothing reaches its FID and IS with a tenth of the evaluations.')

@@ -1,5 +1,7 @@
 """README: its length, and its Python, run with a trained model."""
 
+import json
+
 import numpy as np
 import pytest
 from pages import blocks
@@ -50,3 +52,26 @@ def test_the_table_is_that_of_the_results():
     readme = README.read_text()
     for row in rows:
         assert row in readme
+
+
+def test_which_guidance_is_what_the_zoo_says():
+    """The recommendation stands in docs as computed, and README's row is one of its points."""
+    results = ROOT / 'results' / 'guidance_zoo'
+    assert (results / 'rules.md').read_text().strip() in (
+        ROOT / 'docs/which_guidance.md'
+    ).read_text()
+    found = json.loads((results / 'results.json').read_text())
+    paper = max(found['points'], key=lambda point: point['nfe'])
+    [row] = [line for line in README.read_text().splitlines() if line.startswith('| a sixteenth')]
+    [ours] = [
+        point
+        for point in found['cheaper']
+        if point['rule'].startswith('interval') and point['sampler'] == 'dpmpp_2m_sde'
+    ]
+    assert 16 * ours['nfe'] <= paper['nfe']
+    for point in (ours, paper):
+        assert f'NFE {point["nfe"]}' in row
+        assert f'{point["fid"]:.2f} ± {point["fid_se"]:.2f}' in row
+        assert f'{point["is"]:.3f}' in row
+    assert abs(ours['fid_less']) < 2 * ours['fid_less_se']
+    assert abs(ours['is_less']) < 2 * ours['is_less_se']

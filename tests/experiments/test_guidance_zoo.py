@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 
 import numpy as np
 import pytest
@@ -169,6 +170,10 @@ def few_settings(config, options):
     ]
 
 
+@pytest.mark.skipif(
+    not os.environ.get('CFG_JAX_SLOW'),
+    reason='half a minute; CFG_JAX_SLOW=1 pytest tests/experiments/test_guidance_zoo.py runs it',
+)
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(settings, 'all_settings', few_settings)
     monkeypatch.setattr(classifier, '_EPOCHS', 20)
