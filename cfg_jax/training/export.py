@@ -31,10 +31,10 @@ def is_export(path: epath.PathLike) -> bool:
 
 
 def is_foreign(path: epath.PathLike) -> bool:
-    """Whether `path` is a readable safetensors file that `write` did not write."""
+    """Whether `path` is a readable safetensors file that `write`, of any edition, did not write."""
     try:
         with _opened(path) as file:
-            return (file.metadata() or {}).get('format') != FORMAT
+            return not (file.metadata() or {}).get('format', '').startswith('cfg_jax/')
     except UserError:
         return False
 

@@ -17,6 +17,7 @@ NOT_MEASURED = {
     'negative': 'asks for images away from a class',
     'composition': 'asks for several classes at once',
     'two_conditions': 'needs a condition of two parts',
+    'channels': 'is for latents, of which the published numbers guide three of four channels',
 }
 
 

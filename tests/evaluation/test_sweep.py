@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support import logged, make_tiny_config, user_error
 
-from cfg_jax import files, loading
+from cfg_jax import config as config_lib, files, loading
 from cfg_jax.data import images, pipeline
 from cfg_jax.evaluation import sweep
 from cfg_jax.inference import Model
@@ -377,8 +377,10 @@ def test_saved_samples_are_the_promised_images(workdir):
 
 
 def test_no_checkpoint(tmp_path):
-    message = user_error(sweep.run, make_tiny_config(), tmp_path)
-    assert 'no complete checkpoint' in message
+    config = make_tiny_config()
+    assert 'not a work directory' in user_error(sweep.run, config, tmp_path)
+    files.write_json(tmp_path / 'config.json', config_lib.to_json(config))
+    assert 'no complete checkpoint' in user_error(sweep.run, config, tmp_path)
     assert not (tmp_path / 'sweep').exists()
 
 

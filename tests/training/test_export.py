@@ -223,7 +223,10 @@ DAMAGES = {
     'text': (lambda path, _: path.write_text('not one\n' * 99), 'not a readable safetensors file'),
     'cut': (cut, 'not a readable safetensors file'),
     'flipped': (flipped, 'is damaged: its weights are not those that were exported'),
-    'foreign': (lambda path, _: save_file({'a': np.zeros(3)}, path), 'no format'),
+    'foreign': (
+        lambda path, _: save_file({'a': np.zeros(3)}, path),
+        'not of a family that we know',
+    ),
     'other_format': (
         rewritten(lambda tensors, metadata: metadata.update(format='cfg_jax/9')),
         "no format 'cfg_jax/1'",

@@ -14,7 +14,7 @@ from cfg_jax.training.step import create_state
 RUNS = [
     ('eps', 'variance_preserving', 'cosine', 'eps'),
     ('v', 'variance_preserving', 'shifted_cosine', 'v'),
-    ('x', 'edm', 'cosine', 'x'),
+    ('x', 'edm', 'cosine_beta', 'x'),
     ('velocity', 'flow', 'linear_beta', 'velocity'),
     ('velocity', 'flow', 'flow', 'velocity'),
 ]
@@ -57,7 +57,11 @@ def test_trains_and_samples(toy_networks, tmp_path, target, scaling, schedule, w
     levels = model.sampler.grid.levels(4)
     np.testing.assert_allclose(levels[np.array([0, -1])], ends, rtol=1e-6)
     expected = -8.0, 8.0
-    if schedule == 'linear_beta':
-        table = diffusion.LinearBetaSchedule().table()
+    tables = {
+        'linear_beta': diffusion.LinearBetaSchedule,
+        'cosine_beta': diffusion.CosineBetaSchedule,
+    }
+    if schedule in tables:
+        table = tables[schedule]().table()
         expected = table[-1], table[0]
     np.testing.assert_allclose(ends, expected, rtol=1e-4)
