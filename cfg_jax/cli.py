@@ -23,7 +23,7 @@ from cfg_jax.guidance import RULES
 from cfg_jax.models import role
 from cfg_jax.perf import xla
 from cfg_jax.pretrained import presets
-from cfg_jax.samplers import SAMPLERS
+from cfg_jax.samplers import GRIDS, SAMPLERS
 
 PROCESS_OPTIONS = ('coordinator', 'num_processes', 'process_id')
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -153,12 +153,14 @@ def add_model_options(parser: Parser) -> None:
     )
     parser.add_argument('--decoder', help='of a model of latents: what makes images of them')
     parser.add_argument('--sampler', help='NAME or NAME:OPTION=VALUE,...')
+    parser.add_argument('--grid', help='where its levels lie, see the end of this help')
     parser.add_argument('--num_steps', type=int, help='T, levels of log-SNR')
     parser.add_argument(
         '--model_dtype', help='of the network: float32 or bfloat16; by default as trained'
     )
     parser.epilog = (
         f'guidance rules:\n{RULES.help()}\n\nsamplers:\n{SAMPLERS.help()}\n\n'
+        f'grids:\n{GRIDS.help()}\n\n'
         f'presets of imported models (docs/published_models.md):\n{presets.help_text()}'
     )
 
@@ -191,6 +193,8 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
         config.latent.decoder = options.decoder
     if options.sampler is not None:
         config.sampler.name, _, config.sampler.options = options.sampler.partition(':')
+    if options.grid is not None:
+        config.sampler.grid = options.grid
     if options.num_steps is not None:
         config.sampler.num_steps = options.num_steps
     if options.model_dtype is not None:

@@ -177,9 +177,10 @@ def default_name(config: ConfigDict, step: int) -> str:
     rule = '' if spec == 'classifier_free' else re.sub(r'[^\w.-]', '_', spec) + '-'
     learned = config.model.get('learned_variance', False)
     variance = f'-v{sampler.v:g}' if sampler.name == 'ancestral' and not learned else ''
+    grid = '' if sampler.grid == 'schedule' else f'-{sampler.grid}'
     features = '' if sweep.features == 'classifier' else f'-{sweep.features}'
     return (
-        f'{rule}{sampler.name}-T{sampler.num_steps}{variance}-n{sweep.num_samples}'
+        f'{rule}{sampler.name}{grid}-T{sampler.num_steps}{variance}-n{sweep.num_samples}'
         f'-seed{sweep.seed}{features}-step{step}'
     )
 

@@ -81,7 +81,7 @@ def downsample(h: Float[Array | np.ndarray, 'B H W C']) -> Float[Array, 'B H//2 
     """Mean over 2x2 blocks: [B, H, W, C] -> [B, H/2, W/2, C]."""
     # Not a pooling window, whose gradient is another window over padding.
     batch, height, width, channels = h.shape
-    return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    return jnp.mean(h.reshape(batch, height // 2, 2, width // 2, 2, channels), (2, 4))
 
 
 def space_to_depth(

@@ -217,11 +217,12 @@ def test_default_names_tell_settings_apart():
             {'sampler__name': 'ddim'},
             {'sampler__num_steps': 5},
             {'sampler__v': 0.5},
+            {'sampler__grid': 'edm'},
             {'sweep__num_samples': 50},
             {'sweep__seed': 1},
         )
     } | {sweep.default_name(make_tiny_config(), 7)}
-    assert len(names) == 7
+    assert len(names) == 8
 
 
 def test_features_do_not_depend_on_shards(workdir):
