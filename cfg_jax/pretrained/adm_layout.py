@@ -194,9 +194,9 @@ class _Layout(Sources):
     def attention(self, ours: str, theirs: str, channels: int) -> None:
         """An attention block."""
         self.vectors(f'{ours}/norm', f'{theirs}.norm', channels)
-        heads = None if self._heads is None else (self._heads[channels], 3, -1)
+        heads = 0 if self._heads is None else self._heads[channels]
         axes = self._structure.pointwise_axes
-        self.pointwise(f'{ours}/qkv', f'{theirs}.qkv', 3 * channels, channels, axes, heads)
+        self.pointwise(f'{ours}/qkv', f'{theirs}.qkv', 3 * channels, channels, axes, heads, 1)
         self.pointwise(f'{ours}/proj', f'{theirs}.proj_out', channels, channels, axes)
 
 

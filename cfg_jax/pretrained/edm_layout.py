@@ -133,7 +133,7 @@ class _Layout(Sources):
 
     def _attention(self, ours: str, theirs: str) -> None:
         channels = self._channels
-        parts = (channels // self._head_channels, -1, 3)
+        heads = channels // self._head_channels
         self.vectors(f'{ours}/norm', f'{theirs}.norm2', channels)
-        self.pointwise(f'{ours}/qkv', f'{theirs}.qkv', 3 * channels, channels, 2, parts)
+        self.pointwise(f'{ours}/qkv', f'{theirs}.qkv', 3 * channels, channels, 2, heads, 2)
         self.pointwise(f'{ours}/proj', f'{theirs}.proj', channels, channels, 2)

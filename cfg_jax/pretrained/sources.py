@@ -47,20 +47,22 @@ class Sources:
         out: int,
         channels: int,
         axes: int,
-        parts: tuple[int, int, int] | None = None,
+        heads: int = 0,
+        qkv_axis: int = 0,
     ) -> None:
         """A 1 x 1 convolution with `axes` axes as a dense layer.
 
-        With `parts`, such as (heads, 3, -1) for [heads, 3, depth], the outputs are q, k and v in
-        that order there, the part of 3 anywhere; here they are [3, heads, depth].
+        With `heads` the outputs are q, k and v, there [heads, 3, depth] (`qkv_axis` 1) or
+        [heads, depth, 3] (2), here [3, heads, depth].
         """
+        parts = (heads, 3, -1) if qkv_axis == 1 else (heads, -1, 3)
 
         def ordered(array: np.ndarray) -> np.ndarray:
             array = array.reshape(out, -1)
-            if parts is None:
+            if not heads:
                 return array
             split = array.reshape(*parts, array.shape[1])
-            return np.moveaxis(split, parts.index(3), 0).reshape(out, -1)
+            return np.moveaxis(split, qkv_axis, 0).reshape(out, -1)
 
         shape = (out, channels, *(1,) * axes)
         self.add(f'{ours}/kernel', f'{theirs}.weight', shape, lambda kernel: ordered(kernel).T)

@@ -3,8 +3,9 @@
 import math
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import harness
 import jax
@@ -30,7 +31,8 @@ def compare(clone: str, report: harness.Report, full: bool) -> None:
     theirs = harness.randomise(network(**NARROW))
     with harness.temporary_folder() as folder:
         published, params = harness.imported(saved(theirs, folder))
-    compare_network('EDM, width 128', theirs, published.config, params, report)
+    peer = Peer.of(theirs)
+    compare_network('EDM, width 128', peer, published.config, params, report, harness.COUNT)
     compare_samplers(theirs, published.config, params, report)
 
 
@@ -57,42 +59,60 @@ def one_hot(label: Any) -> torch.Tensor:
     return torch.eye(1000)[torch.as_tensor(np.asarray(label)).long()]
 
 
+class Peer(NamedTuple):
+    """An original network with and without its preconditioning, of images with channels last."""
+
+    inner: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # (c_in y, time, labels)
+    denoise: Callable[[np.ndarray, float, np.ndarray], np.ndarray]  # (y, s, labels)
+    time_scale: float  # of ln(s), in the time input
+
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> 'Peer':
+        """A network of NVlabs/edm or NVlabs/edm2."""
+        network = getattr(module, 'model', None) or module.unet
+
+        def inner(x: np.ndarray, time: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            return harness.last(network(harness.first(x), torch.from_numpy(time), one_hot(labels)))
+
+        def denoise(y: np.ndarray, s: float, labels: np.ndarray) -> np.ndarray:
+            return harness.last(module(harness.first(y), torch.tensor(s), one_hot(labels)))
+
+        return cls(inner, denoise, 0.25)
+
+
 def compare_network(
-    name: str, theirs: Any, config: Any, params: Any, report: harness.Report, levels: int = 0
+    name: str, peer: Peer, config: Any, params: Any, report: harness.Report, count: int
 ) -> None:
     """The network itself, and with its preconditioning: x or eps, whichever float32 holds well.
 
     x = y - s eps: above s = 1 the sum loses digits of x, below 1 the difference those of eps.
     """
-    denoiser, network = networks.make_denoiser(config), networks.make_network(config)
-    eps_of, inner_of = jax.jit(denoiser.eps), jax.jit(network.apply)
+    eps_of = jax.jit(networks.make_denoiser(config).eps)
+    inner_of = jax.jit(networks.make_network(config).apply)
     worst_inner = worst_eps = 0.0
 
     def difference(x: np.ndarray, s: float, label: np.ndarray) -> float:
         nonlocal worst_inner, worst_eps
-        s = float(np.float32(s))
-        logsnr = np.float32(-2 * math.log(s))
+        s, label = float(np.float32(s)), np.int32(label)
         y = np.float32(0.5 * x[..., ::-1] + s * x)
-        inside, time = np.float32(1 / math.sqrt(s**2 + 0.25)) * y, np.float32([math.log(s) / 4])
-        inner = getattr(theirs, 'model', None) or theirs.unet
-        expected = inner(harness.first(inside), torch.from_numpy(time), one_hot(label))
-        found = inner_of(params, inside, time, np.int32(label))
-        worst_inner = max(worst_inner, harness.relative(found, harness.last(expected)))
+        inside = np.float32(1 / math.sqrt(s**2 + 0.25)) * y
+        time = np.float32([peer.time_scale * math.log(s)])
+        found = inner_of(params, inside, time, label)
+        worst_inner = max(worst_inner, harness.relative(found, peer.inner(inside, time, label)))
 
-        denoised = harness.last(theirs(harness.first(y), torch.tensor(s), one_hot(label)))
+        denoised, logsnr = peer.denoise(y, s, label), np.float32(-2 * math.log(s))
         z = np.asarray(diffusion.alpha(logsnr)) * y
-        eps = eps_of(params, z, logsnr, np.int32(label))
+        eps = eps_of(params, z, logsnr, label)
         if s > 1:
             worst_eps = max(worst_eps, harness.relative(eps, (y - denoised) / s))
             return 0.0
         return harness.relative(diffusion.x_from_eps(z, eps, logsnr), denoised)
 
-    count = levels or harness.COUNT
     noise_levels = np.geomspace(LOWEST, HIGHEST, count).tolist()
     shape = config.data.image_size, config.data.image_size, config.data.channels
-    found = harness.worst(difference, shape, noise_levels, 1000)
+    worst_x = harness.worst(difference, shape, noise_levels, 1000)
     report.line(f'{name}: the network, {count} inputs', worst_inner, harness.OUTPUTS)
-    report.line(f'{name}: denoised image, s <= 1', found, harness.OUTPUTS)
+    report.line(f'{name}: denoised image, s <= 1', worst_x, harness.OUTPUTS)
     report.line(f'{name}: eps, s > 1', worst_eps, harness.OUTPUTS)
 
 
@@ -134,5 +154,5 @@ def compare_published_size(report: harness.Report) -> None:
         params, config = harness.through_the_command(saved(theirs, folder), name, report)
     ours = sum(leaf.size for leaf in jax.tree.leaves(params))
     report.equal(f'{name}: parameters', ours, sum(p.numel() for p in theirs.parameters()))
-    compare_network(name, theirs, config, params, report, levels=3)
+    compare_network(name, Peer.of(theirs), config, params, report, 3)
     harness.note_bfloat16(name, config, params, report)

@@ -32,7 +32,8 @@ def compare(clone: str, report: harness.Report, full: bool) -> None:
     with harness.temporary_folder() as folder:
         ours = [harness.imported(saved(module, folder)) for module in theirs]
     published, params = ours[0]
-    edm.compare_network('EDM2, width 64', theirs[0], published.config, params, report)
+    peer = edm.Peer.of(theirs[0])
+    edm.compare_network('EDM2, width 64', peer, published.config, params, report, harness.COUNT)
     compare_samplers(theirs, ours, report)
 
 
@@ -114,5 +115,5 @@ def compare_published_sizes(report: harness.Report) -> None:
     with harness.temporary_folder() as folder:
         name = 'edm2-img64-s'
         params, config = harness.through_the_command(saved(module, folder), name, report)
-    edm.compare_network(name, module, config, params, report, levels=3)
+    edm.compare_network(name, edm.Peer.of(module), config, params, report, 3)
     harness.note_bfloat16(name, config, params, report)

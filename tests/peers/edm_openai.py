@@ -11,9 +11,7 @@ import jax
 import numpy as np
 import torch
 
-from cfg_jax import diffusion
 from cfg_jax.inference import Model
-from cfg_jax.models import networks
 
 # Imported there for losses and launching, which a network does not need.
 _ABSENT = ('mpi4py', 'piq', 'torchvision', 'torchvision.transforms', 'einops', 'blobfile')
@@ -34,7 +32,8 @@ def compare(clone: str, report: harness.Report, full: bool) -> None:
     if full:
         ours = sum(leaf.size for leaf in jax.tree.leaves(params))
         report.equal(f'{name}: parameters', ours, sum(p.numel() for p in theirs.parameters()))
-    compare_network(name, theirs, config, params, report, 1 if full else harness.COUNT)
+    count = 3 if full else harness.COUNT
+    edm.compare_network(name, peer_of(theirs), config, params, report, count)
     if not full:
         compare_sampler(theirs, config, params, report)
 
@@ -82,25 +81,18 @@ def denoiser() -> Any:
     return KarrasDenoiser(loss_norm='l2')
 
 
-def compare_network(
-    name: str, theirs: Any, config: Any, params: Any, report: harness.Report, count: int
-) -> None:
-    """The denoised image at noise levels over the whole range."""
-    eps_of = jax.jit(networks.make_denoiser(config).eps)
+def peer_of(module: torch.nn.Module) -> edm.Peer:
+    """A network with and without its preconditioning."""
 
-    def difference(x: np.ndarray, s: float, label: np.ndarray) -> float:
-        logsnr = np.float32(-2 * math.log(s))
-        alpha = np.asarray(diffusion.alpha(logsnr))
-        y = np.float32(0.5 * x[..., ::-1] + s * x)
-        sigmas = torch.tensor([math.exp(-0.5 * float(logsnr))])
-        _, denoised = denoiser().denoise(theirs, harness.first(y), sigmas, y=torch.tensor(label))
-        eps = eps_of(params, alpha * y, logsnr, np.int32(label))
-        found = diffusion.x_from_eps(alpha * y, eps, logsnr)
-        return harness.relative(found, harness.last(denoised))
+    def inner(x: np.ndarray, time: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        inputs = harness.first(x), torch.from_numpy(time), torch.tensor(labels)
+        return harness.last(module(*inputs))
 
-    levels = np.geomspace(edm.LOWEST, edm.HIGHEST, count).tolist()
-    found = harness.worst(difference, (64, 64, 3), levels, 1000)
-    report.line(f'{name}: denoised image, {count} inputs', found, harness.OUTPUTS)
+    def denoise(y: np.ndarray, s: float, labels: np.ndarray) -> np.ndarray:
+        given = harness.first(y), torch.tensor([s])
+        return harness.last(denoiser().denoise(module, *given, y=torch.tensor(labels))[1])
+
+    return edm.Peer(inner, denoise, 250.0)
 
 
 def compare_sampler(
