@@ -74,8 +74,6 @@ def check(parser: cli.Parser, options, config) -> None:
         parser.error(f'--peer={options.peer} is not a checkout of openai/guided-diffusion')
     if unknown := set(options.variants) - set(VARIANTS):
         parser.error(f'--variants are out of {", ".join(VARIANTS)}; got {unknown.pop()}')
-    if not all((options.steps, options.rounds, options.repeats)):
-        parser.error('--steps, --rounds and --repeats are at least 1')
     if config.model.kind != 'unet':
         parser.error(f'{options.config} is a classifier; the peer measured here is a U-Net')
     peers = {

@@ -28,8 +28,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--workdir', default='runs/bench', help='where the extractor lies')
     parser.add_argument('--out', default='', help='a file for the JSON')
     options, config = cli.parse_with_config(parser, argv)
-    if not options.w or not options.rounds:
-        parser.error('--w is not 0 and --rounds at least 1')
+    if not options.w:
+        parser.error('--w is not 0')
     if 'sampler' not in config:
         parser.error(f'{options.config} is a classifier: it samples nothing')
 

@@ -22,8 +22,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--batch_size', type=cli.positive_number, default=256)
     parser.add_argument('--out', required=True, help='the .npz to write')
     options, config = cli.parse_with_config(parser, argv)
-    if not options.batch_size:
-        parser.error('--batch_size is at least 1')
 
     from cfg_jax import files
     from cfg_jax.evaluation import dataset_reference, reference

@@ -17,9 +17,8 @@ from ml_collections import ConfigDict
 
 from cfg_jax.conditioning import Condition, Conditioning, noisy
 from cfg_jax.models import networks
-from cfg_jax.models.attention import attend
 from cfg_jax.models.layers import downsample, upsample
-from cfg_jax.models.perturbation import Perturbation, blur_positions
+from cfg_jax.models.perturbation import Perturbation, attend_perturbed
 
 _RES_BALANCE = _ATTENTION_BALANCE = 0.3  # share of the branch in a sum
 _LABEL_BALANCE = _SKIP_BALANCE = 0.5
@@ -94,10 +93,7 @@ class Block(nn.Module):
         qkv = self._conv(3 * channels, 1, 'qkv')(h)
         heads = batch, height * width, 3, self.num_heads, channels // self.num_heads
         q, k, v = jnp.moveaxis(normalise(qkv.reshape(heads)), 2, 0)
-        if perturbation is not None and perturbation.kind == 'blur':
-            q = blur_positions(q, height, width, perturbation.blur)
-        identity = perturbation is not None and perturbation.kind == 'identity'
-        attended = v if identity else attend(q, k, v, self.attention)
+        attended = attend_perturbed(q, k, v, self.attention, perturbation, (height, width))
         return self._conv(channels, 1, 'proj')(attended.reshape(h.shape))
 
     def _conv(self, features: int, side: int, name: str) -> nn.Conv:

@@ -40,6 +40,7 @@ SAMPLERS = Registry(
             'cfg_jax.samplers.flow:FlowHeun',
             'Heun steps of order 2 in the t of a rectified flow (SiT)',
         ),
+        'flow_sde': ('cfg_jax.samplers.flow:FlowSDE', "SiT's stochastic sampler, in the same t"),
     },
 )
 
@@ -59,6 +60,10 @@ GRIDS = Registry(
         'strided': (
             'cfg_jax.samplers.grids:StridedGrid',
             "every k-th of 1,000 discrete steps, ADM's for DDIM",
+        ),
+        'flow': (
+            'cfg_jax.samplers.grids:FlowGrid',
+            'uniform in the t of a rectified flow, the last at 0.04 (SiT)',
         ),
     },
 )
@@ -108,10 +113,12 @@ class Sampler:
       shifts_mean: whether it adds `Prediction.mean_gradient` times the variance of a transition to
         its mean, as the ancestral sampler does.
       renoises: whether it takes `Prediction.renoise`.
+      corrects: whether each level but the last takes a second prediction, at the next level.
     """
 
     shifts_mean: ClassVar[bool] = False
     renoises: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
 
     num_steps: int = 256
     clip: bool = True
@@ -119,8 +126,8 @@ class Sampler:
 
     @property
     def predictions(self) -> int:
-        """How many a trajectory takes: one a level."""
-        return self.num_steps
+        """How many a trajectory takes: one a level, or two and one at the last."""
+        return 2 * self.num_steps - 1 if self.corrects else self.num_steps
 
     def init(self, z: jax.Array) -> Any:
         """The sampler's own history before the first step, a pytree."""

@@ -6,6 +6,7 @@ dy / ds = eps: an Euler step of it is DDIM.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +75,7 @@ class Heun(Euler):
     interval decides at each evaluation by its own level.
     """
 
-    @property
-    def predictions(self) -> int:
-        """Two a level, and one at the last."""
-        return 2 * self.num_steps - 1
+    corrects: ClassVar[bool] = True
 
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State

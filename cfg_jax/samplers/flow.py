@@ -1,14 +1,18 @@
-"""Heun's method in the time of a rectified flow (Liu et al. 2023; Ma et al. 2024).
+"""The ODE and an SDE in the time of a rectified flow (Liu et al. 2023; Ma et al. 2024).
 
 In the flow's scaling y = (1 - t) x + t eps = z / (alpha + sigma) with t = sigma / (alpha + sigma),
-the ODE is dy / dt = eps - x: an Euler step of it is DDIM.
+the ODE is dy / dt = eps - x: an Euler step of it is DDIM. Noise of the coefficient 2 D(t) in dt
+leaves the distribution of y at every t as it is where the score, -eps / t, times D is added too.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from cfg_jax import diffusion
+from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
 from cfg_jax.samplers.estimates import Estimate, estimate
 
@@ -21,10 +25,7 @@ class FlowHeun(Sampler):
     noise level s of EDM's Heun is without bounds, t is 1.
     """
 
-    @property
-    def predictions(self) -> int:
-        """Two a level, and one at the last."""
-        return 2 * self.num_steps - 1
+    corrects: ClassVar[bool] = True
 
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
@@ -36,12 +37,41 @@ class FlowHeun(Sampler):
             # Of the line x~ + t (eps~ - x~), at t'.
             ahead = diffusion.q_sample(found.x, level.logsnr_prime, found.eps)
             end, after = estimate(predict, ahead, level.logsnr_prime, guidance, self.clip)
-            t, t_prime = (jax.nn.sigmoid(-0.5 * a) for a in (level.logsnr, level.logsnr_prime))
+            t, t_prime = _time(level.logsnr), _time(level.logsnr_prime)
             change = 0.5 * (t_prime - t) * (_velocity(end) - _velocity(found))
             return ahead + change / diffusion.FLOW.factor(level.logsnr_prime), after
 
         z, guidance = jax.lax.cond(level.last, lambda: (found.x, guidance), corrected)
         return z, state._replace(guidance=guidance)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSDE(Sampler):
+    """y' = y + (t - t') (x~ - 2 eps~) + sqrt(2 t (t - t')) n: Euler-Maruyama at D(t) = t (SiT).
+
+    The last step, from t to 0, has no noise: x~ - t eps~.
+    """
+
+    def step(
+        self, predict: Predict, z: jax.Array, level: Level, state: State
+    ) -> tuple[jax.Array, State]:
+        """A step of the SDE: z at the next level, [B, ...], or the mean at t = 0."""
+        found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
+        t, t_prime = _time(level.logsnr), _time(level.logsnr_prime)
+
+        def stepped() -> jax.Array:
+            # y + (t - t') (x~ - 2 eps~) with y = (1 - t) x~ + t eps~.
+            mean = (1.0 - t_prime) * found.x + (2.0 * t_prime - t) * found.eps
+            noise = per_image_noise(level.keys, z.shape[1:])
+            y = mean + jnp.sqrt(2.0 * t * (t - t_prime)) * noise
+            return y / diffusion.FLOW.factor(level.logsnr_prime)
+
+        z = jax.lax.cond(level.last, lambda: found.x - t * found.eps, stepped)
+        return z, state._replace(guidance=guidance)
+
+
+def _time(logsnr: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(-0.5 * logsnr)
 
 
 def _velocity(found: Estimate) -> jax.Array:

@@ -72,6 +72,24 @@ class EDMGrid(Grid):
 
 
 @dataclasses.dataclass(frozen=True)
+class FlowGrid(Grid):
+    """t = sigma / (alpha + sigma) uniform from the schedule's noisiest to `last` (Ma et al. 2024).
+
+    Attributes:
+      last: from there one step leads to t = 0; published 0.04.
+    """
+
+    last: float = 0.04
+
+    def levels(self, num_steps: int) -> jax.Array:
+        """T levels, 2 ln((1 - t) / t) with t uniform, float32 [T]."""
+        with jax.ensure_compile_time_eval():  # inside a compiled trajectory too
+            noisiest = float(super().levels(2)[0])
+        t = np.linspace(1.0, self.last, _at_least_two(num_steps))[1:]
+        return jnp.asarray([noisiest, *(2.0 * np.log((1.0 - t) / t))], jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class RespacedGrid(Grid):
     """Levels at T of the discrete steps 0..999 of the schedule, evenly spaced with both ends.
 

@@ -139,7 +139,7 @@ def test_every_rule_and_sampler_is_measured_or_said_not_to_be():
     assert rules | settings.NOT_MEASURED.keys() == set(RULES)
     assert not rules & settings.NOT_MEASURED.keys()
     samplers = {s.sampler.partition(':')[0] for s in found if s.part == 'samplers'}
-    assert samplers | {'flow_heun'} == set(SAMPLERS)  # that one is for models of flows
+    assert samplers | {'flow_heun', 'flow_sde'} == set(SAMPLERS)  # those are for models of flows
     assert len({s.slug() for s in found}) == len(found)
     for setting in found:
         rule = make_rule(setting.rule)

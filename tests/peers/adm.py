@@ -67,16 +67,16 @@ CLASSIFIER_DEPTHS = {64: 4, 128: 2, 256: 2, 512: 2}
 
 
 def compare(clone: str, report: harness.Report, full: bool) -> None:
-    """Networks, classifiers and samplers at reduced width; with `full` the published sizes."""
+    """Samplers, networks and classifiers at reduced width; with `full` the published sizes."""
     sys.path.insert(0, clone)
     if full:
         compare_published_sizes(report)
         return
+    compare_samplers(report)
     for name in PUBLISHED:
         compare_unet(name, report)
     for size in CLASSIFIER_DEPTHS:
         compare_classifier(size, report)
-    compare_samplers(report)
 
 
 def unet(name: str, width: int = 0) -> torch.nn.Module:
@@ -164,17 +164,20 @@ def compare_classifier(size: int, report: harness.Report, width: int = 64) -> No
     )
     worst_gradient = 0.0
 
-    def difference(x: np.ndarray, step: int, label: np.ndarray) -> float:
-        nonlocal worst_gradient
+    def theirs(x: np.ndarray, step: int, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.enable_grad():
             pixels = harness.first(x).requires_grad_()
-            theirs = pair.theirs(pixels, torch.tensor([step]))
-            log_prob = torch.log_softmax(theirs, -1)[0, label[0]]
+            found = pair.theirs(pixels, torch.tensor([step]))
+            log_prob = torch.log_softmax(found, -1)[0, label[0]]
             (slope,) = torch.autograd.grad(log_prob, pixels)
+        return found.detach().numpy(), harness.last(slope)
+
+    def difference(x: np.ndarray, step: int, label: np.ndarray) -> float:
+        nonlocal worst_gradient
+        expected, slope = theirs(x, step, label)
         found = gradient(pair.params, x, pair.logsnr(step), np.int32(label))
-        worst_gradient = max(worst_gradient, harness.relative(found, harness.last(slope)))
-        found = logits(pair.params, x, np.full(1, pair.logsnr(step)))
-        return harness.relative(found, theirs.detach().numpy())
+        worst_gradient = max(worst_gradient, harness.relative(found, slope))
+        return harness.relative(logits(pair.params, x, np.full(1, pair.logsnr(step))), expected)
 
     count = harness.COUNT if size < 256 else 5
     steps = np.linspace(0, 999, count).round().astype(int)
@@ -185,62 +188,81 @@ def compare_classifier(size: int, report: harness.Report, width: int = 64) -> No
 
 
 def compare_samplers(report: harness.Report, steps: int = 10) -> None:
-    """Ten steps from the same noise: ancestral, guided by a classifier, and DDIM."""
-    from guided_diffusion.script_util import create_gaussian_diffusion
+    """Ten steps from the same noise: ancestral and DDIM, alone and guided by a classifier."""
+    network, judge = unet('64x64_diffusion', 32), harness.randomise(classifier(64, 64), seed=1)
+    for schedule in ('linear', 'cosine'):
+        settings = f'schedule={schedule}_beta'
+        pair = Pair.of(harness.randomise(network), f'{settings},head_channels=32')
+        chain = _Chain(pair, Pair.of(judge, settings), schedule, steps)
+        levels = networks.make_schedule(chain.pair.config)
+        ancestral = Ancestral(num_steps=steps, grid=RespacedGrid(levels))
+        respaced = DDIM(num_steps=steps, grid=RespacedGrid(levels))
+        strided = DDIM(num_steps=steps, grid=StridedGrid(levels))
+        shifted = dataclasses.replace(strided, clip=False)
+        clip_first = ClassifierEps(clip_first=True)
+        for name, loop, respacing, sampler, rule, w in (
+            ('ancestral', 'p_sample_loop', str(steps), ancestral, ClassifierMean(), 0.0),
+            ('ancestral, guided', 'p_sample_loop', str(steps), ancestral, ClassifierMean(), 1.0),
+            ('DDIM', 'ddim_sample_loop', str(steps), respaced, ClassifierEps(), 0.0),
+            ('DDIM, strided', 'ddim_sample_loop', f'ddim{steps}', strided, ClassifierEps(), 0.0),
+            ('DDIM, guided', 'ddim_sample_loop', f'ddim{steps}', shifted, clip_first, 1.0),
+        ):
+            expected = chain.theirs(loop, w > 0, respacing)
+            moved = harness.relative(chain.theirs(loop, w > 0, respacing, moved=True), expected)
+            found = harness.relative(chain.ours(sampler, rule, w), expected)
+            # At the cosine schedule's noisy end x~ = (z - sigma eps) / alpha with alpha = 5e-5:
+            # there a rounding of z is seen in the picture, whoever computes it.
+            name = f'{steps} steps, {schedule}: {name}'
+            report.line(name, found, max(harness.STEPS, 3 * moved))
+            report.note('    theirs, from a start moved by its last digit', f'{moved:.1e}')
 
-    pair = Pair.of(harness.randomise(unet('64x64_diffusion', 32)), 'head_channels=32')
-    judge = Pair.of(harness.randomise(classifier(64, 64), seed=1))
+
+@dataclasses.dataclass
+class _Chain:
+    """A network and a classifier with one start and the noise of every step."""
+
+    pair: Pair
+    judge: Pair
+    schedule: str
+    steps: int
     labels = np.array([3, 814], np.int32)
-    shape = (64, 64, 3)
-    noise = harness.noises(0, range(2), shape, steps)
 
-    def cond_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            log_probs = torch.log_softmax(judge.theirs(x, t), -1)
-            return torch.autograd.grad(log_probs[range(len(y)), y].sum(), x)[0]
-
-    def theirs(name: str, guided: bool, respacing: str) -> np.ndarray:
-        diffusion = create_gaussian_diffusion(
-            learn_sigma=True, noise_schedule='cosine', timestep_respacing=respacing
+    def ours(self, sampler: Any, rule: Any, w: float) -> Any:
+        """Two images of our sampler."""
+        model = Model(
+            self.pair.config,
+            {'main': self.pair.params, 'classifier': self.judge.params},
+            networks={'classifier': networks.make_noisy_classifier(self.judge.config)},
+            rule=rule,
+            sampler=sampler,
         )
-        with harness.injected(noise[1:]), torch.no_grad():
-            out = getattr(diffusion, name)(
-                pair.theirs,
+        return model.generate(0, range(2), self.labels, w).x
+
+    def theirs(self, loop: str, guided: bool, respacing: str, moved: bool = False) -> np.ndarray:
+        """The same of theirs; `moved` by one rounding at the start."""
+        from guided_diffusion.script_util import create_gaussian_diffusion
+
+        diffusion = create_gaussian_diffusion(
+            learn_sigma=True, noise_schedule=self.schedule, timestep_respacing=respacing
+        )
+        start, *noise = harness.noises(0, range(2), (64, 64, 3), self.steps)
+        start = np.nextafter(start, np.float32(np.inf)) if moved else start
+        with harness.injected(noise), torch.no_grad():
+            out = getattr(diffusion, loop)(
+                self.pair.theirs,
                 (2, 3, 64, 64),
-                noise=harness.first(noise[0]),
-                model_kwargs={'y': torch.tensor(labels).long()},
-                cond_fn=cond_fn if guided else None,
+                noise=harness.first(start),
+                model_kwargs={'y': torch.tensor(self.labels).long()},
+                cond_fn=self._gradient if guided else None,
                 device='cpu',
             )
         return harness.last(out)
 
-    schedule = networks.make_schedule(pair.config)
-    grid = RespacedGrid(schedule)
-    model = Model(
-        pair.config,
-        {'main': pair.params, 'classifier': judge.params},
-        networks={'classifier': networks.make_noisy_classifier(judge.config)},
-        rule=ClassifierMean(),
-        sampler=Ancestral(num_steps=steps, grid=grid),
-    )
-
-    def line(name: str, ours: Any, expected: np.ndarray) -> None:
-        report.line(f'{steps} steps: {name}', harness.relative(ours, expected), harness.STEPS)
-
-    found = model.generate(0, range(2), labels, 0.0).x
-    line('ancestral, learned variance', found, theirs('p_sample_loop', False, str(steps)))
-    found = model.generate(0, range(2), labels, 1.0).x
-    line('ancestral, guided by the classifier', found, theirs('p_sample_loop', True, str(steps)))
-    for respacing, grid in (str(steps), RespacedGrid), (f'ddim{steps}', StridedGrid):
-        sampler = DDIM(num_steps=steps, grid=grid(schedule))
-        found = model.with_settings(sampler=sampler, guidance=ClassifierEps())
-        found = found.generate(0, range(2), labels, 0.0).x
-        line(f'DDIM, respaced {respacing}', found, theirs('ddim_sample_loop', False, respacing))
-    sampler = dataclasses.replace(sampler, clip=False)
-    model = model.with_settings(sampler=sampler, guidance=ClassifierEps(clip_first=True))
-    found = model.generate(0, range(2), labels, 1.0).x
-    line('DDIM, guided by the classifier', found, theirs('ddim_sample_loop', True, f'ddim{steps}'))
+    def _gradient(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            log_probs = torch.log_softmax(self.judge.theirs(x, t), -1)
+            return torch.autograd.grad(log_probs[range(len(y)), y].sum(), x)[0]
 
 
 def compare_published_sizes(report: harness.Report) -> None:

@@ -110,13 +110,13 @@ def noises(seed: int, indices: Sequence[int], shape: Sequence[int], steps: int) 
 
 @contextlib.contextmanager
 def injected(noise: Sequence[np.ndarray]) -> Iterator[None]:
-    """torch.randn_like gives these, one after the other, inside the block."""
-    waiting, original = iter(noise), torch.randn_like
-    torch.randn_like = lambda x, **kwargs: first(next(waiting)).to(x.dtype)
+    """torch.randn and randn_like give these, one after the other, inside the block."""
+    waiting, originals = iter(noise), (torch.randn, torch.randn_like)
+    torch.randn = torch.randn_like = lambda *shape, **kwargs: first(next(waiting))
     try:
         yield
     finally:
-        torch.randn_like = original
+        torch.randn, torch.randn_like = originals
 
 
 def imported(path: Path, settings: str = '') -> tuple[importing.Published, Any]:

@@ -13,8 +13,8 @@ from cfg_jax import diffusion
 from cfg_jax.models import networks
 from cfg_jax.pretrained import dit as family
 from cfg_jax.samplers.edm import Euler
-from cfg_jax.samplers.flow import FlowHeun
-from cfg_jax.samplers.grids import Grid
+from cfg_jax.samplers.flow import FlowHeun, FlowSDE
+from cfg_jax.samplers.grids import FlowGrid, Grid
 
 
 def compare(clone: str, report: harness.Report, full: bool) -> None:
@@ -97,6 +97,27 @@ def compare_samplers(
             found = model.generate(0, range(2), labels, scale - 1).x
             difference = harness.relative(found, expected)
             report.line(f'{steps} steps: {name}, scale {scale:g}', difference, harness.STEPS)
+    compare_sde(theirs, config, params, report, steps)
+
+
+def compare_sde(theirs: Any, config: Any, params: Any, report: harness.Report, steps: int) -> None:
+    """The SDE with its code's defaults from the same noise, guided on 3 of 4 channels."""
+    from transport import Sampler, create_transport
+
+    labels = np.array([3, 814], np.int32)
+    start, *noise = harness.noises(0, range(2), networks.noise_shape(config), steps)
+    grid = FlowGrid(networks.make_schedule(config))
+    model = dit.latent_model(
+        config, params, sampler=FlowSDE(num_steps=steps, clip=False, grid=grid)
+    ).with_settings(guidance='classifier_free+channels')
+    sample = Sampler(create_transport()).sample_sde(diffusion_form='sigma', num_steps=steps)
+    for scale in (1.0, 1.5, 4.0):
+        condition = {'y': torch.tensor([*labels, 1000, 1000]), 'cfg_scale': scale}
+        with harness.injected([dit.doubled(each) for each in noise]):
+            there = sample(harness.first(dit.doubled(start)), theirs.forward_with_cfg, **condition)
+        found = model.generate(0, range(2), labels, scale - 1).x
+        difference = harness.relative(found, harness.last(there[-1])[:2])
+        report.line(f'{steps} steps: SDE, scale {scale:g}', difference, harness.STEPS)
 
 
 def compare_published_size(report: harness.Report) -> None:

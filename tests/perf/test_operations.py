@@ -74,7 +74,7 @@ def test_loops_and_compiled_functions_are_counted_inside():
 def test_a_guided_trajectory_costs_twice_the_evaluations(name):
     batch, steps, side, channels = 3, 6, 4, 2
     params = {'main': jnp.ones((channels, channels))}
-    one_step = 2 * batch * side**2 * channels**2 * (2 if name in ('heun', 'flow_heun') else 1)
+    one_step = 2 * batch * side**2 * channels**2 * (2 if SAMPLERS.load(name).corrects else 1)
     sampler = SAMPLERS.make(name, num_steps=steps)
 
     def eps_theta(params, z, logsnr, label):

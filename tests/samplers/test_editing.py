@@ -170,7 +170,7 @@ def test_a_mask_takes_the_steps_that_it_says(name):
         sampler(name, 8), guided_gaussians(1.0, count), Edit(image, anew, 0.5, resample)
     )
     steps = resample * (levels - 1) + 1
-    assert nfe == 2 * (2 * steps - 1 if name in ('heun', 'flow_heun') else steps)
+    assert nfe == 2 * (2 * steps - 1 if SAMPLERS.load(name).corrects else steps)
 
 
 @pytest.mark.parametrize('anew', [False, True])

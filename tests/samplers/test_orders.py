@@ -7,8 +7,16 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from cfg_jax.diffusion import CosineSchedule
+from cfg_jax.keys import per_image_noise, stream
 from cfg_jax.samplers import SAMPLERS
-from cfg_jax.samplers.grids import EDMGrid, Grid, LogSNRGrid, RespacedGrid, StridedGrid
+from cfg_jax.samplers.grids import (
+    EDMGrid,
+    FlowGrid,
+    Grid,
+    LogSNRGrid,
+    RespacedGrid,
+    StridedGrid,
+)
 from cfg_jax.samplers.loop import follow
 
 MEANS, DEVIATION = np.array([-0.6, 0.5]), 0.25  # of the data, a mixture in one dimension
@@ -84,6 +92,7 @@ def test_order_of_convergence_under_guidance(name, order, ends):
         ('dpmpp_2m_sde', 96),
         ('euler:churn=20', 768),  # of order 1: 11 % of the variance are missing at 96
         ('heun:churn=20', 96),
+        ('flow_sde', 384),  # of order 1
     ],
 )
 def test_stochastic_samplers_reproduce_the_moments(spec, num_steps):
@@ -100,12 +109,44 @@ def test_stochastic_samplers_reproduce_the_moments(spec, num_steps):
     x = np.asarray(
         follow(sampler, lambda z, logsnr: eps_of_component(z, logsnr, mean), z, keys), np.float64
     )
-    # x~ at the last level is the posterior mean of x, whose variance is a little smaller.
+    # x~ at the last level is the posterior mean of x, whose variance is a little smaller; of
+    # flow_sde it is x~ - t eps~.
     alpha_2 = 1 / (1 + np.exp(-ENDS[1]))
-    shrunk = alpha_2 * DEVIATION**4 / (alpha_2 * DEVIATION**2 + 1 - alpha_2)
+    alpha, sigma = np.sqrt(alpha_2), np.sqrt(1 - alpha_2)
+    subtracted = sigma / (alpha + sigma) if name == 'flow_sde' else 0
+    shrunk = (alpha * DEVIATION**2 - subtracted * sigma) ** 2
+    shrunk /= alpha_2 * DEVIATION**2 + 1 - alpha_2
     assert abs(x.mean() - mean) < 5 * DEVIATION / np.sqrt(count)
     # 5 standard errors of a variance, and 2 % for the steps.
     assert abs(x.var() / shrunk - 1) < 5 * np.sqrt(2 / count) + 0.02
+
+
+def test_flow_sde_is_euler_maruyama_in_t():
+    """y += drift h + sqrt(2 t h) n with the drift x - eps + t * score, score = -eps / t."""
+    mean, z = 0.4, np.linspace(-2, 2, 41)
+    grid = FlowGrid(CosineSchedule(-20, 20), last=0.1)
+    t = np.linspace(1, 0.1, 6)
+    t[0] = 1 / (1 + np.exp(-10))
+    np.testing.assert_allclose(jax.nn.sigmoid(-grid.levels(6) / 2), t, rtol=1e-5)
+    keys = jax.random.split(jax.random.key(3), len(z))
+    noise = [per_image_noise(stream(keys, i), (1,))[:, 0] for i in range(5)]
+
+    y = np.hypot(1 - t[0], t[0]) * z
+    for i in range(6):
+        length, logsnr = np.hypot(1 - t[i], t[i]), 2 * np.log(1 / t[i] - 1)
+        eps = eps_of_component(y / length, logsnr, mean, np)
+        x = (y - t[i] * eps) / (1 - t[i])
+        h = t[i] - t[i + 1] if i < 5 else t[i]
+        y = y + h * (x - eps + t[i] * (-eps / t[i]))
+        if i < 5:
+            y = y + np.sqrt(2 * t[i] * h) * np.asarray(noise[i], np.float64)
+    found = follow(
+        SAMPLERS.make('flow_sde', num_steps=6, clip=False, grid=grid),
+        lambda z, logsnr: eps_of_component(z, logsnr, mean),
+        jnp.asarray(z[:, None], jnp.float32),
+        keys,
+    )
+    np.testing.assert_allclose(found[:, 0], y, rtol=0, atol=1e-4)
 
 
 def test_flow_heun_is_the_trapezoid_rule_in_t():
