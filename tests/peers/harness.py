@@ -1,7 +1,6 @@
 """What the comparisons with original code share: random parameters, noise, differences."""
 
 import contextlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -137,13 +136,26 @@ def through_the_command(path: Path, name: str, report: Report, *options: str) ->
     """Parameters and config by import_checkpoint.py, whose time and largest memory are reported."""
     out = path.with_suffix('.safetensors')
     command = [sys.executable, ROOT / 'scripts' / 'import_checkpoint.py', path, f'--out={out}']
-    start = time.monotonic()
-    subprocess.run([*map(str, command), *options], check=True, stdout=subprocess.DEVNULL)
+    start, memory = time.monotonic(), 0.0
+    with subprocess.Popen([*map(str, command), *options], stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            memory = max(memory, _peak_gib(process.pid))
+            time.sleep(0.02)
+    assert process.returncode == 0, f'{command} ended with status {process.returncode}'
     seconds = time.monotonic() - start
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of any child so far
     report.note(f'{name}: import', f'{seconds:.0f} s, {memory:.2f} GiB at most')
     params, config, _ = loading.load_params(out)
     return params, config
+
+
+def _peak_gib(pid: int) -> float:
+    """Largest resident memory of a running program so far.
+
+    Not getrusage: there a child begins with the memory of this process, from which it was forked.
+    """
+    lines = Path(f'/proc/{pid}/status').read_text().splitlines()
+    peak = next((line.split()[1] for line in lines if line.startswith('VmHWM')), '0')
+    return int(peak) / 2**20
 
 
 def denoiser(published: importing.Published) -> Callable[..., Any]:
