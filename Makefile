@@ -4,7 +4,7 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test install format
+.PHONY: quickstart test install format browser
 # Large pages for the large arrays that XLA allocates at every step (docs/performance.md).
 quickstart: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: install
@@ -19,6 +19,12 @@ test: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# For the tests of the HTML page, which are skipped without: a browser, and the checks of axe-core.
+browser: install
+	{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -q && \
+	  apt-get install -q -y --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+	npm install --silent --no-save --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.14.1
 
 install: $(VENV)/.installed
 
