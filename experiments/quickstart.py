@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument('--workdir', default='runs/quickstart', help='where everything is written')
     parser.set_defaults(config=str(ROOT / 'configs' / 'digits.py'))
     options, config = cli.parse_with_config(parser, argv)
