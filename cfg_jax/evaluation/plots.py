@@ -99,7 +99,7 @@ def save_sample_grid(
     for i in range(rows):
         for j in range(columns):
             _draw_image(axes[i, j], picture[i, j])
-        name = _shortened(row_names[i])
+        name = short_name(row_names[i])
         axes[i, 0].set_ylabel(name, rotation=0, ha='right', va='center')
     for j in range(columns):
         axes[0, j].set_title(column_names[j], fontsize=9)
@@ -112,13 +112,13 @@ def save_named_grid(
     """Draws uint8 images [N, H, W, C] in rows of `columns`, each with its name above it."""
     rows = -(-len(pictures) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.3 * columns, 1.5 * rows), squeeze=False, layout='constrained'
+        rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False, layout='constrained'
     )
     for panel in axes.flat[len(pictures) :]:
         panel.set_axis_off()
     for panel, image, name in zip(axes.flat, pictures, names, strict=False):
         _draw_image(panel, image)
-        panel.set_title(_shortened(name), fontsize=8, pad=3)
+        panel.set_title(name, fontsize=8, pad=3)
     save(path, figure)
 
 
@@ -128,8 +128,8 @@ def _draw_image(axes: Axes, image: np.ndarray) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _shortened(name: str) -> str:
-    """The first of a class's names, such as 'tench' of 'tench, Tinca tinca'."""
+def short_name(name: str) -> str:
+    """The first of a class's names, such as 'tench' of 'tench, Tinca tinca', cut if it is long."""
     first = name.partition(', ')[0]
     return first if len(first) <= _LONGEST else f'{first[: _LONGEST - 1]}…'
 

@@ -156,9 +156,10 @@ def test_a_pdf_beside_the_png(tmp_path, monkeypatch):
 def test_names_above_pictures(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(plots, 'save', lambda path, figure: kept.append(figure))
-    names = ['tench, Tinca tinca', 'a name of very many letters', 'w = 3']
+    names = ['tench, Tinca tinca', 'a name of very many letters', '3']
+    names = [plots.short_name(name) for name in names]
     plots.save_named_grid(tmp_path / 'x.png', np.zeros((3, 4, 4, 3), np.uint8), names, 2)
     titles = [axes.get_title() for axes in kept[0].axes]
-    assert titles == ['tench', 'a name of very ma…', 'w = 3', '']
+    assert titles == ['tench', 'a name of very ma…', '3', '']
     assert not kept[0].axes[3].axison
     plt.close('all')
