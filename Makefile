@@ -4,7 +4,7 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test install format browser dist
+.PHONY: quickstart test install format browser dist docs
 # Large pages for the large arrays that XLA allocates at every step (docs/performance.md).
 quickstart: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: install
@@ -27,6 +27,15 @@ dist: install
 	$(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && clean/bin/python -c 'import cfg_jax; print(cfg_jax.Model, cfg_jax.__version__)'
+
+# The documentation as a site, in build/site.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	@echo 'open build/site/index.html in a browser'
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
 
 # For the tests of the HTML page, which are skipped without: a browser, and the checks of axe-core.
 browser: install

