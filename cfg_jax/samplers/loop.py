@@ -29,6 +29,20 @@ def sample_loop(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> tuple[
     Raises:
       ValueError: not as many keys as images, or fewer than two levels.
     """
+    x, state, _ = _loop(sampler, predict, z, keys, keep=False)
+    return x, state
+
+
+def trajectory(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> jax.Array:
+    """z [T + 1, B, ...] along the loop: the start first, x~ last; arguments as in `sample_loop`."""
+    kept = _loop(sampler, predict, z, keys, keep=True)[2]
+    return jnp.concatenate([jnp.asarray(z)[None], kept])
+
+
+def _loop(
+    sampler: Sampler, predict: Any, z: Images, keys: Keys, *, keep: bool
+) -> tuple[ImageArray, Any, Any]:
+    """What `sample_loop` returns, and with `keep` z after every step."""
     if keys.shape != z.shape[:1]:
         raise ValueError(f'{z.shape[0]} images need as many keys; got the shape {keys.shape}')
     z = jnp.asarray(z)
@@ -39,12 +53,13 @@ def sample_loop(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> tuple[
         (z, state), (t, logsnr, logsnr_prime) = carry, inputs
         level = Level(t, logsnr, logsnr_prime, t == last, stream(keys, t))
         # The last level is in the loop too: outside of it the network would be compiled twice.
-        return sampler.step(predict, z, level, state), None
+        z, state = sampler.step(predict, z, level, state)
+        return (z, state), z if keep else None
 
     primes = jnp.append(levels[1:], levels[-1])  # the last one is not used
     start = z, State(predict.init(z), sampler.init(z))
-    (x, state), _ = jax.lax.scan(body, start, (jnp.arange(len(levels)), levels, primes))
-    return x, state.guidance
+    (x, state), kept = jax.lax.scan(body, start, (jnp.arange(len(levels)), levels, primes))
+    return x, state.guidance, kept
 
 
 def follow(sampler: Sampler, eps_fn: EpsFn, z: Images, keys: Keys) -> ImageArray:
