@@ -205,6 +205,29 @@ class Model:
             x, nfe = self._guided(*arguments, on_devices(weights))
         return Generated(x[:count], nfe[:count])
 
+    def lower(
+        self, params: Mapping[str, Any], count: int, guided: bool, machine: devices.Machine
+    ) -> jax.stages.Lowered:
+        """The trajectory of `count` images, to be compiled for devices that need not be here.
+
+        Args:
+          params: as `generate` takes them, or their shapes.
+          count: images of all devices of a process together.
+          guided: with weights, or as for w = 0.
+          machine: whose.
+        """
+
+        def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, *shape), dtype)
+
+        example = self.conditioning.example()
+        condition = jax.tree.map(lambda a: rows(a.shape[1:], a.dtype), example)
+        seed = jax.ShapeDtypeStruct((), np.uint32)
+        arguments = [params, seed, rows((), np.uint32), condition, None]
+        arguments += [rows((), np.float32)] if guided else []
+        mapped = devices.map_rows(self._sample, 2, len(arguments) - 2, machine)
+        return mapped.lower(*arguments)
+
     def draw_conditions(self, seed: int, indices: ArrayLike, rule: str) -> Condition:
         """Conditions of images by number as a sweep draws them, on the host, [B, ...]."""
         keys = stream(image_keys(seed, indices), _CONDITION)
