@@ -32,7 +32,8 @@ def has_flash_kernel(dtype: jnp.dtype, head_channels: int) -> bool:
 
 def runs_flash_kernel(device: jax.Device) -> bool:
     """Whether it runs on a device, present or described: compute capability 8.0."""
-    if device.platform != 'gpu' or 'cuda' not in device.client.platform_version:
+    version = device.client.platform_version  # a described GPU's says its name
+    if device.platform != 'gpu' or not ('cuda' in version or 'NVIDIA' in version):
         return False
     return float(device.compute_capability) >= 8.0
 

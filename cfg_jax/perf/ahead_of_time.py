@@ -32,9 +32,7 @@ def training(config: ConfigDict, target: Target) -> Result:
     config = resolved(config, target)
     config_lib.check_devices(config, target.chips)
     size, machine = config.train.batch_size, target.machine
-    step = train_step.make_train_step(config, machine)
-    mapped = devices.map_step(step, machine)
-    state = jax.eval_shape(lambda: train_step.create_state(config))
+    mapped = devices.map_step(train_step.make_train_step(config, machine), machine)
     here = machine.local_devices, size // target.chips
     side, channels = config.data.image_size, config.data.channels
     batch = {
@@ -42,6 +40,7 @@ def training(config: ConfigDict, target: Target) -> Result:
         'condition': jax.ShapeDtypeStruct(here, np.int32),
     }
     with answered(target):
+        state = jax.eval_shape(lambda: train_step.create_state(config))
         flops = count_flops(mapped, state, batch)
         result = _compiled(lambda: mapped.lower(state, batch), flops, size, target)
     train = {'batch_size': size, 'grad_accum': config.train.grad_accum}
@@ -54,11 +53,11 @@ def sampling(config: ConfigDict, target: Target, guided: bool = True) -> Result:
     config = resolved(config, target)
     model, machine = Model(config), target.machine
     network, inputs = networks.make_network(config), networks.inputs(config)
-    params = {'main': jax.eval_shape(network.init, jax.random.key(0), *inputs)}
     chips = machine.local_devices
     count = -(-config.sweep.batch_size // chips) * chips
     here = target._replace(machine=machine._replace(processes=1))
     with answered(target):
+        params = {'main': jax.eval_shape(network.init, jax.random.key(0), *inputs)}
         lowered = model.lower(params, count, guided, machine)
         flops = _flops_of_trajectory(model, params, config, guided) * count
         result = _compiled(lambda: lowered, flops, count, here)

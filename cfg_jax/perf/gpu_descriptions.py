@@ -3,6 +3,7 @@
 The facts are those of NVIDIA's data sheets and of the CUDA guide's table of compute capabilities.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -88,7 +89,7 @@ def to_text(gpu: Gpu) -> str:
     )
 
 
-def _fields(values: dict[str, object]) -> str:
+def _fields(values: Mapping[str, object]) -> str:
     return ' '.join(
         f'{name} {value}' if str(value).startswith('{') else f'{name}: {value}'
         for name, value in values.items()

@@ -64,10 +64,10 @@ def check_training(config: ConfigDict) -> None:
     needed += _batch_bytes(config)
     change = advice(config)
     platform = jax.default_backend()
-    if needed <= there and platform in _IN_MEMORY:
+    if platform in _IN_MEMORY:
         estimated, words = estimate(config, platform), 'about'
         share = config.train.batch_size // jax.device_count()
-        needed = estimated.at(share // config.train.grad_accum)
+        needed = max(needed, estimated.at(share // config.train.grad_accum))
         change = fitting_advice(config, share, estimated, there)
     if needed > there:
         raise UserError(

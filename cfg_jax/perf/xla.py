@@ -41,14 +41,14 @@ def only_compile(environment: MutableMapping[str, str] = os.environ) -> None:
     Nothing here is a TPU or a GPU, and nobody is to be asked about it: neither the metadata server
     of a cloud, nor CUDA's driver. Call it before anything starts JAX.
     """
-    environment |= {
-        'JAX_PLATFORMS': 'cpu',
-        'JAX_SKIP_CUDA_CONSTRAINTS_CHECK': '1',
-        'TPU_SKIP_MDS_QUERY': '1',
-        'TPU_WORKER_HOSTNAMES': 'localhost',
-        'TPU_ACCELERATOR_TYPE': 'v4-8',
-        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-    }
+    environment.update(
+        JAX_PLATFORMS='cpu',
+        JAX_SKIP_CUDA_CONSTRAINTS_CHECK='1',
+        TPU_SKIP_MDS_QUERY='1',
+        TPU_WORKER_HOSTNAMES='localhost',
+        TPU_ACCELERATOR_TYPE='v4-8',
+        ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+    )
 
 
 def gpu_memory_share(environment: Mapping[str, str] = os.environ) -> float:
