@@ -62,6 +62,8 @@ setup(
         'prepare': ['apache-beam', 'tensorboard', 'tensorflow'],
         'tensorboard': ['tensorboard'],
         'gcs': ['gcsfs'],  # work directories on gs://
+        # compilers for machines that are not here (scripts/compile_for.py), as they go with jax
+        'aot': ['jax[cuda13-local,tpu]'],
         'cuda': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
     },

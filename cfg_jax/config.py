@@ -16,6 +16,8 @@ Values = Mapping[str, Any] | ConfigDict  # nested
 _RENAMED = {'sampling.sampler': 'sampler.name', 'sampling.': 'sampler.'}
 # What was done before a field came, where that is not today's default.
 _BEFORE = {'train.max_skipped': 0}
+# Values that are called otherwise today: what was a flag has names.
+_RENAMED_VALUES = {'model.remat': {False: 'none', True: 'blocks'}}
 
 
 def base_config(kind: str = 'unet') -> ConfigDict:
@@ -91,6 +93,7 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     JSON's lists are tuples again; fields that came later mean what was done before they came.
     """
     flat = {current_name(name): _plain(value) for name, value in flatten(values)}
+    flat = {name: current_value(name, value) for name, value in flat.items()}
     known = fields(flat.get('model.kind', 'unet'))
     config = ConfigDict()
     before = {name: _BEFORE.get(name, field.default) for name, field in known.items()}
@@ -110,6 +113,14 @@ def current_name(name: str) -> str:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
+
+
+def current_value(name: str, value: Any) -> Any:
+    """The value today of a field: of 'model.remat' once True, or 'True' on a command line."""
+    for old, new in _RENAMED_VALUES.get(name, {}).items():
+        if value is old or value == str(old):
+            return new
+    return value
 
 
 def _set(config: ConfigDict, name: str, value: Any) -> None:

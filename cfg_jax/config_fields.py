@@ -14,7 +14,8 @@ from cfg_jax.registry import PRECONDITIONINGS, SCALINGS, SCHEDULES, TARGETS, TIM
 from cfg_jax.samplers import GRIDS, SAMPLERS
 
 DTYPES = ('float32', 'bfloat16')
-ATTENTION_KERNELS = ('auto', 'xla')
+ATTENTION_KERNELS = ('auto', 'cudnn', 'xla')
+REMATS = ('none', 'convolutions', 'blocks')
 LABEL_RULES = ('uniform', 'balanced')
 ROUNDINGS = ('round', 'truncate')  # of data.images.to_uint8, which needs JAX
 PAPER_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0, 3.0, 4.0)
@@ -124,9 +125,15 @@ FIELDS: dict[str, Field] = {
     'model.resblock_updown': Field(True, _flag, 'resample in residual blocks, as BigGAN'),
     'model.scale_shift_norm': Field(True, _flag, 'the embedding scales and shifts, else is added'),
     'model.norm_groups': Field(32, _positive, 'groups of group norm'),
-    'model.remat': Field(False, _flag, 'less memory in training for a third more operations'),
+    'model.remat': Field(
+        'none',
+        _one_of(REMATS),
+        'what training computes twice to keep less: none, all but convolutions, whole blocks',
+    ),
     'model.attention': Field(
-        'auto', _one_of(ATTENTION_KERNELS), "auto: flash attention where cuDNN has it; xla: XLA's"
+        'auto',
+        _one_of(ATTENTION_KERNELS),
+        "auto: flash attention where cuDNN has it; xla: XLA's; cudnn: without asking the device",
     ),
     'model.patch': Field(1, _whole(1, 64), 'pixels a side that the network sees as channels'),
     'model.dtype': Field('float32', _one_of(DTYPES), 'of convolutions and products'),

@@ -57,9 +57,8 @@ def _existing(path: str) -> str:
 
 def _renamed(override: str) -> str:
     name, equals, value = override.partition('=')
-    return f'--config.{config_lib.current_name(name.lstrip("-").removeprefix("config."))}' + (
-        equals + value
-    )
+    name = config_lib.current_name(name.lstrip('-').removeprefix('config.'))
+    return f'--config.{name}{equals}{config_lib.current_value(name, value)}'
 
 
 def _reason(path: str, overrides: Sequence[str], error: BaseException) -> str:

@@ -91,8 +91,8 @@ class Model:
         model_checks.check_parts(self.rule, self.sampler, self.networks)
         if 'latent' in config and 'decoder' not in self.networks:
             raise UserError('this is a model of latents: give latent.decoder (--decoder)')
-        self._unguided = devices.map_rows(self._sample, whole=2, split=3)
-        self._guided = devices.map_rows(self._sample, whole=2, split=4)
+        self._unguided = devices.map_rows(self.device_images, whole=2, split=3)
+        self._guided = devices.map_rows(self.device_images, whole=2, split=4)
 
     def sample(
         self,
@@ -261,7 +261,7 @@ class Model:
         name, steps = type(self.sampler).__name__, self.sampler.num_steps
         return settings | {'name': name, 'num_steps': steps, 'options': repr(self.sampler)}
 
-    def _sample(
+    def device_images(
         self,
         params: Mapping[str, Any],
         seed: Integer[Array, ''],
@@ -270,7 +270,7 @@ class Model:
         edit: Edit | None,
         w: Float[Array, ' B'] | None = None,
     ) -> tuple[Float[Array, 'B H W C'], Integer[Array, ' B']]:
-        """x [B, H, W, C] and nfe [B] of this device's images; w [B], or None for w = 0."""
+        """x [B, H, W, C] and nfe [B] of one device's images, traceable; w [B], or None for w = 0."""
         steps = self._steps(params, image_keys(seed, indices), condition, w)
         x, state = sample_loop(*steps) if edit is None else edit_loop(*steps, edit)
         return self._decoded(params, x), jnp.broadcast_to(state.nfe, indices.shape)

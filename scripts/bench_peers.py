@@ -79,7 +79,7 @@ def check(parser: cli.Parser, options, config) -> None:
     peers = {
         'model.resblock_updown': True,
         'model.scale_shift_norm': True,
-        'model.remat': False,
+        'model.remat': 'none',
         'sampler.name': 'ancestral',
         'sampler.clip': True,
         'sampler.grid': 'schedule',

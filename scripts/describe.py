@@ -10,6 +10,9 @@ full sweep; those of an accelerator are an estimate, a share (--utilisation) of 
 with the share of its memory that the training state takes. With --decode_rate it also reports how
 many cores must decode to keep one device busy.
 
+What the compilers say, for machines that are not here (memory, bytes, collectives), is
+scripts/compile_for.py's.
+
 Operations are counted at 2 per multiply-add over convolutions, dense layers and attention; a
 training image costs three forward passes. State per device: parameters, EMA and Adam's moments.
 """

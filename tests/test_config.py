@@ -207,7 +207,7 @@ CHANGEABLE = {
     'data.data_dir': '/elsewhere',
     'data.num_workers': 3,
     'data.max_bad_examples': 3,
-    'model.remat': True,
+    'model.remat': 'blocks',
     'model.attention': 'xla',
     'train.steps': 7,
     'train.grad_accum': 2,

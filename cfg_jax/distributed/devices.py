@@ -6,7 +6,7 @@ and synchronises processes.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,44 @@ AXIS = 'devices'
 _STEPS_IN_FLIGHT = 3
 
 
-def map_step(step: Callable[[Any, Any], tuple[Any, Any]]) -> jax.stages.Wrapped:
+class Machine(NamedTuple):
+    """What a program is compiled for, as its first process sees it.
+
+    Attributes:
+      platform: 'cpu', 'gpu' or 'tpu'.
+      local_devices: of each process.
+      processes: how many.
+      devices: of all processes, described ones for a machine that is not here; None: JAX's own.
+    """
+
+    platform: str
+    local_devices: int
+    processes: int
+    devices: tuple[Any, ...] | None = None
+
+
+def here() -> Machine:
+    """The devices and processes of this run."""
+    return Machine(jax.default_backend(), jax.local_device_count(), jax.process_count())
+
+
+def map_step(
+    step: Callable[[Any, Any], tuple[Any, Any]], machine: Machine | None = None
+) -> jax.stages.Wrapped:
     """Maps a per-device `step(state, batch) -> (state, metrics)` over all devices.
 
     The state is replicated and never stacked, and its buffers are donated; the batch comes from
-    `split_batch`. `step` must give every device the same state (`mean` its gradients).
+    `split_batch`. `step` must give every device the same state (`mean` its gradients). `machine` is
+    another one than this, to be compiled for.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=0)
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, 0),
+        donate_argnums=0,
+        devices=machine and machine.devices,
+    )
 
 
 def split_batch(batch: Any) -> Any:
@@ -42,17 +73,18 @@ def total(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
 
 
-def global_rows(per_device: int) -> jax.Array:
+def global_rows(per_device: int, machine: Machine | None = None) -> jax.Array:
     """Rows of the global batch that this device holds, int32 [per_device], inside a mapped step.
 
     Row i of process p's share is row p + i * process_count of the global batch (`data`), so random
-    numbers drawn by global row are the same on any number of devices and processes.
+    numbers drawn by global row are the same on any number of devices and processes. `machine` is
+    this one by default.
     """
-    local_devices = jax.local_device_count()
+    _, local_devices, processes, _ = machine or here()
     device = jax.lax.axis_index(AXIS)
     process, local_device = device // local_devices, device % local_devices
     local_rows = local_device * per_device + jnp.arange(per_device)
-    return process + jax.process_count() * local_rows
+    return process + processes * local_rows
 
 
 def first_replica(tree: Any) -> Any:
@@ -69,9 +101,11 @@ def wait_for_all_but_a_few(steps: Sequence[Any]) -> None:
     jax.block_until_ready(steps[-_STEPS_IN_FLIGHT:][0])
 
 
-def device_mesh() -> Mesh:
-    """This process's devices in a row."""
-    return Mesh(np.asarray(jax.local_devices()), (AXIS,))
+def device_mesh(machine: Machine | None = None) -> Mesh:
+    """This process's devices in a row, or those of a machine's first process."""
+    if machine is None or machine.devices is None:
+        return Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return Mesh(np.asarray(machine.devices[: machine.local_devices]), (AXIS,))
 
 
 def replicated() -> NamedSharding:
@@ -84,23 +118,27 @@ def batch_sharding() -> NamedSharding:
     return NamedSharding(device_mesh(), PartitionSpec(AXIS))
 
 
-def map_rows(function: Callable[..., Any], whole: int, split: int) -> Callable[..., Any]:
+def map_rows(
+    function: Callable[..., Any], whole: int, split: int, machine: Machine | None = None
+) -> jax.stages.Wrapped:
     """Maps a function of rows over this process's devices, compiled, without communication.
 
     Args:
       function: of `whole` arguments that every device gets whole, then `split` arrays [B, ...] of
         which each gets its rows; its results are arrays of as many rows.
       whole, split: how many.
+      machine: another one than this, to be compiled for.
     """
+    mesh = device_mesh(machine)
+    specs = (PartitionSpec(),) * whole + (PartitionSpec(AXIS),) * split
     mapped = jax.shard_map(
-        function,
-        mesh=device_mesh(),
-        in_specs=(PartitionSpec(),) * whole + (PartitionSpec(AXIS),) * split,
-        out_specs=PartitionSpec(AXIS),
-        check_vma=False,
+        function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
     )
-    shardings = (replicated(),) * whole + (batch_sharding(),) * split
-    return jax.jit(mapped, in_shardings=shardings, out_shardings=batch_sharding())
+    return jax.jit(
+        mapped,
+        in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs),
+        out_shardings=NamedSharding(mesh, PartitionSpec(AXIS)),
+    )
 
 
 def to_global(tree: Any) -> Any:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-KERNELS = ('auto', 'xla')
+KERNELS = ('auto', 'cudnn', 'xla')
 
 
 def attend(
@@ -18,16 +18,26 @@ def attend(
 
     XLA's kernel writes the T x T weights to memory; cuDNN's flash attention does not, and exists
     for 16-bit heads on NVIDIA GPUs. `kernel` is 'auto' for cuDNN's where it exists and XLA's
-    elsewhere, or 'xla'.
+    elsewhere, 'cudnn' for cuDNN's wherever it knows the heads, whatever devices are here, or 'xla'.
     """
-    flash = kernel == 'auto' and has_flash_kernel(q.dtype, q.shape[-1])
+    choose = {'auto': has_flash_kernel, 'cudnn': knows_heads, 'xla': lambda dtype, channels: False}
+    flash = choose[kernel](q.dtype, q.shape[-1])
     return jax.nn.dot_product_attention(q, k, v, implementation='cudnn' if flash else 'xla')
 
 
 def has_flash_kernel(dtype: jnp.dtype, head_channels: int) -> bool:
-    """Whether cuDNN's flash attention knows such heads here: compute capability 8.0, C <= 128."""
-    device = jax.local_devices()[0]
-    if device.platform != 'gpu' or 'cuda' not in device.client.platform_version:
+    """Whether cuDNN's flash attention is on this machine and knows such heads."""
+    return runs_flash_kernel(jax.local_devices()[0]) and knows_heads(dtype, head_channels)
+
+
+def runs_flash_kernel(device: jax.Device) -> bool:
+    """Whether it runs on a device, present or described: compute capability 8.0."""
+    version = device.client.platform_version  # a described GPU's says its name
+    if device.platform != 'gpu' or not ('cuda' in version or 'NVIDIA' in version):
         return False
-    fits = dtype in (jnp.bfloat16, jnp.float16) and head_channels % 8 == 0 and head_channels <= 128
-    return fits and float(device.compute_capability) >= 8.0
+    return float(device.compute_capability) >= 8.0
+
+
+def knows_heads(dtype: jnp.dtype, head_channels: int) -> bool:
+    """Whether it knows such heads: 16 bits and at most 128 channels, in eights."""
+    return dtype in (jnp.bfloat16, jnp.float16) and head_channels % 8 == 0 and head_channels <= 128

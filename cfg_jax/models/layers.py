@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from cfg_jax.models.group_norm import GroupNorm, at_least_float32
 from cfg_jax.models.perturbation import Perturbation, attend_perturbed
+from cfg_jax.models.remat import remat
 
 Dtype = Any
 
@@ -199,8 +200,8 @@ class Encoder(nn.Module):
       resblock_updown: resample inside residual blocks (BigGAN); else by a plain convolution.
       scale_shift_norm: the embedding scales and shifts the normalised features; else it is added.
       norm_groups: groups of every group norm.
-      remat: blocks keep their inputs only, and are computed again in the backward pass: less memory
-        for a third more operations.
+      remat: what blocks keep for the backward pass, see `remat.remat`: 'none' of it is computed
+        again, all but 'convolutions', or whole 'blocks', for a third more operations.
       attention: the kernel of attention, see `attention.attend`.
       patch: the network sees patches of this many pixels a side as channels: at 2 the first level
         has half the sides.
@@ -217,7 +218,7 @@ class Encoder(nn.Module):
     resblock_updown: bool = True
     scale_shift_norm: bool = True
     norm_groups: int = 32
-    remat: bool = False
+    remat: str = 'none'
     attention: str = 'auto'
     patch: int = 1
     dtype: Dtype = jnp.float32
@@ -318,7 +319,7 @@ class Encoder(nn.Module):
         train: bool,
         resample: str | None = None,
     ) -> jax.Array:
-        block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        block = remat(ResBlock, self.remat, static_argnums=(3,))
         return block(
             self.channels(mult),
             self.dropout,
@@ -334,5 +335,5 @@ class Encoder(nn.Module):
         if perturbation is not None and perturbation.applies(name):
             block = AttentionBlock(heads, self.norm_groups, self.attention, self.dtype, name=name)
             return block(h, perturbation)
-        block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+        block = remat(AttentionBlock, self.remat)
         return block(heads, self.norm_groups, self.attention, self.dtype, name=name)(h)

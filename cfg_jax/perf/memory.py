@@ -1,42 +1,88 @@
-"""Memory: the least that a training needs, what there is, and what to change."""
+"""Memory: what a training needs, at least or about, what there is, and what to change."""
 
 import contextlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.errors import UserError, is_shortage
+from cfg_jax.training.objectives import make_objective
 from cfg_jax.training.step import create_state
 
 _CGROUP = Path('/sys/fs/cgroup/memory.max')  # the limit of a container
+# Share of what differentiation keeps for the backward pass that compiled programs have in memory at
+# their peak: XLA computes cheap results again. Seen in what scripts/compile_for.py compiled, for
+# v4:2x2x1 and h100:8; a policy of remat leaves nothing cheap, and blocks at work add to it.
+_IN_MEMORY = {'gpu': 0.40, 'tpu': 0.53}
+_IN_MEMORY_OF_REMAT = 1.1
 _ASKED = re.compile(r'allocat\w*\s+(?:([\d.]+\s?[KMGTP]i?B)|(\d+)\s?bytes)')  # XLA, NumPy
+
+
+class Estimate(NamedTuple):
+    """Bytes of one device in training: so many, and so many for each image of one pass."""
+
+    fixed: int
+    per_image: float
+
+    def at(self, images: int) -> float:
+        """With so many images at once."""
+        return self.fixed + images * self.per_image
+
+
+def estimate(config: ConfigDict, platform: str) -> Estimate:
+    """About what a training needs on a 'gpu' or 'tpu', traced and not compiled.
+
+    State, gradient, and a share of what differentiation keeps of each image.
+    """
+    state = jax.eval_shape(lambda: create_state(config))
+    kept = _kept_bytes(config, state.params, 2) - _kept_bytes(config, state.params, 1)
+    none = config.model.remat == 'none'
+    share = _IN_MEMORY[platform] if none else _IN_MEMORY_OF_REMAT
+    return Estimate(_bytes(state) + _bytes(state.params), share * kept)
 
 
 def check_training(config: ConfigDict) -> None:
     """Refuses, before anything is compiled, a training that cannot fit.
 
     A lower bound is compared: the state (16 bytes a parameter in float32: parameters, EMA and two
-    moments), the gradient, the batch, and the first feature map of one pass; what a network needs
-    beyond that shows when it runs.
+    moments), the gradient, the batch, and the first feature map of one pass. On accelerators
+    `estimate` is compared too, which is about what the compiled step takes.
 
     Raises:
-      UserError: naming what is needed and what there is.
+      UserError: naming what is needed, what there is, and the `train.grad_accum` that fits.
     """
     state = jax.eval_shape(lambda: create_state(config))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    needed = _bytes(state) + _bytes(state.params) + _batch_bytes(config)
-    there = available()
+    needed, words, there = _bytes(state) + _bytes(state.params), 'at least', available()
+    needed += _batch_bytes(config)
+    change = advice(config)
+    platform = jax.default_backend()
+    if platform in _IN_MEMORY:
+        estimated, words = estimate(config, platform), 'about'
+        share = config.train.batch_size // jax.device_count()
+        needed = max(needed, estimated.at(share // config.train.grad_accum))
+        change = fitting_advice(config, share, estimated, there)
     if needed > there:
         raise UserError(
-            f'{parameters:,} parameters with train.batch_size={config.train.batch_size} need at'
-            f' least {gib(needed)} of memory on each {jax.devices()[0].device_kind}, which has'
-            f' {gib(there)}; {advice(config)}'
+            f'{parameters:,} parameters with train.batch_size={config.train.batch_size} need'
+            f' {words} {gib(needed)} of memory on each {jax.devices()[0].device_kind}, which has'
+            f' {gib(there)}; {change}'
         )
+
+
+def fitting_advice(config: ConfigDict, share: int, estimated: Estimate, there: float) -> str:
+    """The least accumulation with which a device's `share` of the batch is estimated to fit."""
+    for parts in range(1, share + 1):
+        if share % parts == 0 and estimated.at(share // parts) <= there:
+            return f'train.grad_accum={parts} fits'
+    return advice(config)
 
 
 def available() -> int:
@@ -99,6 +145,23 @@ def _batch_bytes(config: ConfigDict) -> int:
     itemsize = np.dtype(jax.numpy.dtype(model.dtype)).itemsize
     part = share // train.grad_accum
     return share * pixels * data.channels * 4 + part * pixels * channels * itemsize
+
+
+def _kept_bytes(config: ConfigDict, params: Any, images: int) -> int:
+    """Of everything that differentiation keeps for the backward pass of so many images."""
+    objective, data = make_objective(config), config.data
+
+    def pull(params, key, x, label, keys):
+        def loss(params):
+            return jnp.mean(objective(params, key, x, label, keys)['loss'])
+
+        return jax.vjp(loss, params)[1]
+
+    shape = images, data.image_size, data.image_size, data.channels
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
+    x, label = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct((images,), np.int32)
+    return _bytes(jax.eval_shape(pull, params, key, x, label, keys))
 
 
 def _bytes(tree) -> int:

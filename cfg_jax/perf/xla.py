@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 # What YNNPACK's kernels are left to do: products of matrices, not convolutions.
 _YNN = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
 # Versions of jaxlib that know the flag; another one may end at a flag it does not know.
 _KNOW_IT = ('0.10.', '0.11.', '0.12.')
+# JAX reserves three quarters of a GPU's memory by default.
+_SHARE, _OLD_SHARE = 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'
+_OUR_SHARE = '0.9'
 
 
 def set_flags(
@@ -17,7 +20,8 @@ def set_flags(
 
     Commands call it before anything starts JAX; importing the library changes no environment. On
     CPUs jaxlib sends convolutions to YNNPACK's kernels since 0.10, which are slower here than
-    XLA's own: see docs/performance.md.
+    XLA's own: see docs/performance.md. On GPUs a process may have nine tenths of the memory: what
+    a large batch needs, with room for the libraries' own.
 
     Args:
       environment: to change.
@@ -27,6 +31,29 @@ def set_flags(
     flags = environment.get('XLA_FLAGS', '')
     if version.startswith(_KNOW_IT) and 'ynn_fusion_type' not in flags:
         environment['XLA_FLAGS'] = f'{flags} {_YNN}'.strip()
+    if _OLD_SHARE not in environment:
+        environment.setdefault(_SHARE, _OUR_SHARE)
+
+
+def only_compile(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Makes a process one that compiles for devices elsewhere (`topologies`).
+
+    Nothing here is a TPU or a GPU, and nobody is to be asked about it: neither the metadata server
+    of a cloud, nor CUDA's driver. Call it before anything starts JAX.
+    """
+    environment.update(
+        JAX_PLATFORMS='cpu',
+        JAX_SKIP_CUDA_CONSTRAINTS_CHECK='1',
+        TPU_SKIP_MDS_QUERY='1',
+        TPU_WORKER_HOSTNAMES='localhost',
+        TPU_ACCELERATOR_TYPE='v4-8',
+        ALLOW_MULTIPLE_LIBTPU_LOAD='1',
+    )
+
+
+def gpu_memory_share(environment: Mapping[str, str] = os.environ) -> float:
+    """The share of a GPU's memory that a command's programs may have."""
+    return float(environment.get(_SHARE) or environment.get(_OLD_SHARE) or _OUR_SHARE)
 
 
 def keep_compilations(workdir: str | os.PathLike[str], on_cpu: bool = False) -> None:

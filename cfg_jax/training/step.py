@@ -91,7 +91,9 @@ def create_state(config: ConfigDict) -> TrainState:
     return init()
 
 
-def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, PerExample]]:
+def make_gradient(
+    config: ConfigDict, machine: devices.Machine | None = None
+) -> Callable[..., tuple[Any, PerExample]]:
     """gradient(params, dropout_key, x, condition, keys [B]) -> (mean gradient, PerExample).
 
     Works on `train.grad_accum` equal parts of the batch, one after the other.
@@ -114,16 +116,16 @@ def make_gradient(config: ConfigDict) -> Callable[..., tuple[Any, PerExample]]:
             lambda a: a.reshape(parts, a.shape[0] // parts, *a.shape[1:]), (x, condition, keys)
         )
         zeros = jax.tree.map(jnp.zeros_like, params)
-        grads, per_example = _scan(add_part, zeros, (jnp.arange(parts), *split), parts)
+        platform = (machine or devices.here()).platform
+        scan = _written_out if platform == 'cpu' else jax.lax.scan
+        grads, per_example = scan(add_part, zeros, (jnp.arange(parts), *split), parts)
         return grads, jax.tree.map(lambda a: a.reshape(-1), per_example)
 
     return gradient
 
 
-def _scan(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[Any, Any]:
-    """`lax.scan`; on CPU written out, where gradients of convolutions are slow inside loops."""
-    if jax.default_backend() != 'cpu':
-        return jax.lax.scan(body, carry, inputs)
+def _written_out(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[Any, Any]:
+    """`lax.scan` without a loop, inside of which gradients of convolutions are slow on CPU."""
     outputs = []
     for i in range(length):
         carry, output = body(carry, jax.tree.map(lambda a, i=i: a[i], inputs))
@@ -131,19 +133,25 @@ def _scan(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[Any, An
     return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)
 
 
-def make_train_step(config: ConfigDict) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+def make_train_step(
+    config: ConfigDict, machine: devices.Machine | None = None
+) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The per-device step(state, batch) -> (state, metrics), for `devices.map_step`.
 
     The config's objective (Algorithm 1) on this device's share of the batch, the gradient's mean
     over devices, clip, Adam, EMA. Draws are made per row of the global batch, so they do not depend
     on the devices; only dropout masks do. Metrics are equal on all devices.
+
+    Args:
+      config: of the run.
+      machine: another one than this, to be compiled for.
     """
-    gradient, optimizer = make_gradient(config), make_optimizer(config)
+    gradient, optimizer = make_gradient(config, machine), make_optimizer(config)
     bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        rows = devices.global_rows(batch['image'].shape[0])
+        rows = devices.global_rows(batch['image'].shape[0], machine)
         keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
         dropout_key = jax.random.fold_in(step_key, jax.lax.axis_index(devices.AXIS))
         grads, per_example = gradient(

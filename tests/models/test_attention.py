@@ -24,11 +24,12 @@ def gpu(capability='9.0', platform_version='PJRT C API\ncuda 12090'):
         (gpu('8.0'), jnp.bfloat16, 128, True),
         (gpu('10.3'), jnp.bfloat16, 64, True),
         (gpu('7.5'), jnp.bfloat16, 64, False),
+        (gpu(platform_version='PJRT C API\nNVIDIA H200'), jnp.bfloat16, 64, True),  # described
         (gpu(platform_version='rocm 60400'), jnp.bfloat16, 64, False),
         (gpu(), jnp.float32, 64, False),
         (gpu(), jnp.bfloat16, 256, False),
         (gpu(), jnp.bfloat16, 20, False),
-        (types.SimpleNamespace(platform='tpu'), jnp.bfloat16, 64, False),
+        (types.SimpleNamespace(platform='tpu', client=gpu().client), jnp.bfloat16, 64, False),
     ],
 )
 def test_where_the_flash_kernel_is(monkeypatch, device, dtype, channels, expected):

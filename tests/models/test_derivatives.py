@@ -65,7 +65,7 @@ CASES = {
     'norm, modulated': functools.partial(norm, False, True),
     'norm, modulated, SiLU': functools.partial(norm, True, True),
     'U-Net': functools.partial(unet, channel_mult=(1, 2)),
-    'U-Net, remat, plain': functools.partial(unet, remat=True, scale_shift_norm=False),
+    'U-Net, remat, plain': functools.partial(unet, remat='blocks', scale_shift_norm=False),
     'classifier': noisy_classifier,
 }
 

@@ -315,14 +315,18 @@ def test_whole_network_formula(changes):
     assert_close(apply(params, z, logsnr, label), expected, relative=2e-5)
 
 
-def test_computing_again_changes_nothing():
+@pytest.mark.parametrize(
+    ('remat', 'least', 'most'), [('convolutions', -0.01, 0.01), ('blocks', 0.5, 1.0)]
+)
+def test_computing_again_changes_nothing(remat, least, most):
     """remat: parameters of the same names, the same gradient with the same dropout masks.
 
-    The backward pass takes up to another forward pass of operations.
+    The backward pass of 'blocks' takes up to another forward pass of products, that of
+    'convolutions' none: they are what it keeps.
     """
     changes = {'channel_mult': (1,), 'attention_resolutions': (), 'dropout': 0.5}
     plain = unet.UNet(**SMALL | changes)
-    again = plain.clone(remat=True)
+    again = plain.clone(remat=remat)
     args = inputs()
     params = randomised(plain, *args)
     assert jax.tree.structure(params) == jax.tree.structure(
@@ -343,4 +347,4 @@ def test_computing_again_changes_nothing():
     assert max(jax.tree.leaves(moved)) > 1e-2 * largest  # dropout acts, and by its key
     work = [operations.count_flops(gradient, params, 0) for gradient in gradients]
     forward = operations.count_flops(plain.apply, params, *args)
-    assert 0.5 * forward < work[1] - work[0] < forward
+    assert least * forward < work[1] - work[0] < most * forward

@@ -38,6 +38,29 @@ def test_the_bound_is_the_state_the_gradient_the_batch_and_a_feature_map(device)
     assert 'try train.grad_accum=2 or train.batch_size=32' in message
 
 
+@pytest.mark.parametrize('images', [64, 32, 1])
+def test_on_accelerators_the_estimate_names_the_accumulation_that_fits(device, monkeypatch, images):
+    """The batch of 64 in parts of as many images as fit; with those it passes."""
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+    config = make_tiny_config(train__batch_size=64)
+    estimated = memory.estimate(config, 'tpu')
+    device(int(estimated.at(images)) + 1)
+    if images < 64:
+        message = user_error(memory.check_training, config)
+        assert 'with train.batch_size=64 need about' in message
+        assert message.endswith(f'; train.grad_accum={64 // images} fits')
+    config.train.grad_accum = 64 // images
+    memory.check_training(config)
+
+
+def test_what_is_kept_of_an_image(toy_networks):
+    """Of ToyNetwork at least the input of its last convolution and its own result."""
+    config = make_tiny_config()
+    least = 8 * 8 * (8 + 1) * 4
+    assert least < memory.estimate(config, 'gpu').per_image / 0.4 < 20 * least
+    assert memory.estimate(config, 'gpu').fixed == memory.estimate(config, 'tpu').fixed
+
+
 @pytest.mark.parametrize(
     'changes',
     [

@@ -25,7 +25,20 @@ def test_the_users_choice_and_other_versions_stay():
     untouched = {}
     xla.set_flags(untouched, '0.9.1')
     xla.set_flags(untouched, '0.13.0')
-    assert untouched == {}
+    assert 'XLA_FLAGS' not in untouched
+
+
+def test_a_gpus_memory():
+    """Nine tenths, unless the user says otherwise, under either of JAX's names."""
+    environment = {}
+    xla.set_flags(environment, '0.10.2')
+    assert environment['XLA_CLIENT_MEM_FRACTION'] == '0.9'
+    assert xla.gpu_memory_share(environment) == 0.9
+    for name in ('XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'):
+        chosen = {name: '0.5'}
+        xla.set_flags(chosen, '0.10.2')
+        assert chosen == {name: '0.5', 'XLA_FLAGS': FLAG}  # both names at once are JAX's error
+        assert xla.gpu_memory_share(chosen) == 0.5
 
 
 def run(code, **environment):

@@ -145,6 +145,17 @@ def test_fields_that_came_later_mean_what_was_done_before(tmp_path):
     assert found.to_dict() == load_config(DIGITS).to_dict()
 
 
+@pytest.mark.parametrize(('flag', 'name'), [(False, 'none'), (True, 'blocks')])
+def test_remat_was_a_flag(tmp_path, flag, name):
+    """In config.json, on a command line, and where a run goes on that was begun with it."""
+    values = UNET | {'model': MODEL | {'remat': flag}}
+    found = workdirs.read_config(written(values, tmp_path / 'run'))
+    assert found.model.remat == name
+    today = load_config(DIGITS, [f'--config.model.remat={flag}'])
+    assert today.model.remat == name
+    assert config_lib.differences(found, today) == []
+
+
 def test_a_config_of_neither_edition_names_the_field(tmp_path):
     values = json.loads(json.dumps(UNET))
     values['sampling']['temperature'] = 1.0

@@ -1,0 +1,162 @@
+"""The search for the largest batch, the tables, and how little is compiled for them."""
+
+import dataclasses
+import json
+
+import pytest
+from support import make_tiny_config, user_error
+
+from cfg_jax import files
+from cfg_jax.models import attention
+from cfg_jax.perf import ahead_of_time, compile_tables, compiled_programs, memory, topologies
+
+GIB = 2**30
+
+
+def test_parts_of_a_batch():
+    assert compiled_programs.parts_of(48, 4) == {12: 1, 6: 2, 4: 3, 3: 4, 2: 6, 1: 12}
+    assert 'not divisible by 5' in user_error(compiled_programs.parts_of, 48, 5)
+
+
+@pytest.mark.parametrize(
+    ('fits', 'estimate', 'largest', 'compiled'),
+    [
+        (4, 4, 4, [4, 8]),  # as estimated: the next one is tried, 16 is hopeless
+        (8, 4, 8, [4, 8]),
+        (2, 4, 2, [4, 2]),
+        (1, 8, 1, [8, 4, 2, 1]),
+        (0, 2, None, [2, 1]),
+        (16, 16, 16, [16]),
+        (1, 0, 1, [1]),  # nothing is estimated to fit: the smallest is tried
+    ],
+)
+def test_the_largest_that_fits(fits, estimate, largest, compiled):
+    """Against a compiler that lets `fits` images pass, from an estimate of `estimate`."""
+    asked = []
+
+    def compile_it(images):
+        asked.append(images)
+        return {'fits': images <= fits}
+
+    def share(images):
+        return images / estimate * (0.74 if images > estimate else 1.0) if estimate else 9.0
+
+    found = compiled_programs.largest_that_fits([16, 8, 4, 2, 1], compile_it, share)
+    assert (found, asked) == (largest, compiled)
+
+
+@dataclasses.dataclass
+class Client:
+    platform_version: str = 'none'
+
+
+@dataclasses.dataclass
+class Device:
+    platform: str = 'tpu'
+    client: Client = dataclasses.field(default_factory=Client)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Four chips of a TPU, whose compiler lets 8 images of a step pass."""
+    compiled = []
+
+    def training(config, target):
+        at_once = config.train.batch_size // target.chips // config.train.grad_accum
+        compiled.append(at_once)
+        peak = at_once * GIB
+        result = {'program': 'training', 'images_at_once_a_chip': at_once, 'compiles': True}
+        result |= {'batch_size': config.train.batch_size, 'grad_accum': config.train.grad_accum}
+        result |= {'remat': config.model.remat, 'fits': at_once <= 8, 'compile_seconds': 7.0}
+        sizes = {'arguments': 0, 'temporaries': peak, 'peak': peak, 'usable': 8 * GIB}
+        reduced = {'all-reduce': {'count': 2, 'bytes': GIB}}
+        kinds = {'copy': {'bytes': 3 * GIB, 'instructions': 5}}
+        moved = {'bytes': 3 * GIB, 'bytes_by_kind': kinds, 'collectives': reduced}
+        line = dict.fromkeys(('operations_ms', 'collectives_ms', 'estimated_ms'), 1.0)
+        line['estimated_images_per_second'] = 123.0
+        result |= {'memory': sizes, 'traffic': moved | {'estimated_cycles': None}}
+        return result | {'roofline': line, 'attention': "XLA's", 'gflop_per_image': 2.0}
+
+    target = topologies.Target(
+        'v4-8',
+        topologies.ACCELERATORS['tpu-v4'],
+        topologies.Machine('tpu', 4, 1, (Device(),)),
+        8 * GIB,
+        2,
+        {},
+    )
+    monkeypatch.setattr(topologies, 'target', lambda name: target)
+    monkeypatch.setattr(ahead_of_time, 'training', training)
+    monkeypatch.setattr(memory, 'estimate', lambda *_: memory.Estimate(0, 0.9 * GIB))
+    return compiled
+
+
+def kept(directory, overrides=(), batch=64):
+    config = make_tiny_config(train__batch_size=batch)
+    return compiled_programs.Kept('configs/digits.py', overrides, config, 'v4-8', directory)
+
+
+def test_nothing_is_compiled_twice(machine, tmp_path):
+    for _ in range(2):
+        kept(tmp_path).fit('none')
+    assert machine == [8]  # of 16; estimated to take 7.2 of 8 GiB, and 16 images 14.4
+    kept(tmp_path).fit('none', images_at_once=[16])
+    assert machine == [8, 16]
+    content = json.loads((tmp_path / 'digits_v4-8.json').read_text())
+    assert set(content['programs']) == {
+        'training, 8 images at once, remat=none',
+        'training, 16 images at once, remat=none',
+    }
+    message = user_error(kept, tmp_path, overrides=['--config.model.width=8'])
+    assert 'give another --out' in message
+
+
+def test_tables(machine, tmp_path):
+    """The accumulation of the largest part that fits, in the page and in the terminal."""
+    found = kept(tmp_path)
+    for policy in ('none', 'blocks'):
+        found.fit(policy, images_at_once=[16, 8, 4])
+    assert 'remat=blocks: 8 images at once a chip fit: train.grad_accum=2' in compile_tables.of_one(
+        found.content()
+    )
+    page = f'before\n{compile_tables.BEGIN}\nold\n{compile_tables.END}\nafter\n'
+    new = compile_tables.replaced(page, files.as_path(tmp_path))
+    assert new.startswith(f'before\n{compile_tables.BEGIN}\n\n')
+    assert new.endswith(f'\n{compile_tables.END}\nafter\n')
+    rows = [line for line in new.splitlines() if line.startswith('| v4-8')]
+    row = "| 8 | 2 | 8.0 of 8.0 | 1.00 in 2 | 3 | 123 | XLA's | 7 s |"
+    assert rows == [f'| v4-8 | none {row}', f'| v4-8 | blocks {row}']
+    assert 'old' not in new
+    assert 'lacks the lines' in user_error(compile_tables.replaced, 'a page', tmp_path)
+
+
+def test_a_tpu_takes_xlas_attention():
+    target = topologies.Target(
+        'v4-8',
+        topologies.ACCELERATORS['tpu-v4'],
+        topologies.Machine('tpu', 4, 1, (Device(),)),
+        1,
+        1,
+        {},
+    )
+    config = make_tiny_config()
+    assert ahead_of_time.resolved(config, target).model.attention == 'xla'
+    assert config.model.attention == 'auto'
+    assert set(attention.KERNELS) == {'auto', 'cudnn', 'xla'}
+
+
+def test_roofline():
+    """One chip of 100 TFLOP/s, 1000 GB/s and 10 GB/s a link, by hand."""
+    chip = topologies.Accelerator(100.0, 1, 1000.0, None, (), 20.0, 2)
+    machine = topologies.Machine('tpu', 4, 1)
+    target = topologies.Target('x', chip, machine, 1, 1, {})
+    sums = {'all-reduce': {'count': 1, 'bytes': 10**6}}
+    moved = ahead_of_time.traffic.Traffic({'convolution': 10**9, 'copy': 3 * 10**9}, {}, {}, 0, {})
+    line = ahead_of_time.roofline(moved._replace(collectives=sums), 2e11, 400, target)
+    assert line['operations_ms'] == pytest.approx(2.0)  # longer than its 1 ms of memory
+    assert line['estimated_ms'] == pytest.approx(2.0 + 3.0)
+    assert line['collectives_ms'] == pytest.approx(1.5 * 0.1)  # 2 * 3/4 of 1 MB at 10 GB/s
+    assert line['estimated_images_per_second'] == pytest.approx(400 / 5e-3)
+    slow = moved._replace(collectives={'all-reduce': {'count': 1, 'bytes': 10**8}})
+    slow_line = ahead_of_time.roofline(slow, 2e11, 400, target)
+    assert slow_line['estimated_ms'] == pytest.approx(15.0)

@@ -1,0 +1,164 @@
+"""XLA's text, read: small programs whose bytes, counts and loops are counted by hand."""
+
+import re
+
+import pytest
+
+from cfg_jax.perf import program_text, traffic
+
+GPU = """\
+HloModule step, is_scheduled=true
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add.1 = f32[] add(%a, %b)
+}
+
+%slicing (p: f32[1000]) -> f32[8] {
+  %p = f32[1000]{0} parameter(0)
+  ROOT %s = f32[8]{0} slice(%p), slice={[0:8]}
+}
+
+%scaling (q: bf16[4,8], r: bf16[8]) -> bf16[4,8] {
+  %q = bf16[4,8]{1,0} parameter(0)
+  %r = bf16[8]{0} parameter(1)
+  %spread = bf16[4,8]{1,0} broadcast(%r), dimensions={1}
+  ROOT %m = bf16[4,8]{1,0} multiply(%q, %spread)
+}
+
+%placing (big: f32[100,8], one: f32[1,8], i: s32[]) -> f32[100,8] {
+  %big = f32[100,8]{1,0} parameter(0)
+  %one = f32[1,8]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %d = f32[100,8]{1,0} dynamic-update-slice(%big, %one, %i, %i)
+}
+
+%body (state: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %state = (s32[], bf16[4,8]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%state), index=0
+  %h = bf16[4,8]{1,0} get-tuple-element(%state), index=1
+  %w = bf16[8]{0} constant({...})
+  %scaled = bf16[4,8]{1,0} fusion(%h, %w), kind=kLoop, calls=%scaling
+  ROOT %next = (s32[], bf16[4,8]{1,0}) tuple(%n, %scaled)
+}
+
+%condition (state.1: (s32[], bf16[4,8])) -> pred[] {
+  %state.1 = (s32[], bf16[4,8]{1,0}) parameter(0)
+  %n.1 = s32[] get-tuple-element(%state.1), index=0
+  %limit = s32[] constant(5)
+  ROOT %less = pred[] compare(%n.1, %limit), direction=LT
+}
+
+ENTRY %main (x: f32[1000], z: bf16[4,8], g: f32[100,8], j: s32[]) -> f32[8] {
+  %x = f32[1000]{0} parameter(0)
+  %z = bf16[4,8]{1,0} parameter(1)
+  %g = f32[100,8]{1,0} parameter(2)
+  %j = s32[] parameter(3)
+  %zero = s32[] constant(0)
+  %conv = (bf16[4,8], u8[9999]) custom-call(%z, %x), custom_call_target="__cudnn$convForward"
+  %fmha = (bf16[4,8]{1,0}, u8[0]{0}) custom-call(%z), custom_call_target="__cudnn$fmhaSoftmax"
+  %reduced = f32[1000]{0} all-reduce-start(%x), replica_groups={{0,1}}, to_apply=%sum
+  %start = (s32[], bf16[4,8]{1,0}) tuple(%zero, %z)
+  %loop = (s32[], bf16[4,8]{1,0}) while(%start), condition=%condition, body=%body%TRIPS%
+  %row = f32[1,8]{1,0} copy(%g)
+  %placed = f32[100,8]{1,0} fusion(%g, %row, %j), kind=kLoop, calls=%placing
+  %done = f32[1000]{0} all-reduce-done(%reduced)
+  ROOT %few = f32[8]{0} fusion(%done), kind=kLoop, calls=%slicing
+}
+"""
+TRIPS = ', backend_config={"known_trip_count":{"n":"3"}}'
+
+TPU = """\
+HloModule step
+
+%fused (p: bf16[16,128], k: bf16[128,128]) -> bf16[16,128] {
+  %p = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %k = bf16[128,128]{1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %c = bf16[16,128]{1,0:T(8,128)(2,1)} convolution(%p, %k), dim_labels=bf_io->bf
+}
+
+%windows (p.1: f32[1,4,4,8], k.1: f32[3,3,8,8]) -> f32[1,4,4,8] {
+  %p.1 = f32[1,4,4,8]{3,2,1,0} parameter(0)
+  %k.1 = f32[3,3,8,8]{3,2,1,0} parameter(1)
+  ROOT %c.1 = f32[1,4,4,8]{3,2,1,0} convolution(%p.1, %k.1), dim_labels=b01f_01io->b01f
+}
+
+ENTRY %main (x: bf16[16,128], w: bf16[128,128], y: f32[1,4,4,8], v: f32[3,3,8,8]) -> bf16[16,128] {
+  %x = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[128,128]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %y = f32[1,4,4,8]{3,2,1,0:T(8,128)} parameter(2)
+  %v = f32[3,3,8,8]{3,2,1,0} parameter(3)
+  %f.1 = f32[1,4,4,8]{3,2,1,0:S(3)} fusion(%y, %v), calls=%windows, %CYCLES 70%
+  ROOT %f = bf16[16,128]{1,0:T(8,128)(2,1)} fusion(%x, %w), calls=%fused, %CYCLES 1026%
+}
+"""
+CYCLES = r'backend_config={"window_config":{"estimated_cycles":"\1"}}'
+
+
+def measured(trips=TRIPS):
+    return traffic.measure(program_text.parse(GPU.replace('%TRIPS%', trips)))
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('f32[]', 4),
+        ('bf16[16,128]{1,0:T(8,128)(2,1)}', 16 * 128 * 2),
+        ('pred[32]{0:T(512)(128)(4,1)}', 32),
+        ('s4[8]{0}', 4),
+        ('f8e4m3fn[8]{0}', 8),
+        ('f32[8]{0:T(128)S(3)}', 0),
+        ('(f32[2]{0:T(128)}, /*index=1*/u32[3]{0:S(0)}, f32[9]{0:S(1)})', 8 + 12),
+        ('token[]', 0),
+    ],
+)
+def test_bytes_of_a_type(text, expected):
+    assert program_text.array_bytes(text) == expected
+
+
+def test_bytes_by_kind():
+    """z and what is like it have 64 bytes, x 4000, g 3200, a row 32; scratch memory counts nothing.
+
+    Of g a row is written, of x eight numbers are read.
+    """
+    assert measured().bytes == {
+        'convolution': 64 + 4000 + 64,
+        'attention': 64 + 64,
+        'collective': 4000 + 4000,
+        'elementwise': 3 * (64 + 16 + 64),
+        'copy': (3200 + 32) + (32 + 4 + 32) + (32 + 32),
+    }
+
+
+def test_collectives_and_libraries():
+    found = measured()
+    assert found.collectives == {'all-reduce': {'count': 1, 'bytes': 4000}}
+    assert found.kernels == {'__cudnn$convForward': 1, '__cudnn$fmhaSoftmax': 1}
+    assert found.cycles == 0
+
+
+def test_loops():
+    """As the compiler says how long they are, or else to the constant in their condition."""
+    assert measured().calls['elementwise'] == 3
+    assert measured('').calls['elementwise'] == 5
+
+
+def test_on_chip_memory_products_and_cycles():
+    found = traffic.measure(program_text.parse(re.sub(r'%CYCLES (\d+)%', CYCLES, TPU)))
+    assert found.bytes == {
+        'matrix product': 2 * 16 * 128 * 2,  # w lies on the chip
+        'convolution': 4 * (16 * 8 + 9 * 64),  # and so does the result
+    }
+    assert found.cycles == 1096
+
+
+def test_a_ring_of_collectives():
+    """Each of n chips sends 2 (n - 1) / n of what is summed."""
+    assert traffic.collective_seconds(measured(), 8, 1000.0) == pytest.approx(4 * 2 * 7 / 8)
+    assert traffic.collective_seconds(measured(), 1, 1000.0) == 0.0
+
+
+def test_what_is_no_program():
+    with pytest.raises(ValueError, match='ENTRY'):
+        program_text.parse('HloModule nothing\n')
