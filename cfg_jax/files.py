@@ -10,6 +10,7 @@ import os
 import re
 import struct
 import tokenize
+import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -43,6 +44,11 @@ _ADVICE = 'copy it again, or remove it and run again'
 _REMOTE = {'gs': 'gcsfs', 's3': 's3fs', 'az': 'adlfs'}
 
 
+# TensorStore's words where a store does not answer, or not us.
+_NO_ANSWER = re.compile(r'(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|RESOURCE_EXHAUSTED|CANCELLED)\b')
+_FORBIDDEN = re.compile(r'(Forbidden|Unauthorized|Invalid Credentials|PERMISSION_DENIED|UNAUTHENT)')
+
+
 class Damaged(UserError):
     """A file that is not what its name promises."""
 
@@ -72,6 +78,52 @@ def as_path(path: epath.PathLike) -> epath.Path:
 def is_remote(path: epath.PathLike) -> bool:
     """Whether a path is on an object store."""
     return '://' in os.fspath(path)
+
+
+def refusal(error: BaseException) -> str | None:
+    """The sentence of an error by which an object store refuses this account, or None.
+
+    gcsfs raises an OSError without a number, TensorStore a ValueError that begins with a status.
+    """
+    text = str(error)
+    known = isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno is None)
+    if not known or not _FORBIDDEN.match(text):
+        return None
+    reason = ' '.join(text.splitlines()[1:]).strip() or text.splitlines()[0]
+    return (
+        f'{_object_of(text)}: no permission ({reason[:200]}); see who is logged in, and its roles'
+    )
+
+
+def outage(error: BaseException) -> str | None:
+    """The sentence of an error of an object store that does not answer, or None.
+
+    Its clients have tried again for half a minute before they raise it.
+    """
+    of_client = type(error).__module__.partition('.')[0] in ('aiohttp', 'gcsfs')
+    if of_client or (isinstance(error, ValueError) and _NO_ANSWER.match(str(error))):
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        return f'the storage does not answer ({reason})'
+    return None
+
+
+def missing(error: FileNotFoundError) -> str | None:
+    """The sentence of an object or bucket that is not there; None for a local file."""
+    text = str(error)
+    place = _object_of(text)
+    if error.errno is not None or not place.startswith('gs://'):
+        return None
+    if '/upload/' in text:  # where something is written, only the bucket can be missing
+        return f'there is no bucket {place[len("gs://") :].partition("/")[0]!r}; make it first'
+    return f'{place}: no such object'
+
+
+def _object_of(text: str) -> str:
+    """gs://BUCKET/NAME from the address of a request, or 'the storage'."""
+    found = re.search(r'\bb/([^/?\s]+)/o(?:(?:/|\?name=)([^&\s]*))?', text)
+    if found is None:
+        return 'the storage'
+    return f'gs://{found[1]}/{urllib.parse.unquote(found[2] or "")}'
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -222,7 +274,21 @@ def set_aside(path: epath.Path) -> epath.Path:
     """Renames a file or directory to NAME.damaged, NAME.damaged_1, ...; returns its new path."""
     names = (f'{path.name}.damaged{"_" * bool(n)}{n or ""}' for n in range(10_000))
     aside = next(path.parent / name for name in names if not (path.parent / name).exists())
-    return path.rename(aside)
+    return rename(path, aside)
+
+
+def rename(path: epath.Path, target: epath.Path) -> epath.Path:
+    """Renames a file or directory; on an object store, by copies there; returns `target`."""
+    if not is_remote(path):
+        return path.rename(target)
+    if path.is_dir():
+        for part in path.iterdir():
+            rename(part, target / part.name)
+        path.rmtree(missing_ok=True)
+    else:
+        path.copy(target)
+        path.unlink()
+    return target
 
 
 def sha256_of_file(path: epath.PathLike) -> str:

@@ -270,7 +270,7 @@ class Model:
         edit: Edit | None,
         w: Float[Array, ' B'] | None = None,
     ) -> tuple[Float[Array, 'B H W C'], Integer[Array, ' B']]:
-        """x [B, H, W, C] and nfe [B] of one device's images, traceable; w [B], or None for w = 0."""
+        """x [B, H, W, C] and nfe [B] of a device's images, traceable; w [B], or None for w = 0."""
         steps = self._steps(params, image_keys(seed, indices), condition, w)
         x, state = sample_loop(*steps) if edit is None else edit_loop(*steps, edit)
         return self._decoded(params, x), jnp.broadcast_to(state.nfe, indices.shape)

@@ -58,9 +58,17 @@ def map_step(
 
 
 def split_batch(batch: Any) -> Any:
-    """[B, ...] -> [local devices, B / local devices, ...] for every array of the batch."""
+    """[B, ...] -> [local devices, B / local devices, ...] for every array of the batch.
+
+    Dealt like cards: row i goes to device i mod local devices. As processes share the batch in the
+    same manner, a device's rows, and so its sums, do not depend on which process it belongs to.
+    """
     devices = jax.local_device_count()
-    return jax.tree.map(lambda a: a.reshape(devices, a.shape[0] // devices, *a.shape[1:]), batch)
+
+    def split(a: np.ndarray) -> np.ndarray:
+        return np.moveaxis(a.reshape(a.shape[0] // devices, devices, *a.shape[1:]), 1, 0)
+
+    return jax.tree.map(split, batch)
 
 
 def mean(tree: Any) -> Any:
@@ -83,7 +91,7 @@ def global_rows(per_device: int, machine: Machine | None = None) -> jax.Array:
     _, local_devices, processes, _ = machine or here()
     device = jax.lax.axis_index(AXIS)
     process, local_device = device // local_devices, device % local_devices
-    local_rows = local_device * per_device + jnp.arange(per_device)
+    local_rows = local_device + local_devices * jnp.arange(per_device)
     return process + processes * local_rows
 
 

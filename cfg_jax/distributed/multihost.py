@@ -6,6 +6,8 @@ said here, so that nothing of it waits for a device.
 
 import importlib.util
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 import jax
 from absl import logging
 
+from cfg_jax.distributed import lifeline, relay
 from cfg_jax.errors import (
     Disconnected,
     UserError,
@@ -22,25 +25,32 @@ BARRIER_SECONDS = 600.0
 LONGEST = 7 * 24 * 3600.0  # for work of process 0 that the others wait out; a dead one is noticed
 _START_SECONDS = 300
 _END_SECONDS = 120  # that a process waits at its end for the others before it ends them too
-_NO_CLUSTER = 'coordinator_address should be defined'  # JAX's words where it finds no cluster
+_HEARTBEAT_SECONDS = 100  # JAX's own watch, which ends in a C++ stack: `lifeline` comes first
 
 # What `srun` gives its processes; a batch script outside of it has only some of them.
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 
 _T = TypeVar('_T')
 _barriers: dict[str, int] = {}
+_kept_open: list[subprocess.Popen[bytes]] = []  # they end when their pipes are collected
 
 
-def start(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -> None:
+def start(
+    coordinator: str = '',
+    num_processes: int = 0,
+    process_id: int = -1,
+    lost_after: float = lifeline.LOST_AFTER,
+) -> None:
     """Joins this process to the others of its run. Call it before anything touches a device.
 
     Without arguments TPU pods, Slurm (`srun`) and Open MPI are recognised; elsewhere this is the
-    only process.
+    only process. From then on the end of one process ends all, see `lifeline`.
 
     Args:
       coordinator: HOST:PORT of process 0.
       num_processes: of the run.
       process_id: of this one, from 0.
+      lost_after: seconds without a sign of a process after which the others end.
 
     Raises:
       UserError: some of the arguments without the others.
@@ -52,14 +62,11 @@ def start(coordinator: str = '', num_processes: int = 0, process_id: int = -1) -
                 'give all of --coordinator=HOST:PORT, --num_processes=N and --process_id=I with'
                 f' I in 0..N-1; got {coordinator!r}, {num_processes} and {process_id}'
             )
-        _initialize(
-            coordinator_address=coordinator,
-            num_processes=num_processes,
-            process_id=process_id,
-            cluster_detection_method='deactivate',
-        )
+        _initialize(coordinator, num_processes, process_id, None, lost_after=lost_after)
     elif _in_cluster():
-        _initialize()
+        found = _found_by_jax()
+        if found is not None:
+            _initialize(*found, lost_after=lost_after)
 
 
 def _is_address(text: str) -> bool:
@@ -68,26 +75,65 @@ def _is_address(text: str) -> bool:
     return bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
 
 
-def _initialize(**how: Any) -> None:
+def _found_by_jax() -> tuple[Any, ...] | None:
+    """Coordinator, number of processes, this one and its devices, as JAX recognises the cluster."""
+    from jax._src import clusters  # jax.distributed.initialize finds the same, and keeps it
+
+    try:
+        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, _START_SECONDS
+        )
+    except (ValueError, TypeError, IndexError, LookupError) as error:
+        raise UserError(
+            f'the processes of this run cannot be started: {lifeline.first_line(error)}'
+        ) from error
+    return None if found[0] is None else found
+
+
+def _initialize(
+    coordinator: str, count: int, process: int, local_devices: Any, *, lost_after: float
+) -> None:
+    address = coordinator if process == 0 else f'127.0.0.1:{_relayed(coordinator)}'
     try:
         jax.distributed.initialize(
+            coordinator_address=address,
+            num_processes=count,
+            process_id=process,
+            local_device_ids=local_devices,
+            cluster_detection_method='deactivate',
             initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=max(_HEARTBEAT_SECONDS, round(4 * lost_after)),
             shutdown_timeout_seconds=_END_SECONDS,
-            **how,
         )
     except (ValueError, TypeError, IndexError) as error:
-        if not how and _NO_CLUSTER in str(error):
-            return
         raise UserError(
-            f'the processes of this run cannot be started: {str(error).splitlines()[0]}'
+            f'the processes of this run cannot be started: {lifeline.first_line(error)}'
         ) from error
     except RuntimeError as error:
         raise Disconnected(
             f'the processes of this run did not come together in {_START_SECONDS} s:'
-            f' {str(error).splitlines()[0]}; look at the output of the others'
+            f' {lifeline.first_line(error)}; look at the output of the others'
         ) from error
-    if jax.process_index():
+    if count > 1:
+        lifeline.start(
+            process,
+            count,
+            lost_after,
+            coordinator.rpartition(':')[0].strip('[]'),
+            lambda text: _client().key_value_set('cfg_jax/lifeline', text),
+            lambda: _client().blocking_key_value_get('cfg_jax/lifeline', 1000 * _START_SECONDS),
+        )
+    if process:
         logging.set_verbosity(logging.WARNING)  # process 0 reports progress for all
+
+
+def _relayed(coordinator: str) -> int:
+    """The port of this machine behind which the coordinator is, see `relay`."""
+    command = [sys.executable, '-I', relay.__file__, coordinator]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    _kept_open.append(process)
+    return int(process.stdout.readline())
 
 
 def _in_cluster() -> bool:
@@ -204,7 +250,7 @@ def _get(key: str, seconds: float) -> str | None:
     except jax.errors.JaxRuntimeError as error:
         if 'DEADLINE_EXCEEDED' not in str(error):
             raise Disconnected(
-                f'lost the other processes ({str(error).splitlines()[0]}); start all of them again'
+                f'lost the other processes ({lifeline.first_line(error)}); start all of them again'
             ) from error
         return None
 

@@ -79,7 +79,9 @@ class Checkpoints:
         self._saving = step
         try:
             self._manager.save(step, args=items)
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            if not _is_of_storage(error):
+                raise
             self._saving = None
             self._remove_remains()
             return _failure(step, error)
@@ -92,7 +94,9 @@ class Checkpoints:
             return None
         try:
             self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            if not _is_of_storage(error):
+                raise
             self._remove_remains()
             return _failure(step, error)
         return None
@@ -173,7 +177,7 @@ class Checkpoints:
             for name in (str(step), *(f'{step}_{n}' for n in range(1, 1000)))
             if not (aside / name).exists()
         )
-        (self.directory / str(step)).rename(aside / name)
+        files.rename(self.directory / str(step), aside / name)
         logging.warning(
             f'the checkpoint of step {step} cannot be read ({reason}); it is set aside as'
             f' {aside / name}'
@@ -230,8 +234,15 @@ def _check_data(state: Any, path: epath.Path) -> None:
         raise files.Damaged(f'{path} lacks the number of the next batch')
 
 
+def _is_of_storage(error: Exception) -> bool:
+    """Whether a save failed for the disk or the object store: TensorStore raises ValueError."""
+    return isinstance(error, OSError | ValueError) or files.outage(error) is not None
+
+
 def _is_damage(error: Exception) -> bool:
     """Whether a restoration failed for what is on the disk, and not for what was asked."""
+    if files.outage(error) or files.refusal(error):
+        return False
     if isinstance(error, UserError):
         return isinstance(error, files.Damaged)
     if isinstance(error, OSError):

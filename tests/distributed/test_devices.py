@@ -79,11 +79,12 @@ def test_features_do_not_depend_on_devices(recorded):
 
 
 def test_rows_of_two_processes_match_the_data(recorded):
-    """Device d of process p holds the local rows 3d..3d+2; local row i is global row p + 2i."""
+    """Device d of process p holds the local rows d, d+2, d+4; local row i is global row p + 2i."""
     rows = recorded[4]['rows']
     for process in range(2):
-        local = rows[2 * process : 2 * process + 2].ravel()
-        np.testing.assert_array_equal(local, process + 2 * np.arange(6))
+        for device in range(2):
+            local = device + 2 * np.arange(3)
+            np.testing.assert_array_equal(rows[2 * process + device], process + 2 * local)
     assert sorted(rows.ravel()) == list(range(12))
 
 
@@ -92,5 +93,5 @@ def test_split_batch(monkeypatch):
     batch = {'image': np.arange(24).reshape(8, 3), 'label': np.arange(8)}
     split = devices.split_batch(batch)
     assert split['image'].shape == (4, 2, 3)
-    np.testing.assert_array_equal(split['label'], [[0, 1], [2, 3], [4, 5], [6, 7]])
-    np.testing.assert_array_equal(split['image'].reshape(8, 3), batch['image'])
+    np.testing.assert_array_equal(split['label'], [[0, 4], [1, 5], [2, 6], [3, 7]])
+    np.testing.assert_array_equal(split['image'], batch['image'][split['label']])

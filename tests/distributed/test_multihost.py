@@ -193,6 +193,18 @@ def test_a_mistake_that_the_first_finds_is_everyones(three):
     assert multihost.run_on_process_zero('work', None) is None
 
 
+def test_what_jax_finds_under_slurm(monkeypatch):
+    """The second of four processes, on the first of two nodes."""
+    values = dict.fromkeys(multihost._SLURM, '1')
+    values |= {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'node[3-4]', 'SLURM_NTASKS': '4'}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    address, count, process, devices = multihost._found_by_jax()
+    assert address.rpartition(':')[0] == 'node3'
+    assert multihost._is_address(address)
+    assert (count, process, list(devices)) == (4, 1, [1])
+
+
 def test_recognises_clusters(monkeypatch):
     for name in multihost._SLURM:
         monkeypatch.setenv(name, '2')
