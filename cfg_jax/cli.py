@@ -217,7 +217,7 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
                 f' {preset.network}'
             )
         if preset.published:
-            logging.info('published: %s', preset.published)
+            logging.info('published, by the published network: %s', preset.published)
     if options.guidance is not None:
         config.guidance.rule, config.guidance.options = options.guidance, ''
     if options.guidance_network is not None:

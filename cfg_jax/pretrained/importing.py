@@ -103,6 +103,8 @@ def open_published(path: epath.PathLike, settings: str = '') -> Published:
     except UserError as error:
         raise UserError(f'{path} was taken for {family.title}, but {error}') from error
     _check_names(path, family, state, plan)
+    if settings:
+        plan = plan._replace(findings=plan.findings | {'set': settings})
     config_lib.validate(plan.config)
     return Published(path, family, plan, state)
 
@@ -122,6 +124,8 @@ def _family(path: epath.Path, state: StateDict) -> Family:
         family = FAMILIES.load(name)
         if family.recognises(state):
             return family
+    if any(name.startswith('params/') for name in state):
+        raise UserError(f'{path} was imported or exported already: give it as --model')
     raise UserError(
         f'{path} is not of a family that we know ({", ".join(FAMILIES)}): it holds'
         f' {_named(list(state))}'

@@ -115,7 +115,9 @@ def damage_reported(path: epath.Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f'{path} is cut off or no PyTorch state dict; get it again') from error
+        raise UserError(
+            f'{path} is cut off or no PyTorch state dict; give the file as it was published'
+        ) from error
 
 
 class Unpickler(pickle.Unpickler):

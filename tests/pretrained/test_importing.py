@@ -61,6 +61,16 @@ def test_the_command_reports_what_it_found(capsys, folder):
     np.testing.assert_array_equal(tensor, original.transpose(2, 3, 1, 0))
 
 
+def test_the_command_reports_what_was_set(folder):
+    published = importing.open_published(folder / 'unet.pt', 'num_heads=2')
+    assert published.plan.findings['set'] == 'num_heads=2'
+
+
+def test_an_imported_file_is_not_imported_again(capsys, folder):
+    out, _ = run_import(capsys, folder, 'unet')
+    assert 'give it as --model' in user_error(importing.open_published, out)
+
+
 def test_an_imported_model_takes_the_place_of_a_work_directory(capsys, folder):
     """The same images from the imported file; w needs what the network has not, or another one."""
     out, _ = run_import(capsys, folder, 'unet')
