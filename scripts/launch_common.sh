@@ -50,3 +50,45 @@ note_uncommitted() {
     say 'note: uncommitted changes are not copied; the workers run the last commit'
   fi
 }
+
+# --- --check: what is missing before anything costs money ----------------------------------------
+
+lacking=0
+
+found() {
+  printf 'ok       %s\n' "$*"
+}
+
+lacks() {
+  printf 'missing  %s\n' "$*"
+  lacking=1
+}
+
+unknown() {
+  printf 'look     %s\n' "$*"
+}
+
+# Whether there is a file or directory of this name, which is what an option of the command says.
+check_path() {
+  if [[ -e $2 ]]; then
+    found "$1 $2"
+  else
+    lacks "$1 $2: it is not here; $3"
+  fi
+}
+
+# The value of --NAME=VALUE among the words after it; nothing where it is not given.
+given() {
+  local option=$1 word
+  shift
+  for word in "$@"; do
+    case $word in
+      "--$option="*) printf '%s' "${word#*=}" && return ;;
+    esac
+  done
+}
+
+end_of_check() {
+  ((!lacking)) || die 'something is missing, see above; nothing was started'
+  say 'nothing is missing that can be seen from here'
+}

@@ -18,6 +18,8 @@
 #   --max_restarts=N                   restarts after crashes in a row (10); not of preemptions,
 #                                      and an hour of work begins a new row
 #   --logs=DIR                         of the batch script and all output (runs/slurm)
+#   --check                            says what is missing (partition, data set, weights, ...) and
+#                                      submits nothing; status 2 if something is
 #   --dry-run                          prints the batch script and the sbatch command, no more
 #
 # The command runs in this checkout, with .venv/bin first on PATH where there is one. On SIGTERM it
@@ -32,13 +34,15 @@ ROOT=$(dirname "$SCRIPTS")
 source "$SCRIPTS/launch_common.sh"
 
 job_name='' nodes=1 gpus_per_node=0 tasks_per_node='' cpus_per_task='' time='' partition=''
-account='' qos='' setup='' warn_seconds=120 max_restarts=10 logs=runs/slurm dry_run=0
+account='' qos='' setup='' warn_seconds=120 max_restarts=10 logs=runs/slurm dry_run=0 check_only=0
 sbatch_flags=() command=()
 
 main() {
   parse "$@"
   check
-  if ((dry_run)); then
+  if ((check_only)); then
+    check_all
+  elif ((dry_run)); then
     batch_script
     printf '\n# %s:\n' "the script above goes to $script, then"
     printf '%s\n' "$(quoted sbatch "$script")"
@@ -59,6 +63,7 @@ parse() {
         take "$1"
         ;;
       --sbatch=*) sbatch_flags+=("${1#*=}") ;;
+      --check) check_only=1 ;;
       --dry-run | --dry_run) dry_run=1 ;;
       --) shift && command=("$@") && break ;;
       *) die "unknown argument $1; see launch_slurm.sh --help" ;;
@@ -85,6 +90,35 @@ check() {
   ((dry_run)) || require_program sbatch 'run this on a login node of a Slurm cluster'
   [[ $logs == /* ]] || logs=$ROOT/$logs
   script=$logs/$job_name.sbatch
+}
+
+# The compute nodes share this file system, so what is here is there.
+check_all() {
+  local place data weights
+  if [[ -z $partition ]]; then
+    unknown 'partition: none is given, so the cluster takes its default'
+  elif [[ -n $(sinfo --noheader --partition="$partition" --format=%P) ]]; then
+    found "partition $partition"
+  else
+    lacks "partition $partition; see which there are: sinfo"
+  fi
+  if [[ -x $ROOT/.venv/bin/python ]]; then
+    found "$ROOT/.venv"
+  else
+    lacks "$ROOT/.venv; run: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda]'"
+  fi
+  data=$(given config.data.data_dir "${command[@]}")
+  weights=$(given inception "${command[@]}")
+  place=$(given workdir "${command[@]}")$(given root "${command[@]}")
+  [[ -z $data ]] || check_path 'data set' "$data" 'see docs/data.md'
+  [[ -z $weights ]] || check_path weights "$weights" 'see docs/metrics.md'
+  if [[ $place == *://* ]]; then
+    unknown "work directory $place"
+  elif [[ -n $place ]]; then
+    while [[ ! -e $place ]]; do place=$(dirname "$place"); done
+    if [[ -w $place ]]; then found "may write in $place"; else lacks "may not write in $place"; fi
+  fi
+  end_of_check
 }
 
 batch_script() {

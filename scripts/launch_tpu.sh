@@ -29,6 +29,8 @@
 #   --poll=SECONDS                     between two looks at the TPU (60)
 #   --detach                           run: starts the command and does not watch
 #   --worker=N  --lines=N  --out=DIR   logs: of which worker (0), how much (100), or all, to DIR
+#   --check                            run: says what is missing (login, zone, bucket, weights, ...)
+#                                      and creates nothing; status 2 if something is
 #   --dry-run                          prints every command and runs none, as if no TPU were there
 #
 # The status of `run` is the command's: 0 done, 2 a mistake in it (or here), else it crashed.
@@ -42,7 +44,7 @@ ROOT=$(dirname "$SCRIPTS")
 source "$SCRIPTS/launch_common.sh"
 
 verb='' name='' zone='' project='' type='' version='' setup='' out=''
-spot=0 queued=0 detach=0 dry_run=0 patient=0 max_restarts=10 poll=60 worker=0 lines=100
+spot=0 queued=0 detach=0 dry_run=0 check_only=0 patient=0 max_restarts=10 poll=60 worker=0 lines=100
 create_flags=() copies=() command=()
 remote_script=cfg_jax_run/tpu_worker.sh # on each worker, below its home directory
 
@@ -53,7 +55,7 @@ main() {
   exec 3>&1 # where --dry-run prints, also from within $(...)
   case $verb in
     up) ensure_up ;;
-    run) run_command ;;
+    run) if ((check_only)); then check_all; else run_command; fi ;;
     status) show_status ;;
     logs) show_logs ;;
     stop) on_workers all "bash $remote_script stop" ;;
@@ -75,6 +77,7 @@ parse() {
       --spot) spot=1 ;;
       --queued) queued=1 ;;
       --detach) detach=1 ;;
+      --check) check_only=1 ;;
       --dry-run | --dry_run) dry_run=1 ;;
       --) shift && command=("$@") && break ;;
       *) die "unknown argument $1; see launch_tpu.sh --help" ;;
@@ -95,6 +98,7 @@ check() {
   if [[ $verb == up || $verb == run ]]; then
     [[ -n $type ]] || die '--type is missing, such as --type=v4-32'
     version=${version:-$(software_of "$type")}
+    [[ $type != v5e-* ]] || die "gcloud calls --type=$type v5litepod-${type#v5e-}"
     [[ -n $version ]] || die "no software is known for --type=$type; give --version"
   fi
   if [[ $verb == run ]]; then
@@ -127,6 +131,66 @@ note_local_workdir() {
         ;;
     esac
   done
+}
+
+# --- --check -----------------------------------------------------------------------------------
+
+check_all() {
+  local account bucket
+  account=$(gcloud auth list --filter=status:ACTIVE --format='value(account)') || account=''
+  if [[ -n $account ]]; then
+    found "login of gcloud: $account"
+  else
+    lacks 'login of gcloud; run: gcloud auth login'
+  fi
+  project=${project:-$(gcloud config get project)} || project=''
+  if [[ -n $project ]]; then
+    found "project $project"
+  else
+    lacks 'project; give --project, or run: gcloud config set project PROJECT'
+  fi
+  if gcloud compute tpus accelerator-types describe "$type" "${place[@]}" >/dev/null; then
+    found "$type in $zone"
+  else
+    lacks "$type in $zone; gcloud's message stands above; see which there are: gcloud compute tpus" \
+      "accelerator-types list --zone=$zone"
+  fi
+  unknown "quota: https://console.cloud.google.com/iam-admin/quotas?service=tpu.googleapis.com"
+  bucket=$(given workdir "${command[@]}")$(given root "${command[@]}")
+  if [[ $bucket == gs://* ]]; then
+    bucket=gs://$(cut -d / -f 3 <<<"$bucket")
+    if gcloud storage buckets describe "$bucket" --format='value(name)' >/dev/null; then
+      found "bucket $bucket"
+    else
+      lacks "bucket $bucket; gcloud's message stands above; make it: gcloud storage buckets create"
+    fi
+  else
+    lacks 'a work directory on gs://, which outlives the TPU; give --workdir or --root'
+  fi
+  check_what_travels
+  end_of_check
+}
+
+check_what_travels() {
+  local weights data file
+  if ssh-add -L >/dev/null 2>&1; then
+    found 'a key in ssh-agent'
+  else
+    lacks 'a key in ssh-agent; run: ssh-add ~/.ssh/google_compute_engine'
+  fi
+  weights=$(given inception "${command[@]}")
+  data=$(given config.data.data_dir "${command[@]}")
+  if [[ -n $weights && $weights != /* && $weights != gs://* ]]; then
+    for file in ${copies[@]+"${copies[@]}"}; do
+      [[ ${file##*/} != "$weights" ]] || { found "weights $weights" && weights=''; }
+    done
+    [[ -z $weights ]] || lacks "weights $weights: they do not travel; give --copy=FILE"
+  fi
+  if [[ $data == /* && -z $setup ]]; then
+    lacks "data set $data: a new TPU has no such directory; mount it with --setup"
+  elif [[ -n $data ]]; then
+    unknown "data set $data: whether --setup brings it shows on the TPU only"
+  fi
 }
 
 # --- gcloud -----------------------------------------------------------------------------------

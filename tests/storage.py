@@ -96,6 +96,7 @@ def environment(front):
     return {
         'STORAGE_EMULATOR_HOST': url,
         'TENSORSTORE_GCS_HTTP_URL': url,
+        'CLOUD_STORAGE_EMULATOR_ENDPOINT': url,  # of ArrayRecord's reader
         'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'token',
         'NO_GCE_CHECK': 'true',
         'GCE_METADATA_HOST': '127.0.0.1:1',  # asked for credentials, and not there

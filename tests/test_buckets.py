@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from storage import environment, front as front
 from support import (
@@ -24,6 +25,7 @@ from support import (
 )
 
 from cfg_jax import files
+from cfg_jax.data import pipeline
 from cfg_jax.training import loop
 
 LAST = 12
@@ -169,6 +171,19 @@ def test_refusal_and_outage_are_no_damage(front, trained):
         assert not checkpoints._is_damage(error)
     assert checkpoints._is_damage(ValueError('DATA_LOSS: Error reading "a"'))
     assert files.refusal(PermissionError(13, 'Permission denied')) is None
+
+
+def test_data_are_read_from_a_bucket(front, digits_dir):
+    """The same batches as from the disk, in this process: ArrayRecord has a reader of its own."""
+    place = f'gs://bucket/tfds/digits/{digits_dir.name}'
+    for path in digits_dir.iterdir():
+        (files.as_path(place) / path.name).write_bytes(path.read_bytes())
+    (ours,), (theirs,) = (
+        pipeline.one_epoch(make_tiny_config(data__name=str(name)).data, 'train', 2000)
+        for name in (place, digits_dir)
+    )
+    np.testing.assert_array_equal(ours['image'], theirs['image'])
+    np.testing.assert_array_equal(ours['condition'], theirs['condition'])
 
 
 def test_slow_storage(front):

@@ -18,13 +18,14 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
+from tqdm import tqdm
 
 from cfg_jax import files
-from cfg_jax.data import Source, reading, sources, tfds_sets, workers
+from cfg_jax.data import Source, parts, reading, sources, tfds_sets, workers
 from cfg_jax.data.reading import BadExample, Example, Reader
 from cfg_jax.errors import UserError
 
-_CHUNK = 64  # examples that a worker hands over at once
+_CHUNK = 64  # examples that a worker hands over at once; divides parts.EXAMPLES
 _NAMED = 5  # bad examples that get a line each
 
 
@@ -47,6 +48,7 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             data_dir=os.fspath(files.as_path(out)) if out else None,
             config=tfds.core.BuilderConfig(name=name, version=self.VERSION),
         )
+        self._place = epath.Path(self.data_path)  # while it is written, TFDS gives another one
 
     def made_from(self) -> str:
         """What the copy was made from; in its description."""
@@ -72,25 +74,68 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {name: self._generate_examples(split) for name, split in self._splits.items()}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
-        reader = Reader(self._data, split)
-        dataset = grain.MapDataset.range(len(reader)).map(self._maker(reader))
-        chunks = workers.WorkerIterator(
-            dataset.batch(_CHUNK, batch_fn=list), self._data.num_workers
-        )
         number = 0
-        try:
-            for example in (example for chunk in chunks for example in chunk):
-                if isinstance(example, BadExample):
-                    self.left_out += 1
-                    if self.left_out <= _NAMED:
-                        logging.warning('%s %s: %s; left out', self._data.name, split, example)
-                    continue
-                yield number, example
-                number += 1
-        finally:
-            chunks.close()
+        counts = np.zeros(self.info.features['label'].num_classes, np.int64)
+        for example in self._made(split):
+            if isinstance(example, BadExample):
+                self.left_out += 1
+                if self.left_out <= _NAMED:
+                    logging.warning('%s %s: %s; left out', self._data.name, split, example)
+                continue
+            counts[example['label']] += 1
+            yield number, example
+            number += 1
         if not number:
             raise UserError(f'no image of {self._data.name!r}, split {split!r}, can be decoded')
+        self._report(split, counts)
+
+    def _made(self, split: str) -> Iterator[Example | BadExample]:
+        """Every example of a split of the set: what an earlier call has made, then the rest."""
+        reader = Reader(self._data, split)
+        kept, number = self.parts(), 0
+        with tqdm(total=len(reader), desc=split, unit=' images', disable=None) as progress:
+            for part in kept.saved(split):
+                number += 1
+                progress.update(len(part))
+                yield from part
+            if number:
+                done = min(number * parts.EXAMPLES, len(reader))
+                logging.info(f'{split}: {done:,} of {len(reader):,} images were made before')
+            left = grain.MapDataset.range(number * parts.EXAMPLES, len(reader))
+            if not len(left):
+                return
+            chunks = workers.WorkerIterator(
+                left.map(self._maker(reader)).batch(_CHUNK, batch_fn=list), self._data.num_workers
+            )
+            with contextlib.closing(chunks):
+                part = []
+                for chunk in chunks:
+                    part += chunk
+                    progress.update(len(chunk))
+                    if len(part) == parts.EXAMPLES:
+                        kept.save(split, number, part)
+                        number += 1
+                        yield from part
+                        part = []
+                yield from part
+
+    def parts(self) -> parts.Parts:
+        """Where the examples lie until the copy is written: beside it."""
+        what = f'{self.made_from()} {self._data.image_size} {self._data.channels}'
+        return parts.Parts(self._place.with_name(f'{self._place.name}.parts'), what)
+
+    def _report(self, split: str, counts: np.ndarray) -> None:
+        """How many images the classes have; a class without one is worth a warning."""
+        logging.info(
+            f'{split}: {counts.sum():,} images, {counts.min():,} to {counts.max():,} of each of'
+            f' {len(counts)} classes'
+        )
+        if not counts.min():
+            names = self.info.features['label'].names
+            empty = [names[label] for label in np.flatnonzero(counts == 0)]
+            logging.warning(
+                f'{split}: {len(empty)} of {len(names)} classes have no image, such as {empty[0]}'
+            )
 
     def _image_shape(self) -> tuple[int | None, int | None, int]:
         raise NotImplementedError
@@ -205,6 +250,7 @@ def _write(builder: _Copy, what: str) -> str:
         return f'{what} is already in {directory}; {advice}'
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
         tfds_sets.prepare(builder)
+    builder.parts().remove()
     left_out = f', {builder.left_out} bad examples left out' if builder.left_out else ''
     counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in builder.info.splits.items())
     return f'{what} is in {directory} ({counts}{left_out}); {advice}'

@@ -1,11 +1,14 @@
 """Copies as ArrayRecord: what training on the original would see, and nothing that is damaged."""
 
+import functools
+
 import numpy as np
 import pytest
+from etils import epath
 from pictures import class_folder, encoded, random_pixels
-from support import make_tiny_config, run_here, user_error
+from support import logged, make_tiny_config, run_here, user_error
 
-from cfg_jax.data import copies, pipeline, sources
+from cfg_jax.data import copies, parts, pipeline, reading, sources
 
 COMMAND = 'scripts/prepare_data.py'
 
@@ -36,6 +39,63 @@ def test_again_is_at_once(copy, digits_dir):
     told = copies.resize(str(digits_dir), '', 4, str(copy.parents[2]))
     assert 'already in' in told
     assert [path.stat().st_mtime_ns for path in sorted(copy.iterdir())] == before
+
+
+def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
+    """What was made is not made again, and the end is the same."""
+    monkeypatch.setattr(parts, 'EXAMPLES', 128)
+    made = []
+
+    def resized(reader, number, stop=10**9, real=copies._resized):
+        made.append(number)
+        if number >= stop:
+            raise KeyboardInterrupt
+        return real(reader, number)
+
+    monkeypatch.setattr(copies, '_resized', functools.partial(resized, stop=500))
+    with pytest.raises(KeyboardInterrupt):
+        copies.resize(str(digits_dir), '', 4, str(tmp_path))
+    kept = sorted(path.name for path in (tmp_path / 'resized/digits_4/1.0.0.parts').iterdir())
+    assert kept[:2] == ['made_from.json', 'train-000000.npz']
+    made.clear()
+    monkeypatch.setattr(copies, '_resized', resized)
+    with logged() as lines:
+        copies.resize(str(digits_dir), '', 4, str(tmp_path))
+    assert any('images were made before' in line for line in lines)
+    assert len(made) < 1797
+    again = tmp_path / 'resized' / 'digits_4' / '1.0.0'
+    assert not again.with_name('1.0.0.parts').exists()
+    ours, theirs = (
+        sources.data_source(make_tiny_config(data__name=str(directory)).data, 'train')
+        for directory in (again, copy)
+    )
+    assert [ours[i] for i in range(len(ours))] == [theirs[i] for i in range(len(theirs))]
+
+
+def test_the_images_of_each_class_are_counted(tmp_path, digits_dir):
+    with logged() as lines:
+        copies.resize(str(digits_dir), '', 2, str(tmp_path))
+    source = make_tiny_config(data__name=str(digits_dir)).data
+    (batch,) = pipeline.one_epoch(source, 'train', 2000)
+    counts = np.bincount(batch['condition'], minlength=10)
+    line = f'train: {counts.sum():,} images, {counts.min()} to {counts.max()} of each of 10 classes'
+    assert line in lines
+
+
+def test_parts_of_another_copy_are_not_used(tmp_path):
+    examples = [
+        {'image': b'abc', 'label': 3, 'file': 'a.png'},
+        reading.BadExample(7, 'b.png', 'cut off'),
+        {'image': b'', 'label': 0, 'file': ''},
+    ]
+    folder = epath.Path(tmp_path) / 'parts'
+    kept = parts.Parts(folder, 'a set')
+    kept.save('train', 0, examples)
+    assert list(parts.Parts(folder, 'a set').saved('train')) == [examples]
+    (folder / 'train-000000.npz').write_bytes(b'half')
+    assert list(parts.Parts(folder, 'a set').saved('train')) == []
+    kept.save('train', 0, examples)
+    assert list(parts.Parts(folder, 'another').saved('train')) == []
 
 
 @pytest.fixture
