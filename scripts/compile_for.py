@@ -22,6 +22,7 @@ import json
 from collections.abc import Sequence
 
 from cfg_jax import cli
+from cfg_jax.config_fields import REMATS
 from cfg_jax.perf import xla
 
 
@@ -41,6 +42,14 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = cli.split_config(parser, argv)
     if bool(options.tables) == bool(options.config):
         parser.error('give --config and --topology, or --tables')
+    if options.config and not options.topology:
+        parser.error('--topology is missing, such as --topology=v5p:2x2x1')
+    if unknown := set(options.programs) - {'training', 'sampling'}:
+        parser.error(f'--programs are training and sampling; got {unknown.pop()}')
+    if unknown := set(options.remat or ()) - set(REMATS):
+        parser.error(f'--remat is out of {", ".join(REMATS)}; got {unknown.pop()}')
+    if 0 in (options.images_at_once or ()):
+        parser.error('--images_at_once are at least 1')
     xla.only_compile()
 
     from cfg_jax import config_files, files
@@ -50,10 +59,6 @@ def main(argv: Sequence[str]) -> None:
         page = files.as_path(options.tables)
         page.write_text(compile_tables.replaced(page.read_text(), files.as_path(options.out)))
         return
-    if not options.topology:
-        parser.error('--topology is missing, such as --topology=v5p:2x2x1')
-    if unknown := set(options.programs) - {'training', 'sampling'}:
-        parser.error(f'--programs are training and sampling; got {unknown.pop()}')
     config = config_files.load_config(options.config, overrides)
     wanted = dict.fromkeys(options.remat or (config.model.remat, 'blocks'))
     for name in options.topology:

@@ -23,6 +23,7 @@ OPTIONS = {
     'export.py': ['--workdir', '--step', '--out'],
     'report.py': ['RUN', '--out', '--label', '--images'],
     'describe.py': ['--config', '--model', '--images_per_second', '--accelerator', '--decode_rate'],
+    'compile_for.py': ['--config', '--topology', '--remat', '--images_at_once', '--tables'],
     'import_checkpoint.py': ['FILE', '--out', '--set', "openai/guided-diffusion's U-Nets"],
     'prepare_data.py': ['--name', '--data_dir', '--manual_dir', '--resize'],
     'bench_input.py': ['--config', '--workers', '--seconds'],
@@ -153,6 +154,19 @@ MISTAKES = {
     ),
     'sample_step': ('sample.py --workdir={run} --labels=1 --step=4', ['step 4', '3, 6']),
     'unknown_storage': ('sample.py --workdir=gcs://bucket/run --labels=1', ['gs://']),
+    'no_topology': ('compile_for.py --config={digits}', ['--topology', 'v5p:2x2x1']),
+    'no_program': (
+        'compile_for.py --config={digits} --topology=h100:8 --programs=sweep',
+        ['training and sampling', 'sweep'],
+    ),
+    'no_policy': (
+        'compile_for.py --config={digits} --topology=h100:8 --remat=some',
+        ['none, convolutions, blocks', 'some'],
+    ),
+    'tables_and_config': (
+        'compile_for.py --config={digits} --tables=docs/launching.md',
+        ['--config and --topology, or --tables'],
+    ),
     'accelerator': ('describe.py --config={digits} --accelerator=b900', ['a100', 'tpu-v4']),
     'two_throughputs': (
         'describe.py --config={digits} --accelerator=a100 --images_per_second=5',
