@@ -27,7 +27,7 @@ from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import RULES, Rule
 from cfg_jax.guidance.guided import GuidedDenoiser
-from cfg_jax.keys import image_keys, per_image_noise, stream
+from cfg_jax.keys import Keys, image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
 from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
@@ -249,22 +249,28 @@ class Model:
         w: Float[Array, ' B'] | None = None,
     ) -> tuple[Float[Array, 'B H W C'], Integer[Array, ' B']]:
         """x [B, H, W, C] and nfe [B] of this device's images; w [B], or None for w = 0."""
-        keys = image_keys(seed, indices)
-        predict = GuidedDenoiser(
-            self.rule,
-            self.networks,
-            params,
-            self.conditioning,
-            condition,
-            stream(keys, _GUIDANCE),
-            w,
-        )
-        z = per_image_noise(stream(keys, _START), networks_lib.noise_shape(self.config))  # z_1
-        steps = self.sampler, predict, z, stream(keys, _STEPS)
+        steps = self.sampler, *self.start(params, seed, indices, condition, w)
         x, state = sample_loop(*steps) if edit is None else edit_loop(*steps, edit)
-        return self._decoded(params, x), jnp.broadcast_to(state.nfe, keys.shape)
+        return self.decoded(params, x), jnp.broadcast_to(state.nfe, indices.shape)
 
-    def _decoded(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    def start(
+        self,
+        params: Mapping[str, Any],
+        seed: Integer[Array, ''],
+        indices: Integer[Array, ' B'],
+        condition: Condition,
+        w: Float[Array, ' B'] | None,
+    ) -> tuple[GuidedDenoiser, Float[Array, 'B ...'], Keys]:
+        """What a sampler follows, z_1 [B, ...], and the keys [B] of its steps; traceable."""
+        keys = image_keys(seed, indices)
+        guidance_keys = stream(keys, _GUIDANCE)
+        predict = GuidedDenoiser(
+            self.rule, self.networks, params, self.conditioning, condition, guidance_keys, w
+        )
+        z = per_image_noise(stream(keys, _START), networks_lib.noise_shape(self.config))
+        return predict, z, stream(keys, _STEPS)
+
+    def decoded(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
         """Images of what was sampled: of latents by the decoder, else x itself."""
         if 'decoder' not in self.networks:
             return x
