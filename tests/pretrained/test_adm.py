@@ -10,6 +10,7 @@ from numpy_blocks import FAST_COMPILE, assert_close
 from support import user_error
 
 from cfg_jax.models import networks
+from cfg_jax.models.adm import step_embedding
 from cfg_jax.pretrained import adm, adm_layout, importing
 
 HEADS = 'num_heads=2'
@@ -209,3 +210,13 @@ def test_float16_with_infinities(tmp_path, value):
     tensors['out.2.bias'][0] = value
     published = importing.open_published(files.write(tmp_path / 'adm.pt', tensors), HEADS)
     assert "'out.2.bias' (float16)" in user_error(published.params)
+
+
+def test_frequencies_are_rounded_once():
+    """At step 999 a frequency that is off by one unit in the last place is an angle off by 6e-5."""
+    half = 64
+    exponents = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32) / half
+    angles = 999.0 * np.exp(exponents.astype(np.float64)).astype(np.float32).astype(np.float64)
+    found = step_embedding(np.float32([999]), 2 * half)[0]
+    expected = np.concatenate([np.cos(angles), np.sin(angles)])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
