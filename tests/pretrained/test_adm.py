@@ -216,7 +216,8 @@ def test_frequencies_are_rounded_once():
     """At step 999 a frequency that is off by one unit in the last place is an angle off by 6e-5."""
     half = 64
     exponents = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32) / half
-    angles = 999.0 * np.exp(exponents.astype(np.float64)).astype(np.float32).astype(np.float64)
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = (np.float32(999) * frequencies).astype(np.float64)
     found = step_embedding(np.float32([999]), 2 * half)[0]
     expected = np.concatenate([np.cos(angles), np.sin(angles)])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
