@@ -4,7 +4,7 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test install format
+.PHONY: quickstart test install format browser dist docs
 # Large pages for the large arrays that XLA allocates at every step (docs/performance.md).
 quickstart: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: install
@@ -19,6 +19,29 @@ test: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Builds wheel and sdist, and installs the wheel with all it needs into a clean environment.
+dist: install
+	rm -rf dist build/clean
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build && clean/bin/python -c 'import cfg_jax; print(cfg_jax.Model, cfg_jax.__version__)'
+
+# The documentation as a site, in build/site.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	@echo 'open build/site/index.html in a browser'
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+# For the tests of the HTML page, which are skipped without: a browser, and the checks of axe-core.
+browser: install
+	{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -q && \
+	  apt-get install -q -y --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+	npm install --silent --no-save --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.14.1
 
 install: $(VENV)/.installed
 

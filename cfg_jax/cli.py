@@ -40,21 +40,27 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,  # a misspelt option must not pass for another
             **kwargs,
         )
-        self.add_argument('--debug', action=_Debug, help='show the traceback of every error')
+        self.add_argument(
+            '--debug',
+            action=_Sets,
+            variable=console.DEBUG,
+            help='show the traceback of every error',
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError, where argparse would print its usage and exit."""
         raise UserError(f'{message}; see {self.prog} --help')
 
 
-class _Debug(argparse.Action):
-    """Sets the environment variable that `console.debugging` reads, here and for subprocesses."""
+class _Sets(argparse.Action):
+    """Sets an environment variable to 1, here and for subprocesses."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs):
+    def __init__(self, option_strings: Sequence[str], dest: str, *, variable: str, **kwargs):
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+        self._variable = variable
 
     def __call__(self, *args: object, **kwargs: object) -> None:
-        os.environ['CFG_JAX_DEBUG'] = '1'
+        os.environ[self._variable] = '1'
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -133,6 +139,16 @@ def add_process_options(parser: Parser) -> None:
     parser.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
     parser.add_argument('--num_processes', type=natural_number, default=0, help='of the run')
     parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')
+
+
+def add_pdf_option(parser: Parser) -> None:
+    """The option of commands that draw plots: `evaluation.plots.save` then writes PDFs too."""
+    parser.add_argument(
+        '--pdf',
+        action=_Sets,
+        variable=console.PDF,
+        help='also write each plot as a PDF beside its PNG',
+    )
 
 
 def add_model_options(parser: Parser) -> None:

@@ -14,6 +14,7 @@ from typing import TextIO
 from absl import logging as absl_logging
 
 _PACKAGE = Path(__file__).resolve().parent
+DEBUG, PDF = 'CFG_JAX_DEBUG', 'CFG_JAX_PDF'  # the environment variables of --debug and --pdf
 # Whose lines of the shared 'absl' logger are ours; Orbax and others log through it too.
 _OURS = tuple(f'{_PACKAGE.parent / name}{os.sep}' for name in ('cfg_jax', 'scripts', 'experiments'))
 _DEVICES = 'jax._src.xla_bridge'  # this logger warns of a GPU or TPU that is present but not used
@@ -21,7 +22,12 @@ _DEVICES = 'jax._src.xla_bridge'  # this logger warns of a GPU or TPU that is pr
 
 def debugging() -> bool:
     """Whether the user asked for tracebacks: environment variable CFG_JAX_DEBUG, or --debug."""
-    return os.environ.get('CFG_JAX_DEBUG', '') not in ('', '0')
+    return os.environ.get(DEBUG, '') not in ('', '0')
+
+
+def pdf_wanted() -> bool:
+    """Whether the user asked for plots as PDF too: environment variable CFG_JAX_PDF, or --pdf."""
+    return os.environ.get(PDF, '') not in ('', '0')
 
 
 @contextlib.contextmanager

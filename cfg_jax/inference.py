@@ -32,7 +32,7 @@ from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
 from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
 from cfg_jax.samplers.editing import Edit, edit_loop
-from cfg_jax.samplers.loop import sample_loop
+from cfg_jax.samplers.loop import sample_loop, trajectory
 
 _CONDITION, _START, _STEPS, _GUIDANCE = range(4)  # the random streams of one image
 
@@ -205,6 +205,28 @@ class Model:
             x, nfe = self._guided(*arguments, on_devices(weights))
         return Generated(x[:count], nfe[:count])
 
+    def trajectory(
+        self,
+        condition: Sequence[Any],
+        w: ArrayLike = 0.0,
+        seed: int = 0,
+        *,
+        indices: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """How images form: z at every level as uint8 [T + 1, B, H, W, C], noise first.
+
+        z has the variance-preserving scaling and is clipped to [-1, 1]; the last is the image, that
+        of `sample` up to rounding. Arguments and errors as there.
+        """
+        given = self.conditioning.from_user(condition)
+        numbers = np.arange(len(condition)) if indices is None else np.asarray(indices)
+        model_checks.check_numbers(seed, numbers)
+        model_checks.check_lengths(len(numbers), given, w)
+        model_checks.check_null(self.rule, self.conditioning)
+        weights = np.broadcast_to(np.asarray(w, np.float32), numbers.shape)
+        arguments = self.params, np.uint32(seed), numbers.astype(np.uint32), given, weights
+        return np.asarray(to_uint8(self._trajectory(*arguments)))
+
     def draw_conditions(self, seed: int, indices: ArrayLike, rule: str) -> Condition:
         """Conditions of images by number as a sweep draws them, on the host, [B, ...]."""
         keys = stream(image_keys(seed, indices), _CONDITION)
@@ -252,6 +274,17 @@ class Model:
         steps = self.sampler, *self.start(params, seed, indices, condition, w)
         x, state = sample_loop(*steps) if edit is None else edit_loop(*steps, edit)
         return self.decoded(params, x), jnp.broadcast_to(state.nfe, indices.shape)
+
+    @functools.cached_property
+    def _trajectory(self) -> Any:
+        """The compiled function behind `trajectory`: z [T + 1, B, H, W, C], decoded."""
+
+        def along(params, seed, indices, condition, w):
+            z = trajectory(self.sampler, *self.start(params, seed, indices, condition, w))
+            decoded = self.decoded(params, z.reshape(-1, *z.shape[2:]))
+            return decoded.reshape(*z.shape[:2], *decoded.shape[1:])
+
+        return jax.jit(along)
 
     def start(
         self,

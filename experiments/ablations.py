@@ -22,6 +22,7 @@ from cfg_jax import cli, files
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument('--root', default='runs/ablations', help='where everything is written')
     options, overrides = cli.split_config(parser, argv)
     config = presets.digits(overrides)

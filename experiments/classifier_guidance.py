@@ -32,6 +32,7 @@ RATIOS = (1.0, 2.0, 4.0, 8.0)
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     presets.add_options(parser)
     parser.add_argument('--root', default='runs/classifier_guidance', help='what is written')
     parser.add_argument('--model', default='', help='work directory of the model; ROOT/model')

@@ -23,6 +23,7 @@ W = (0.0, 0.3, 1.0, 3.0)
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument('--root', default='runs/failures', help='where everything is written')
     parser.add_argument('--w', type=cli.number_list, default=W, help='guidance weights')
     parser.add_argument('--count', type=cli.positive_number, default=200, help='images a digit')

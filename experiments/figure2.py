@@ -25,6 +25,7 @@ W = (0.0, 1.0, 10.0, 100.0, 1000.0)
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument('--out', default='runs/figure2', help='directory of the picture and JSON')
     parser.add_argument(
         '--num_samples', type=cli.positive_number, default=20_000, help='per class and w'

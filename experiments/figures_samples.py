@@ -23,6 +23,7 @@ SIDE = 6  # images along a panel
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument(
         '--model', '--workdir', required=True, help='a work directory, or a file of export.py'
     )

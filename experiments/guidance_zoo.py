@@ -31,6 +31,7 @@ PARTS = ('samplers', 'together', 'rules')
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument('--root', default='runs/guidance_zoo', help='where everything is written')
     parser.add_argument('--model', '--workdir', default='', help='a trained model; else digits')
     parser.add_argument('--guide', default='', help='of autoguidance: a worse model')

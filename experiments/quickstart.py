@@ -1,4 +1,4 @@
-"""The whole story on a laptop: train on real digits, sweep w, print the FID/IS trade-off.
+"""The whole story on a laptop: train on real digits, sweep w, print and show the trade-off.
 
     make quickstart            (or: python experiments/quickstart.py)
 
@@ -13,16 +13,19 @@ from pathlib import Path
 
 from cfg_jax import cli
 
+COMMAND = 'make quickstart'
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument('--workdir', default='runs/quickstart', help='where everything is written')
     parser.set_defaults(config=str(ROOT / 'configs' / 'digits.py'))
     options, config = cli.parse_with_config(parser, argv)
 
     from cfg_jax.evaluation import sweep
+    from cfg_jax.report import page
     from cfg_jax.training import loop
 
     start = time.monotonic()
@@ -31,6 +34,8 @@ def main(argv: Sequence[str]) -> None:
     print(f'\nClassifier-free guidance on {config.data.name}: w against FID and IS\n')
     print((directory / 'table.md').read_text())
     print(f'pictures: {directory}/tradeoff.png and {directory}/samples.png')
+    report = page.write([directory], Path(options.workdir) / 'report.html', command=COMMAND)
+    print(f'the slider over w: open {report} in a browser')
     print(f'took {time.monotonic() - start:.0f} s')
 
 

@@ -24,6 +24,7 @@ P_UNCOND = (0.1, 0.2, 0.5)
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     presets.add_options(parser)
     parser.add_argument('--root', default='runs/table1', help='where everything is written')
     parser.add_argument('--only', type=cli.number_list, default=(), help='such as 0.1,0.5')

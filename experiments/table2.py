@@ -26,6 +26,7 @@ SMALL_STEPS = (4, 8, 32)
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     presets.add_options(parser)
     parser.add_argument('--root', default='runs/table2', help='where everything is written')
     parser.add_argument('--only', type=cli.number_list, default=(), help='such as 128,256')

@@ -97,6 +97,7 @@ def parse(argv: Sequence[str]):
       UserError: unknown ones, or values that make no sense.
     """
     parser = cli.Parser(__doc__)
+    cli.add_pdf_option(parser)
     parser.add_argument('--data', required=True, help='directory of the prepared TFDS data set')
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
     parser.add_argument('--googlenet', required=True, help=".npz of BVLC GoogLeNet's weights")

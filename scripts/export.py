@@ -3,7 +3,8 @@
     python scripts/export.py --model=runs/digits --out=digits.safetensors
 
 The file takes the place of a work directory in sample.py, sweep.py and cfg_jax.load(). It holds the
-EMA parameters; tensors are named by their path in the network (docs/extending.md).
+EMA parameters; tensors are named by their path in the network (docs/extending.md). MODEL_CARD.md is
+written beside it: what the model is, how it was trained, how to sample it, and its sweeps' tables.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import config as config_lib, loading
     from cfg_jax.provenance import describe_environment
+    from cfg_jax.report import card
     from cfg_jax.training import export
 
     params, config, provenance = loading.load_params(options.model, step=options.step)
@@ -30,6 +32,9 @@ def main(argv: Sequence[str]) -> None:
         'versions': describe_environment()['versions'],
     }
     export.write(options.out, params, metadata)
+    sweeps = card.sweeps_of(options.model, provenance['weights_sha256'])
+    written = card.write(options.out, params, config, metadata, sweeps)
+    print(f'model card written to {written}')
     print(f'step {metadata["step"]} of {options.model} written to {options.out}')
 
 

@@ -3,6 +3,7 @@
     python scripts/sample.py --model=runs/digits --labels=3,3,7 --w=3.0 --seed=0 --out=grid.png
     python scripts/sample.py --model=digits.safetensors --labels=3 --w=0,1,3 --guidance=projected
     python scripts/sample.py --model=runs/digits --labels=3,8 --init=seven.png --strength=0.6
+    python scripts/sample.py --model=runs/digits --labels=3,8 --w=0,4 --animate=w --out=grow.webp
     python scripts/sample.py --model=runs/digits --labels=3,8 --init=seven.png --mask=half.png
 
 Image i has its own random numbers, from the seed and i alone: the same picture for every batch,
@@ -12,12 +13,20 @@ is drawn at each of them. Uses EMA parameters.
 --init changes a given picture, of the model's size, instead: the last share --strength of the
 sampler's levels is run from it. With --mask only light pixels of that picture are painted anew, and
 the others are kept exactly; --resample=10 makes both agree better, at ten times the evaluations.
+
+--names writes class and w above every picture. --animate writes an animated WebP instead: denoising
+shows z from noise to image, w shows the same noise while w grows from the first --w to the second.
 """
 
+import argparse
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cfg_jax import cli
+
+if TYPE_CHECKING:
+    from cfg_jax.inference import Model
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,11 +47,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--resample', type=cli.positive_number, default=1, help='steps a level with a mask'
     )
-    parser.add_argument('--out', default='grid.png', help='the PNG to write')
+    parser.add_argument('--names', action='store_true', help='class and w above each picture')
+    parser.add_argument('--animate', choices=('denoising', 'w'), help='what moves in a WebP')
+    parser.add_argument('--out', help='to write: grid.png, or animation.webp')
     options = parser.parse_args(argv)
 
     labels = list(options.labels)
-    if options.w and len(options.w) not in (1, len(labels)) and len(labels) > 1:
+    _check_together(parser, options)
+    if (
+        options.animate != 'w'
+        and options.w
+        and len(options.w) not in (1, len(labels))
+        and len(labels) > 1
+    ):
         parser.error(
             f'--w has {len(options.w)} entries; give one, or one per label ({len(labels)})'
         )
@@ -50,10 +67,14 @@ def main(argv: Sequence[str]) -> None:
         parser.error('--strength, --mask and --resample change a given picture: give it as --init')
 
     from cfg_jax import editing, loading
-    from cfg_jax.data import images
+    from cfg_jax.data import images, sources
+    from cfg_jax.evaluation import plots
 
     config = loading.read_config(options.model)
     cli.apply_model_options(config, options)
+    if options.animate:
+        _animate(loading.load(options.model, step=options.step, config=config), options)
+        return
     w = list(options.w or (config.sweep.w[:1] if options.preset else (0.0,)))
     # One label at several weights: the same noise, so that the pictures differ by w alone.
     indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
@@ -68,8 +89,40 @@ def main(argv: Sequence[str]) -> None:
     else:
         pictures = model.sample(labels, **how)
     columns = options.columns or math.ceil(math.sqrt(len(labels)))
-    images.save_png(options.out, images.grid(pictures, columns), min_side=256)
-    print(f'{len(labels)} images written to {options.out}')
+    out = options.out or 'grid.png'
+    if options.names:
+        names = sources.class_names(config.data)
+        weights = w * len(labels) if len(w) == 1 else w
+        above = [
+            f'{plots.short_name(names[i])}\nw = {each:g}'
+            for i, each in zip(labels, weights, strict=True)
+        ]
+        plots.save_named_grid(out, pictures, above, columns)
+    else:
+        images.save_png(out, images.grid(pictures, columns), min_side=256)
+    print(f'{len(labels)} images written to {out}')
+
+
+def _check_together(parser: cli.Parser, options: argparse.Namespace) -> None:
+    if options.animate and (options.init or options.names):
+        parser.error('--animate draws from noise and without names: leave --init and --names out')
+    if options.animate == 'w' and options.w and len(options.w) != 2:
+        parser.error('--animate=w goes from one weight to another: give --w=0,4')
+
+
+def _animate(model: 'Model', options: argparse.Namespace) -> None:
+    from cfg_jax import animation
+
+    labels, out = list(options.labels), options.out or 'animation.webp'
+    if options.animate == 'w':
+        low, high = options.w or (0.0, 4.0)
+        frames = animation.growing_weight(model, labels, low, high, options.seed)
+    else:
+        w = options.w or (0.0,)
+        frames = animation.denoising(model, labels, w[0] if len(w) == 1 else w, options.seed)
+    columns = options.columns or math.ceil(math.sqrt(len(labels)))
+    animation.save(out, frames, columns)
+    print(f'{len(frames)} frames of {len(labels)} images written to {out}')
 
 
 if __name__ == '__main__':

@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
         help="also write NAME/batches/*.npz in ADM's format",
     )
     parser.add_argument('--ema', type=cli.number_list, help='lengths sigma_rel, such as 0.05,0.1')
+    cli.add_pdf_option(parser)
     parser.add_argument('--name', default='', help='of the directory below MODEL/sweep')
     cli.add_process_options(parser)
     options = parser.parse_args(argv)

@@ -21,6 +21,7 @@ OPTIONS = {
     'sample.py': ['--workdir', '--labels', '--w', '--seed', '--out'],
     'ema.py': ['WORKDIR', '--sigma_rel', '--step'],
     'export.py': ['--workdir', '--step', '--out'],
+    'report.py': ['RUN', '--out', '--label', '--images'],
     'describe.py': ['--config', '--model', '--images_per_second', '--accelerator', '--decode_rate'],
     'import_checkpoint.py': ['FILE', '--out', '--set', "openai/guided-diffusion's U-Nets"],
     'prepare_data.py': ['--name', '--data_dir', '--manual_dir', '--resize'],
@@ -42,6 +43,7 @@ MISTAKES = {
         'train.py --config=configs/digit.py --workdir={new}',
         ['configs/digit.py', 'digits.py'],
     ),
+    'report_of_nothing': ('report.py {new} --out={new}.html', ['does not exist', 'a sweep']),
     'misspelt_option': ('sweep.py --workdir={run} --num_sample=10', ['--num_sample=10', '--help']),
     'misspelt_field': (
         'train.py --config={digits} --workdir={new} --config.p_uncnd=0.2',
@@ -402,5 +404,7 @@ def test_quickstart_goes_on_from_a_trained_run(swept_workdir, tmp_path):
     assert 'already trained to step 6' in stdout
     (directory,) = [path for path in (workdir / 'sweep').iterdir() if path.name != 'tiny']
     assert (directory / 'table.md').read_text() in stdout
+    assert f'open {workdir}/report.html in a browser' in stdout
+    assert directory.name in (workdir / 'report.html').read_text()
     tiny = json.loads((workdir / 'sweep' / 'tiny' / 'results.json').read_text())
     assert json.loads((directory / 'results.json').read_text())['rows'] == tiny['rows']

@@ -1,78 +1,73 @@
-"""Pictures of results: trade-off curves and labelled sample grids."""
+"""Pictures of results: trade-off curves and labelled sample grids, in the style of `style`."""
 
 import io
 from collections.abc import Sequence
-
-import matplotlib
-
-matplotlib.use('Agg')  # before pyplot: no display is needed
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from cfg_jax import files
-from cfg_jax.evaluation import tables
+from cfg_jax import console, files
+from cfg_jax.evaluation import style, tables
+
+_LONGEST = 18  # letters of a row's name
 
 
 def save_tradeoff(path: epath.PathLike, rows: Sequence[dict[str, float]], title: str) -> None:
-    """IS against FID with w along the curve (as the paper's Figure 4), and both against w.
+    """IS against FID with w along the curve (as the paper's Figure 4); each of them against w; and
+    precision against recall.
 
-    Rows without one of them are drawn against w alone. Standard errors are drawn where the rows
-    have them.
+    Panels whose metrics the rows lack are left out; where one of FID and IS is missing, the first
+    metric is drawn against w alone. Where IS is near its limit the first curve turns vertical; the
+    panels beside it show what it hides. Standard errors are drawn where the rows have them.
     """
     keys = tables.metric_keys(rows[0])
     distance = next((key for key in keys if not tables.higher_is_better(key)), None)
     both = distance is not None and 'is' in keys
-    panels = 2 if both else 1
-    figure, axes = plt.subplots(
-        1, panels, figsize=(5.5 * panels, 4.5), squeeze=False, layout='constrained'
-    )
-    figure.suptitle(title, fontsize=11)
+    supports = both and {'precision', 'recall'} <= set(keys)
+    upper = ['curve', 'distance', 'support'] if both else ['distance']
+    lower = ['curve', 'is', 'support']
+    count = len(upper) if supports or not both else 2
+    figure = plt.figure(figsize=(1.2 + 4.2 * count, 4.5), layout='constrained')
+    figure.suptitle(title)
+    layout: Any = [upper[:count], lower[:count]] if both else [upper]
+    panels: Any = figure.subplot_mosaic(layout)
+    _draw_against_w(panels['distance'], rows, distance or keys[0])
     if both:
-        _draw_curve(axes[0, 0], rows, distance)
-    _draw_against_w(axes[0, -1], rows, distance or keys[0])
+        _draw_against_w(panels['is'], rows, 'is')
+        panels['distance'].set_xlabel('')
+        _draw_curve(panels['curve'], rows, 'is', distance)
+    if supports:
+        _draw_curve(panels['support'], rows, 'recall', 'precision')
     save(path, figure)
 
 
-def _draw_curve(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str) -> None:
+def _draw_curve(axes: Axes, rows: Sequence[dict[str, float]], x: str, y: str) -> None:
+    """One metric against another, with its w beside each point."""
     axes.errorbar(
-        _column(rows, 'is'),
-        _column(rows, distance),
-        yerr=_errors(rows, distance),
-        xerr=_errors(rows, 'is'),
-        fmt='o-',
-        color='tab:blue',
+        _column(rows, x), _column(rows, y), yerr=_errors(rows, y), xerr=_errors(rows, x), fmt='o-'
     )
-    for row in rows:
-        if not np.isfinite(row['is'] + row[distance]):
-            continue  # an invalid row has no place
-        axes.annotate(
-            f'w = {row["w"]:g}',
-            (row['is'], row[distance]),
-            textcoords='offset points',
-            xytext=(6, 4),
-        )
-    axes.set(
-        xlabel=f'{tables.heading("is")} (higher is better)',
-        ylabel=f'{tables.heading(distance)} (lower is better)',
-    )
-    axes.margins(x=0.15)
-    axes.grid(alpha=0.3)
+    style.log_if_wide(axes, _column(rows, y))
+    axes.set(xlabel=_direction(x), ylabel=_direction(y))
+    axes.margins(x=0.12, y=0.08)
+    names = [f'w = {row["w"]:g}' for row in rows]
+    style.label_points(axes, _column(rows, x), _column(rows, y), names)
 
 
-def _draw_against_w(axes: plt.Axes, rows: Sequence[dict[str, float]], distance: str) -> None:
+def _draw_against_w(axes: Axes, rows: Sequence[dict[str, float]], key: str) -> None:
     w = _column(rows, 'w')
-    axes.errorbar(
-        w, _column(rows, distance), yerr=_errors(rows, distance), fmt='o-', color='tab:blue'
-    )
-    axes.set(xlabel='guidance weight w')
-    axes.set_ylabel(tables.heading(distance), color='tab:blue')
-    axes.grid(alpha=0.3)
-    if 'is' in rows[0] and distance != 'is':
-        right = axes.twinx()
-        right.errorbar(w, _column(rows, 'is'), yerr=_errors(rows, 'is'), fmt='s--', color='tab:red')
-        right.set_ylabel(tables.heading('is'), color='tab:red')
+    axes.errorbar(w, _column(rows, key), yerr=_errors(rows, key), fmt='o-')
+    style.log_if_wide(axes, _column(rows, key))
+    style.weight_axis(axes, w)
+    axes.set_ylabel(tables.heading(key))
+
+
+def _direction(key: str) -> str:
+    way = 'higher' if tables.higher_is_better(key) else 'lower'
+    return f'{tables.heading(key)} ({way} is better)'
 
 
 def _column(rows: Sequence[dict[str, float]], key: str) -> np.ndarray:
@@ -103,17 +98,48 @@ def save_sample_grid(
     )
     for i in range(rows):
         for j in range(columns):
-            axes[i, j].imshow(picture[i, j].squeeze(), cmap='gray', vmin=0, vmax=255)
-            axes[i, j].set(xticks=[], yticks=[])
-        axes[i, 0].set_ylabel(row_names[i], rotation=0, ha='right', va='center')
+            _draw_image(axes[i, j], picture[i, j])
+        name = short_name(row_names[i])
+        axes[i, 0].set_ylabel(name, rotation=0, ha='right', va='center')
     for j in range(columns):
         axes[0, j].set_title(column_names[j], fontsize=9)
     save(path, figure)
 
 
-def save(path: epath.PathLike, figure: plt.Figure) -> None:
-    """Writes a figure as PNG and closes it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=120)
+def save_named_grid(
+    path: epath.PathLike, pictures: np.ndarray, names: Sequence[str], columns: int
+) -> None:
+    """Draws uint8 images [N, H, W, C] in rows of `columns`, each with its name above it."""
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False, layout='constrained'
+    )
+    for panel in axes.flat[len(pictures) :]:
+        panel.set_axis_off()
+    for panel, image, name in zip(axes.flat, pictures, names, strict=False):
+        _draw_image(panel, image)
+        panel.set_title(name, fontsize=8, pad=3)
+    save(path, figure)
+
+
+def _draw_image(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(image.squeeze(), cmap='gray', vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def short_name(name: str) -> str:
+    """The first of a class's names, such as 'tench' of 'tench, Tinca tinca', cut if it is long."""
+    first = name.partition(', ')[0]
+    return first if len(first) <= _LONGEST else f'{first[: _LONGEST - 1]}…'
+
+
+def save(path: epath.PathLike, figure: Figure) -> None:
+    """Writes a figure as PNG, with --pdf also as PDF beside it, and closes it."""
+    path = files.as_path(path)
+    kinds = ['png', 'pdf'] if console.pdf_wanted() else ['png']
+    for kind in kinds:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind)
+        files.write_bytes(path.with_suffix(f'.{kind}'), buffer.getvalue())
     plt.close(figure)
-    files.write_bytes(path, buffer.getvalue())

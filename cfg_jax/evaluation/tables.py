@@ -96,15 +96,29 @@ def formatted(key: str, value: float) -> str:
     return format(value, column.format if column else '.4g')
 
 
-def _cell(key: str, row: Row, rows: Sequence[Row]) -> str:
-    if math.isnan(row[key]):
-        return _INVALID
-    text = formatted(key, row[key])
+def cell(key: str, row: Row) -> str:
+    """A metric of a row with its error, and (min, deviation) over several seeds."""
+    return _value(key, row) + _uncertainty(key, row)
+
+
+def is_best(key: str, row: Row, rows: Sequence[Row]) -> bool:
+    """Whether tables print the metric of `row` in bold: the best of several `rows`."""
+    if key not in _columns() or not _columns()[key].bold or len(rows) < 2:
+        return False
     best = max if higher_is_better(key) else min
-    valid = [other[key] for other in rows if not math.isnan(other[key])]
-    bold = key in _columns() and _columns()[key].bold and len(rows) > 1
-    if bold and row[key] == best(valid):
-        text = f'**{text}**'
+    return row[key] == best(
+        (other[key] for other in rows if not math.isnan(other[key])), default=None
+    )
+
+
+def _value(key: str, row: Row) -> str:
+    return _INVALID if math.isnan(row[key]) else formatted(key, row[key])
+
+
+def _uncertainty(key: str, row: Row) -> str:
+    if math.isnan(row[key]):
+        return ''
+    text = ''
     error = row.get(f'{key}_se', row.get(f'{key}_std'))
     if error is not None:
         text += f' ± {formatted(key, error)}'
@@ -112,3 +126,8 @@ def _cell(key: str, row: Row, rows: Sequence[Row]) -> str:
         least, deviation = row[f'{key}_min'], row[f'{key}_seed_std']
         text += f' (min {formatted(key, least)}, sd {formatted(key, deviation)})'
     return text
+
+
+def _cell(key: str, row: Row, rows: Sequence[Row]) -> str:
+    value = _value(key, row)
+    return (f'**{value}**' if is_best(key, row, rows) else value) + _uncertainty(key, row)

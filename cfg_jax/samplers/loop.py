@@ -29,15 +29,30 @@ def sample_loop(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> tuple[
     Raises:
       ValueError: not as many keys as images, or fewer than two levels.
     """
+    x, state, _ = _loop(sampler, predict, z, keys, keep=False)
+    return x, state
+
+
+def trajectory(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> jax.Array:
+    """z [T + 1, B, ...] along the loop: the start first, x~ last; arguments as in `sample_loop`."""
+    kept = _loop(sampler, predict, z, keys, keep=True)[2]
+    return jnp.concatenate([jnp.asarray(z)[None], kept])
+
+
+def _loop(
+    sampler: Sampler, predict: Any, z: Images, keys: Keys, *, keep: bool
+) -> tuple[ImageArray, Any, Any]:
+    """What `sample_loop` returns, and with `keep` z after every step."""
     if keys.shape != z.shape[:1]:
         raise ValueError(f'{z.shape[0]} images need as many keys; got the shape {keys.shape}')
 
     def body(carry, row):
         # The last level is in the loop too: outside of it the network would be compiled twice.
-        return sampler.step(predict, carry[0], level_of(row, keys), carry[1]), None
+        z, state = sampler.step(predict, carry[0], level_of(row, keys), carry[1])
+        return (z, state), z if keep else None
 
-    (x, state), _ = jax.lax.scan(body, start(sampler, predict, z), rows(sampler))
-    return x, state.guidance
+    (x, state), kept = jax.lax.scan(body, start(sampler, predict, z), rows(sampler))
+    return x, state.guidance, kept
 
 
 class Row(NamedTuple):

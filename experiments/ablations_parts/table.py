@@ -150,11 +150,10 @@ def draw(path: epath.Path, measured: Measured) -> None:
             names,
             [metrics[key] for _, metrics in measured],
             xerr=[_error(metrics, key) for _, metrics in measured],
-            color='tab:blue',
         )
         if key == 'fid':
             panel.set_xscale('log')
         panel.set(xlabel=tables.heading(key))
-        panel.grid(axis='x', alpha=0.3)
+        panel.grid(visible=False, axis='y')
     axes[0].invert_yaxis()
     plots.save(path, figure)

@@ -88,7 +88,6 @@ def draw(path: epath.Path, measured: Sequence[Measured], config: ConfigDict) -> 
             [row[key] for row in rows],
             yerr=[row.get(f'{key}_se', 0.0) for row in rows],
             marker=marker,
-            markersize=5,
             label=method.name,
         )
         axes[1].plot(
@@ -101,9 +100,7 @@ def draw(path: epath.Path, measured: Sequence[Measured], config: ConfigDict) -> 
     axes[1].set(xlabel='GFLOP an image', ylabel=tables.heading(key))
     axes[0].set_yscale('log')
     axes[1].set_yscale('log')
-    axes[0].legend(fontsize=8)
-    for panel in axes:
-        panel.grid(alpha=0.3)
+    axes[0].legend()
     plots.save(path, figure)
 
 

@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files, provenance
-from cfg_jax.evaluation import plots, tables
+from cfg_jax.evaluation import plots, style, tables
 from guidance_zoo_parts.measurement import Point
 from guidance_zoo_parts.settings import NOT_MEASURED, PLAIN
 from guidance_zoo_parts.verdicts import Cheaper, Difference, Verdicts
@@ -164,12 +164,11 @@ def draw_rules(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(15, 6.5), layout='constrained')
     figure.suptitle(f'{config.data.name}: rules over their strength')
     curves = dict.fromkeys((p.setting.rule, p.setting.sampler) for p in points)
-    colours = plt.colormaps['tab20'].colors
     for number, (rule, sampler) in enumerate(curves):
         own = [p for p in points if (p.setting.rule, p.setting.sampler) == (rule, sampler)]
         plain = rule == PLAIN and sampler == 'ddim'
-        style = {
-            'color': 'black' if plain else colours[number % len(colours)],
+        line = {
+            'color': 'black' if plain else style.COLOURS[number % (len(style.COLOURS) - 1)],
             'linewidth': 2.5 if plain else 1.0,
             'zorder': 3 if plain else 2,
             'marker': _MARKERS[number % len(_MARKERS)],
@@ -178,8 +177,8 @@ def draw_rules(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
         name = rule.partition(':')[0] if rule.count('=') > 1 else rule
         label = name + (f' ({sampler})' if sampler != 'ddim' else '')
         shown = [p for p in own if 'is' in p.row]
-        axes[0].plot([_gap(p, config) for p in shown], [p.fid for p in shown], label=label, **style)
-        axes[1].plot([p.row['recall'] for p in own], [p.row['precision'] for p in own], **style)
+        axes[0].plot([_gap(p, config) for p in shown], [p.fid for p in shown], label=label, **line)
+        axes[1].plot([p.row['recall'] for p in own], [p.row['precision'] for p in own], **line)
     axes[0].set(
         xlabel=f'{config.data.num_classes} - IS (to the right: better)',
         ylabel='FID (lower is better)',
@@ -188,9 +187,7 @@ def draw_rules(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     )
     axes[0].invert_xaxis()
     axes[1].set(xlabel='recall', ylabel='precision')
-    for panel in axes:
-        panel.grid(alpha=0.3)
-    figure.legend(loc='outside right upper', fontsize=8)
+    figure.legend(loc='outside right upper')
     plots.save(path, figure)
 
 
@@ -217,8 +214,7 @@ def draw_samplers(path: epath.Path, found: Verdicts, config: ConfigDict) -> None
     axes[1].set(ylabel='IS (higher is better)')
     for panel in axes:
         panel.set(xlabel='NFE an image', xscale='log')
-        panel.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper')
     plots.save(path, figure)
 
 

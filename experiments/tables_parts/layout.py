@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 from absl import logging
 from etils import epath
+from matplotlib.axes import Axes
 from ml_collections import ConfigDict
 from shared_parts.paper import Row, Table
 
 from cfg_jax import files, provenance
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation import plots, results as results_lib, sweep, tables
+from cfg_jax.evaluation import plots, results as results_lib, style, sweep, tables
 from cfg_jax.metrics.features import EXTRACTORS
 from cfg_jax.training import loop
 
-_COLOURS = ('tab:blue', 'tab:red', 'black')  # as in the paper's Figures 4 and 5
 _SWEEP = 'table'
 
 
@@ -165,30 +165,37 @@ def draw(
     columns: Sequence[Column],
     ours: dict[float, list[Row]],
 ) -> None:
-    """IS against FID, a curve per column: ours at the left, the paper's at the right."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout='constrained')
-    figure.suptitle(title, fontsize=11)
-    for column, colour in zip(columns, _COLOURS, strict=True):
-        drawn = (
-            (axes[0], ours[column.value], column.value),
-            (axes[1], table.rows[column.paper_value], column.paper_value),
-        )
-        for panel, rows, value in drawn:
-            rows = [row for row in rows if 'is' in row]
-            panel.errorbar(
-                [row['is'] for row in rows],
-                [row['fid'] for row in rows],
-                yerr=[row.get('fid_se', 0.0) for row in rows],
-                fmt='o-',
-                markersize=4,
-                color=colour,
-                label=f'{table.columns} = {value:g}',
-            )
-    for panel, name in zip(axes, ('ours', f'the paper, {table.dataset}'), strict=True):
-        panel.set(xlabel='IS', ylabel='FID', title=name)
-        panel.grid(alpha=0.3)
-        panel.legend()
+    """FID against IS, a curve per column: ours, the paper's; between them ours against w, since on
+    easy data the first curve turns vertical where IS comes to its limit."""
+    figure, axes = plt.subplots(1, 3, figsize=(15.5, 4.8), layout='constrained')
+    figure.suptitle(title)
+    for column in columns:
+        rows = ours[column.value]
+        label = f'{table.columns} = {column.value:g}'
+        with_is = [row for row in rows if 'is' in row]
+        _draw_curve(axes[0], with_is, 'is', label)
+        _draw_curve(axes[1], rows, 'w', label)
+        paper = [row for row in table.rows[column.paper_value] if 'is' in row]
+        _draw_curve(axes[2], paper, 'is', f'{table.columns} = {column.paper_value:g}')
+    distances = [row['fid'] for rows in ours.values() for row in rows]
+    style.weight_axis(axes[1], sorted({row['w'] for rows in ours.values() for row in rows}))
+    names = ('ours', 'ours, along w', f'the paper, {table.dataset}')
+    for panel, name in zip(axes, names, strict=True):
+        panel.set(ylabel='FID', title=name)
+        if panel is not axes[1]:
+            panel.set(xlabel='IS')
+            panel.locator_params(axis='x', nbins=5)
+    for panel in axes[:2]:
+        style.log_if_wide(panel, distances)
+    for panel in axes:
+        style.name_ends(panel)
     plots.save(path, figure)
+
+
+def _draw_curve(panel: Axes, rows: Sequence[Row], key: str, label: str) -> None:
+    errors = [row.get('fid_se', 0.0) for row in rows]
+    values = [row['fid'] for row in rows]
+    panel.errorbar([row[key] for row in rows], values, yerr=errors, fmt='o-', label=label)
 
 
 def _with_fid(row: Row) -> Row:

@@ -32,7 +32,7 @@ def tradeoff(
     the floor, real images against the other split, dotted.
     """
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout='constrained')
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title)
     for name, rows in curves:
         for panel, key, error in ((axes[0], 'is', 'is_se'), (axes[1], 'w', '')):
             panel.errorbar(
@@ -41,7 +41,6 @@ def tradeoff(
                 xerr=[row[error] for row in rows] if error in rows[0] else None,
                 yerr=[row.get('fd768_se', 0.0) for row in rows],
                 fmt='o-',
-                markersize=4,
                 label=name,
             )
     rows = curves[0][1]
@@ -59,9 +58,7 @@ def tradeoff(
         axes[1].axhline(row['fd768'], color='grey', linestyle=':', label=name)
     axes[0].set(xlabel=f'{NAMES["is"]}, higher is better', ylabel='FD-768, lower is better')
     axes[1].set(xlabel='guidance weight w', ylabel='FD-768', yscale='log')
-    for panel in axes:
-        panel.grid(alpha=0.3)
-    axes[1].legend(fontsize=8)
+    axes[1].legend()
     plots.save(path, figure)
 
 
@@ -75,7 +72,6 @@ def loss(path: epath.Path, workdir: epath.Path) -> None:
     ):
         panel.plot([row['step'] for row in rows], [row[key] for row in rows])
         panel.set(xlabel='step', ylabel=name)
-        panel.grid(alpha=0.3)
     axes[0].set(yscale='log')
     plots.save(path, figure)
 

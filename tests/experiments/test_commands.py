@@ -10,6 +10,7 @@ from support import ROOT, experiment, script_environment
 from cfg_jax import config as config_lib
 from cfg_jax.data import sources
 from cfg_jax.evaluation import sweep
+from cfg_jax.report import page
 from cfg_jax.training import loop
 
 FOLDER = ROOT / 'experiments'
@@ -109,6 +110,7 @@ def test_the_quick_start_finds_its_config(elsewhere, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(loop, 'train', lambda config, workdir: trained.append(config))
     monkeypatch.setattr(sweep, 'run', lambda config, workdir: tmp_path)
+    monkeypatch.setattr(page, 'write', lambda runs, out, command: out)
     (tmp_path / 'table.md').write_text('')
     experiment('quickstart').main([])
     assert trained[0].data.name == 'digits'

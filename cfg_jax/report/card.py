@@ -1,0 +1,146 @@
+"""The model card of an exported file: what it is, how it was trained, how to sample, how good."""
+
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from cfg_jax import files
+from cfg_jax.evaluation import tables
+from cfg_jax.models import role as role_of
+from cfg_jax.training import export
+
+NAME = 'MODEL_CARD.md'
+_CONVENTION = """\
+| | formula | unguided | the paper's "w = 3" |
+|---|---|---|---|
+| w, here and in the paper | `eps = (1 + w) eps_cond - w eps_uncond` | w = 0 | w = 3 |
+| s, in most other codebases | `eps = eps_uncond + s (eps_cond - eps_uncond)` | s = 1 | s = 4 |
+"""
+
+
+def write(
+    exported: epath.PathLike,
+    params: Any,
+    config: ConfigDict,
+    metadata: dict[str, Any],
+    sweeps: list[dict[str, Any]],
+) -> epath.Path:
+    """Writes MODEL_CARD.md beside an exported file.
+
+    A card that is there for another file is kept; the new one is then named after its own.
+
+    Args:
+      exported: the file.
+      params, config, metadata: what is in it, see `export.write`.
+      sweeps: results.json of sweeps of these weights.
+
+    Returns:
+      Where the card is.
+    """
+    exported = files.as_path(exported)
+    path = exported.parent / NAME
+    title = f'# {exported.name}\n'
+    if path.exists() and not path.read_text().startswith(title):
+        path = exported.with_suffix(f'.{NAME}')
+    sections = [title, _what(params, config), _training(config, metadata)]
+    if role_of(config.model.kind) == 'denoiser':
+        sections += [_sampling(exported.name, config), _metrics(sweeps)]
+    sections.append(_identity(metadata))
+    files.write_bytes(path, '\n'.join(sections).encode())
+    return path
+
+
+def sweeps_of(workdir: epath.PathLike, weights_sha256: str) -> list[dict[str, Any]]:
+    """The readable results.json of a work directory's sweeps of these weights, by name."""
+    found = []
+    for path in sorted(files.as_path(workdir).glob('sweep/*/results.json')):
+        try:
+            results = files.read_json(path, keys=['rows', 'sampler', 'features', 'num_samples'])
+        except files.Damaged:
+            continue  # the card does without what the next sweep makes again
+        if results.get('weights_sha256') == weights_sha256 and results['rows']:
+            found.append(results | {'name': path.parent.name})
+    return found
+
+
+def _what(params: Any, config: ConfigDict) -> str:
+    data, count = config.data, sum(leaf.size for leaf in jax.tree.leaves(params))
+    size = f'{data.image_size}x{data.image_size}, {data.channels} channels'
+    what = {'denoiser': 'A diffusion model', 'classifier': 'A classifier of noisy images'}
+    role = role_of(config.model.kind)
+    lines = [
+        f'{what.get(role, "A decoder of latents")} in JAX, a `{config.model.kind}` of {count:,}'
+        f' parameters, for images of `{data.name}` ({size}; {data.num_classes} classes).'
+    ]
+    if role == 'denoiser':
+        lines.append(
+            f'It predicts `{config.target}` under the schedule `{config.diffusion.schedule}`,'
+            f' log-SNR {config.diffusion.logsnr_min:g} to {config.diffusion.logsnr_max:g}, and was'
+            ' trained'
+            f' with the condition `{config.condition}` dropped at p_uncond = {config.p_uncond:g}'
+            ' for classifier-free guidance ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
+    if 'train' not in config:
+        return '## How it was trained\n\nElsewhere; see its source in the file.\n'
+    train, step = config.train, metadata['step']
+    return (
+        f'## How it was trained\n\n{step:,} steps of batch {train.batch_size:,}'
+        f' ({step * train.batch_size:,} images of the split `{config.data.split}`), Adam at a'
+        f' learning rate of {train.learning_rate:g} after {train.warmup_steps:,} steps of warm-up,'
+        f' seed {config.seed}. The weights are the exponential moving average of the parameters,'
+        f' decay {train.ema_decay:g}. The whole config is in the file.\n'
+    )
+
+
+def _sampling(name: str, config: ConfigDict) -> str:
+    return (
+        '## How to sample\n\n```\n'
+        f'python scripts/sample.py --model={name} --labels=0,1,2 --w=1.0 --out=grid.png\n```\n\n'
+        '```python\nimport cfg_jax\n\n'
+        f"model = cfg_jax.load('{name}')\n"
+        'images = model.sample([0, 1, 2], w=1.0, seed=0)  # uint8 [3, H, W, C]\n```\n\n'
+        f'As trained it samples with `{config.guidance.rule}`, `{config.sampler.name}`,'
+        f' T = {config.sampler.num_steps}; `guidance=`, `sampler=` and `num_steps=` change'
+        ' that.\n\n'
+        f'{_CONVENTION}'
+    )
+
+
+def _metrics(sweeps: list[dict[str, Any]]) -> str:
+    if not sweeps:
+        return '## Metrics\n\nNo sweep of these weights was there when the file was written.\n'
+    return '## Metrics\n\n' + '\n'.join(map(_table, sweeps))
+
+
+def _table(results: dict[str, Any]) -> str:
+    sampler, features = results['sampler'], results['features']
+    reference = results.get('reference', {})
+    protocol = [
+        f'{results.get("guidance", "classifier-free guidance")}, `{sampler["name"]}`, T ='
+        f' {sampler["num_steps"]}, {results["num_samples"]:,} samples a row, labels'
+        f' {results.get("labels")}, seeds {results.get("seeds")}',
+        f'features: {features["name"]}, SHA-256 `{features.get("sha256")}`',
+        f'reference: {reference.get("num_images", "?")} images of'
+        f' `{reference.get("dataset", reference.get("file"))}`'
+        f' ({reference.get("split", "")}), SHA-256 `{reference.get("sha256")}`',
+        *results.get('notes', ()),
+    ]
+    lines = '\n'.join(f'* {line}' for line in protocol)
+    table = tables.sweep_table(results['rows'])
+    return f'### {results["name"]}\n\n{table}\n± standard errors.\n\n{lines}\n'
+
+
+def _identity(metadata: dict[str, Any]) -> str:
+    versions = ', '.join(f'{k} {v}' for k, v in metadata['versions'].items())
+    return (
+        f'## What identifies it\n\n* checkpoint step {metadata["step"]}\n* SHA-256 of the'
+        f' parameters `{metadata["weights_sha256"]}`; loading checks it\n'
+        f'* format `{export.FORMAT}`\n* written with {versions}\n'
+        '* the terms of the data that it was trained on hold for it\n'
+    )

@@ -1,0 +1,215 @@
+"""What the page shows of each run, as plain values for its JSON."""
+
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cfg_jax.evaluation import differences, tables
+from cfg_jax.evaluation.rows import Row
+from cfg_jax.report import pictures as pictures_lib
+from cfg_jax.report.pictures import Pictures
+from cfg_jax.report.runs import Run
+
+_BIN = re.compile(r'loss_logsnr_(?P<low>[-+.\d]+)_(?P<high>[-+.\d]+)')
+_CURVES = ('loss', 'grad_norm')
+_POINTS = 400  # of a curve
+# Two sweeps compare where these agree.
+_PROTOCOL = ('dataset', 'num_samples', 'labels', 'rounding', 'is_splits', 'seed')
+
+
+def of_run(run: Run, pictures: Pictures | None) -> dict[str, Any]:
+    """Everything of one run; `pictures` is None where they could not be drawn."""
+    results = run.results
+    return {
+        'name': run.name,
+        'about': _about(results),
+        'metrics': _metrics(results['rows']),
+        'rows': [table_row(row, results['rows']) for row in results['rows']],
+        'notes': [*results.get('notes', ()), *differences.sentences(results.get('best', {}))],
+        'training': training_curves(run.training),
+        'cost': _cost(run, pictures),
+        'provenance': _provenance(run),
+        'config': results['config'],
+        'sampling': _sampling(run),
+        'sets': [_set(each) for each in pictures.sets] if pictures else [],
+        'columns': pictures_lib.COLUMNS,
+    }
+
+
+def incomparable(runs: Sequence[Run]) -> list[str]:
+    """What makes the numbers of several runs incomparable: a sentence for each setting."""
+    if len(runs) < 2:
+        return []
+    settings = {
+        name: [run.results.get(name) for run in runs] for name in _PROTOCOL if name != 'seed'
+    }
+    settings['features'] = [run.results['features'].get('sha256') for run in runs]
+    settings['reference'] = [run.results.get('reference', {}).get('sha256') for run in runs]
+    return [
+        f'The runs differ in {name} ({", ".join(map(_short, values))}): their metrics do not'
+        ' compare.'
+        for name, values in settings.items()
+        if any(value != values[0] for value in values)
+    ]
+
+
+def _metrics(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            'key': key,
+            'heading': tables.heading(key),
+            'higher': tables.higher_is_better(key),
+        }
+        for key in tables.metric_keys(rows[0])
+    ]
+
+
+def table_row(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """One row of the table: values, errors, texts, and which of them are the best."""
+    keys = tables.metric_keys(rows[0])
+    return {
+        'w': row['w'],
+        's': f'{1 + row["w"]:g}',
+        'nfe': row.get('nfe'),
+        'values': {key: _finite(row.get(key)) for key in keys},
+        'errors': {key: _finite(row.get(f'{key}_se')) for key in keys},
+        'cells': {key: tables.cell(key, row) for key in keys},
+        'best': [key for key in keys if tables.is_best(key, row, rows)],
+    }
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Steps, curves, and the loss of each bin of log-SNR, of some of many rows and the last."""
+    if not rows:
+        return None
+    every = -(-len(rows) // _POINTS)
+    rows = rows[::-1][::every][::-1]
+    names = dict.fromkeys(name for row in rows for name in row)
+    bins = [match for name in names if (match := _BIN.fullmatch(name))]
+    return {
+        'steps': [row['step'] for row in rows],
+        'curves': {
+            name: [_finite(row.get(name)) for row in rows] for name in _CURVES if name in names
+        },
+        'bins': [
+            {
+                'title': f'{float(match["low"]):g} to {float(match["high"]):g}',
+                'values': [_finite(row.get(match[0])) for row in rows],
+            }
+            for match in bins
+        ],
+    }
+
+
+def _about(results: Mapping[str, Any]) -> str:
+    sampler = results['sampler']
+    return (
+        f'{results.get("dataset", "")}: {_spec(results["config"], "guidance", "rule")},'
+        f' {sampler["name"]}, T = {sampler["num_steps"]}, {results["num_samples"]:,} samples a row,'
+        f' features: {results["features"]["name"]}'
+    )
+
+
+def _cost(run: Run, pictures: Pictures | None) -> list[tuple[str, str]]:
+    results = run.results
+    device = results.get('device', {})
+    nfe = sorted({row['nfe'] for row in results['rows'] if row.get('nfe')})
+    lines = [
+        ('levels T', f'{results["sampler"]["num_steps"]:,}'),
+        ('network evaluations an image (NFE)', ' or '.join(f'{n:,}' for n in nfe)),
+        (
+            'device of the sweep',
+            f'{device.get("count", "")} x {device.get("kind", "")}'.strip(' x'),
+        ),
+    ]
+    trained = [row for row in run.training if row.get('images_per_second')]
+    if trained:
+        seconds = sum(_seconds(row, before) for before, row in zip([{}, *trained], trained))  # noqa: B905
+        lines += [
+            ('training', f'{trained[-1]["step"]:,} steps, {trained[-1]["images_seen"]:,} images'),
+            ('training speed, last reported', f'{trained[-1]["images_per_second"]:,.0f} images/s'),
+            ('training time, steps alone', _time(seconds)),
+        ]
+    if pictures:
+        count = sum(each.sheets.shape[0] * each.sheets.shape[1] for each in pictures.sets)
+        text = f'{count:,} images in {_time(pictures.seconds)}, compilation included'
+        lines.append(('drawing the pictures of this page', text))
+    return [(name, text) for name, text in lines if text]
+
+
+def _seconds(row: Mapping[str, Any], before: Mapping[str, Any]) -> float:
+    return (row['images_seen'] - before.get('images_seen', 0)) / row['images_per_second']
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    if seconds < 7200:
+        return f'{seconds / 60:.0f} min'
+    return f'{seconds / 3600:.1f} h'
+
+
+def _provenance(run: Run) -> list[tuple[str, str]]:
+    results = run.results
+    device = results.get('device', {})
+    lines = {
+        'sweep': str(run.directory),
+        'model': str(run.model or 'not beside the sweep'),
+        'checkpoint step': results.get('checkpoint_step'),
+        'parameters': results.get('weights'),
+        'SHA-256 of the parameters': results['weights_sha256'],
+        'guidance': results.get('guidance', 'classifier_free'),
+        'features': results['features'].get('name'),
+        'SHA-256 of the features': results['features'].get('sha256'),
+        'SHA-256 of the reference': results.get('reference', {}).get('sha256'),
+        'seeds': ', '.join(map(str, results.get('seeds', ()))),
+        'convention': results.get('convention'),
+        'platform': device.get('platform'),
+        'versions': ', '.join(f'{k} {v}' for k, v in results.get('versions', {}).items()),
+    }
+    return [(name, str(value)) for name, value in lines.items() if value not in (None, '')]
+
+
+def _sampling(run: Run) -> str:
+    """The command that draws one image of the page, but for its label and w."""
+    results = run.results
+    words = [
+        'python scripts/sample.py',
+        f'--model={shlex.quote(str(run.model or "MODEL"))}',
+        f'--guidance={_spec(results["config"], "guidance", "rule")}',
+        f'--sampler={_spec(results["config"], "sampler", "name")}',
+        f'--grid={results["sampler"].get("grid", "schedule")}',
+        f'--num_steps={results["sampler"]["num_steps"]}',
+        f'--seed={results.get("seed", 0)}',
+    ]
+    return ' '.join(words)
+
+
+def _spec(config: Mapping[str, Any], group: str, name: str) -> str:
+    """'NAME:OPTION=VALUE,...' of a rule or a sampler, as flags take it."""
+    settings = config[group]
+    return ':'.join(filter(None, (settings[name], settings.get('options', ''))))
+
+
+def _set(pictures: pictures_lib.PictureSet) -> dict[str, Any]:
+    _, count, height, width, _ = pictures.sheets.shape
+    return {
+        'title': pictures.title,
+        'classes': pictures.classes,
+        'labels': pictures.labels,
+        'size': [height, width],
+        'count': count,
+        'sheets': pictures_lib.encode(pictures.sheets),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f'{text[:12]}...'

@@ -1,0 +1,162 @@
+"""Samples for the page: the same noise at every w, of all classes and of one."""
+
+import base64
+import io
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cfg_jax import config as config_lib, loading, progress
+from cfg_jax.conditioning import Condition
+from cfg_jax.data import images, sources
+from cfg_jax.errors import UserError
+from cfg_jax.inference import Model
+from cfg_jax.report.runs import Run
+from cfg_jax.training import export
+
+COLUMNS = 8
+_LOSSLESS_BYTES = 3_000_000  # of all sheets of a set; above, WebP of high quality is as good to see
+_QUALITY = 90
+_OF_LABELS = ('label', 'label_only')
+_AVERAGE = re.compile(r'ema of sigma_rel (?P<length>\S+)')
+
+
+class PictureSet(NamedTuple):
+    """Samples of one choice of conditions.
+
+    Attributes:
+      title: says which.
+      classes: the name of each image's class.
+      labels: the class ids, [N]; empty where conditions are no labels.
+      sheets: at each w, uint8 [N, H, W, C].
+    """
+
+    title: str
+    classes: list[str]
+    labels: list[int]
+    sheets: np.ndarray
+
+
+class Pictures(NamedTuple):
+    """All sets of a run, and the seconds that drawing them took, compilation included."""
+
+    sets: list[PictureSet]
+    seconds: float
+
+
+def draw(run: Run, count: int, label: int | None) -> Pictures:
+    """Images 0 to `count` - 1 of a sweep at each of its w; then the same noise, all of one class.
+
+    Args:
+      run: its model must be there, with the weights that were swept.
+      count: images of a set.
+      label: the one class; None takes the first class of labels, and no such set elsewhere.
+
+    Raises:
+      UserError: no model, other weights than those swept, or no such class.
+    """
+    model = _load(run)
+    config, start = model.config, time.monotonic()
+    indices = np.arange(count)
+    conditions = [model.draw_conditions(config.sweep.seed, indices, config.sweep.labels)]
+    titles, names, labels = ['as swept'], [], [[]]
+    if config.condition in _OF_LABELS:
+        names = _class_names(config)
+        one = model.conditioning.from_user([label or 0] * count)
+        conditions.append(one)
+        titles = ['random classes', f'only {names[one[0]]}']
+        labels = [np.asarray(condition).tolist() for condition in conditions]
+    elif label is not None:
+        raise UserError(f'{run.directory}: its conditions are no labels; leave --label out')
+    drawn = _generate(model, [row['w'] for row in run.results['rows']], indices, conditions)
+    sets = [
+        PictureSet(title, [names[i] for i in ids], ids, sheets)
+        for title, ids, sheets in zip(titles, labels, drawn, strict=True)
+    ]
+    return Pictures(sets, time.monotonic() - start)
+
+
+def encode(sheets: np.ndarray) -> list[str]:
+    """uint8 sheets [S, N, H, W, C] as data URIs of WebP, one a sheet, `COLUMNS` images a row.
+
+    Lossless if all of them stay small so, else of a quality at which no loss is seen.
+    """
+    tiled = [_tile(sheet) for sheet in sheets]
+    small = len(tiled) * len(_webp(tiled[0], lossless=True)) <= _LOSSLESS_BYTES
+    options = {'lossless': True} if small else {'quality': _QUALITY}
+    encoded = [_webp(sheet, **options) for sheet in tiled]
+    return ['data:image/webp;base64,' + base64.b64encode(content).decode() for content in encoded]
+
+
+def _load(run: Run) -> Model:
+    if run.model is None:
+        raise UserError(f'the model of {run.directory} is not beside it')
+    results = run.results
+    average = _AVERAGE.fullmatch(results.get('weights', ''))
+    model = loading.load(
+        run.model,
+        step=None if export.is_export(run.model) else results['checkpoint_step'],
+        config=config_lib.from_json(results['config']),
+        ema=float(average['length']) if average else None,
+    )
+    if model.provenance()['weights_sha256'] != results['weights_sha256']:
+        raise UserError(f'{run.model} has other weights than those that were swept')
+    return model
+
+
+def _class_names(config: ConfigDict) -> list[str]:
+    try:
+        return sources.class_names(config.data)
+    except UserError as error:
+        # An exported model is often where its data set is not.
+        logging.info('classes are numbered: %s', error)
+        return [str(i) for i in range(config.data.num_classes)]
+
+
+def _generate(
+    model: Model, weights: Sequence[float], indices: np.ndarray, conditions: Sequence[Condition]
+) -> list[np.ndarray]:
+    """uint8 [len(weights), N, H, W, C] of each condition, in batches of one size."""
+    columns, count = len(weights), len(indices)
+    tiled = [jax.tree.map(lambda leaf: np.concatenate([leaf] * columns), c) for c in conditions]
+    condition = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tiled)
+    numbers = np.tile(indices, columns * len(conditions))
+    w = np.tile(np.repeat(np.asarray(weights, np.float32), count), len(conditions))
+    size = min(model.config.sweep.batch_size, len(numbers))
+    parts: list[Any] = []
+    with progress.bar(len(numbers), 'images') as bar:
+        for first in range(0, len(numbers), size):
+            # The last batch is filled up, so that nothing is compiled twice.
+            chosen = np.arange(first, first + size) % len(numbers)
+            part = jax.tree.map(lambda leaf, rows=chosen: leaf[rows], condition)
+            generated = model.generate(model.config.sweep.seed, numbers[chosen], part, w[chosen])
+            parts.append(np.asarray(images.to_uint8(generated.x, model.config.sweep.rounding)))
+            bar.update(min(size, len(numbers) - first))
+    x = np.concatenate(parts)[: len(numbers)]
+    return list(x.reshape(len(conditions), columns, count, *x.shape[1:]))
+
+
+def _tile(sheet: np.ndarray) -> np.ndarray:
+    """[N, H, W, C] -> [rows H, COLUMNS W, C]; missing places are black."""
+    count, height, width, channels = sheet.shape
+    rows = -(-count // COLUMNS)
+    filled = np.zeros((rows * COLUMNS, height, width, channels), np.uint8)
+    filled[:count] = sheet
+    tiles = filled.reshape(rows, COLUMNS, height, width, channels)
+    return tiles.swapaxes(1, 2).reshape(rows * height, COLUMNS * width, channels)
+
+
+def _webp(picture: np.ndarray, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    grey = picture.shape[-1] == 1
+    Image.fromarray(picture[..., 0] if grey else picture).convert('RGB').save(
+        buffer, 'WEBP', method=4, **options
+    )
+    return buffer.getvalue()
