@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 from cfg_jax import cli
 
-_HOST = '127.0.0.1'
-
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
@@ -41,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
         guidance_network=options.guidance_network,
         decoder=options.decoder,
     )
-    server.serve(Studio(model, files.as_path(options.model).name), _HOST, options.port)
+    server.serve(Studio(model, files.as_path(options.model).name), options.port)
 
 
 if __name__ == '__main__':

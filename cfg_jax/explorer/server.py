@@ -1,5 +1,6 @@
-"""Listens on one address until Ctrl-C."""
+"""Listens on the loopback address until Ctrl-C."""
 
+import contextlib
 import socket
 
 import uvicorn
@@ -8,30 +9,48 @@ from cfg_jax.errors import UserError
 from cfg_jax.explorer.app import make_app
 from cfg_jax.explorer.studio import Studio
 
+HOST = '127.0.0.1'  # nobody but this machine reaches it
 
-def serve(studio: Studio, host: str, port: int) -> None:
+
+def serve(studio: Studio, port: int) -> None:
     """Prints the address and serves until Ctrl-C.
 
     Args:
       studio: what draws.
-      host: an address of this machine.
       port: 0 takes any that is free.
 
     Raises:
-      UserError: the port is taken.
+      UserError: the port is taken, or not for everybody.
     """
+    with listen(port) as listener:
+        port = listener.getsockname()[1]
+        print(f'open http://{HOST}:{port} (for this machine only; Ctrl-C ends)', flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            make_server(studio, port).run(sockets=[listener])
+
+
+def listen(port: int) -> socket.socket:
+    """A socket at a port, which holds connections until somebody serves them; errors as `serve`."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        listener.bind((HOST, port))
+        listener.listen(128)
     except OSError as error:
         listener.close()
-        raise UserError(f'port {port} is not free ({error.strerror}); give another --port') from error
-    port = listener.getsockname()[1]
-    hosts = frozenset({f'{host}:{port}', f'localhost:{port}'})
-    config = uvicorn.Config(
-        make_app(studio, hosts), log_level='warning', lifespan='off', timeout_graceful_shutdown=2
+        raise UserError(f'port {port}: {error.strerror}; give another --port') from error
+    return listener
+
+
+def make_server(studio: Studio, port: int) -> uvicorn.Server:
+    """What answers at the port on which a socket listens."""
+    hosts = frozenset({f'{HOST}:{port}', f'localhost:{port}'})
+    return uvicorn.Server(
+        uvicorn.Config(
+            make_app(studio, hosts),
+            log_level='error',
+            lifespan='off',
+            ws='none',
+            timeout_graceful_shutdown=2,
+        )
     )
-    print(f'open http://{host}:{port} (this machine only; Ctrl-C ends)', flush=True)
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])

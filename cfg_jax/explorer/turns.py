@@ -10,34 +10,35 @@ class Superseded(Exception):
 
 
 class Turns:
-    """A queue of one."""
+    """A queue of one, for the tasks of one event loop."""
 
     def __init__(self) -> None:
-        self._running = asyncio.Lock()
-        self._waiting: asyncio.Task | None = None
+        self._busy = False
+        self._newest = 0
+        self._change = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for its turn and holds it inside the block.
+        """Waits for its turn and holds it inside the block, however that ends.
 
         Raises:
           Superseded: a newer one came while it waited.
         """
-        if self._waiting is not None:
-            self._waiting.cancel()
-        acquiring = self._waiting = asyncio.ensure_future(self._running.acquire())
-        try:
-            await acquiring
-        except asyncio.CancelledError:
-            newer = self._waiting is not acquiring
-            if not newer:  # it is the caller that was cancelled
-                acquiring.cancel()
-                self._waiting = None
-                raise
-            raise Superseded from None
-        if self._waiting is acquiring:
-            self._waiting = None
+        self._newest += 1
+        number = self._newest
+        self._announce()
+        while self._busy:
+            await self._change.wait()
+            if number != self._newest:
+                raise Superseded
+        self._busy = True
         try:
             yield
         finally:
-            self._running.release()
+            self._busy = False
+            self._announce()
+
+    def _announce(self) -> None:
+        """Wakes all who wait, each of which looks for itself what has changed."""
+        self._change.set()
+        self._change = asyncio.Event()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from typing import Any
 
 from cfg_jax.errors import UserError
@@ -70,14 +69,13 @@ def _integer(found: dict[str, Any], name: str, least: int, most: int) -> int:
 
 
 def _weight(value: Any) -> float:
-    sentence = f'w is a number from -{LARGEST_W:g} to {LARGEST_W:g}'
-    if type(value) not in (int, float) or not abs(value) <= LARGEST_W or not math.isfinite(value):
-        raise UserError(sentence)
+    if type(value) not in (int, float) or not abs(value) <= LARGEST_W:  # which NaN is not either
+        raise UserError(f'w is a number from -{LARGEST_W:g} to {LARGEST_W:g}')
     return float(value)
 
 
 def _name(found: dict[str, Any], name: str) -> str:
     value = found[name]
     if not isinstance(value, str) or len(value) > _LONGEST_NAME or not value.isprintable():
-        raise UserError(f'{name} is a name, with its options of at most {_LONGEST_NAME} letters')
+        raise UserError(f'{name} is a text of at most {_LONGEST_NAME} letters')
     return value
