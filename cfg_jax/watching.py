@@ -10,6 +10,7 @@ import numpy as np
 from cfg_jax import model_checks
 from cfg_jax.conditioning import Condition
 from cfg_jax.data.images import to_uint8
+from cfg_jax.distributed import devices
 from cfg_jax.inference import Model
 from cfg_jax.models.denoiser import Prediction
 from cfg_jax.samplers.loop import Row, level_of, rows, start
@@ -46,10 +47,11 @@ class Watcher:
         model_checks.check_lengths(len(indices), condition, w)
         if w:
             model_checks.check_null(model.rule, model.conditioning)
-        weights = np.full(len(indices), w, np.float32) if w else None
-        numbers = np.asarray(indices, np.uint32)
-        inputs = _Inputs(model.params, np.uint32(seed), numbers, condition, weights)
-        return self._follow(inputs)
+        weights = jnp.full(len(indices), w, jnp.float32) if w else None
+        numbers = jnp.asarray(np.asarray(indices, np.uint32))
+        inputs = _Inputs(model.params, jnp.uint32(seed), numbers, condition, weights)
+        # Placed as the parameters are, or the second step would be compiled anew.
+        return self._follow(jax.device_put(inputs, devices.replicated()))
 
     def _follow(self, inputs: '_Inputs') -> Iterator[np.ndarray]:
         carry = self._begin(inputs)
@@ -75,10 +77,10 @@ class _Inputs(NamedTuple):
     """What `Model.start` takes."""
 
     params: Mapping[str, Any]
-    seed: np.uint32
-    indices: np.ndarray
+    seed: jax.Array
+    indices: jax.Array
     condition: Condition
-    w: np.ndarray | None
+    w: jax.Array | None
 
 
 class _Recorded(NamedTuple):

@@ -33,13 +33,15 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.explorer import server
     from cfg_jax.explorer.studio import Studio
 
-    model = loading.load(
-        options.model,
-        step=options.step,
-        guidance_network=options.guidance_network,
-        decoder=options.decoder,
-    )
-    server.serve(Studio(model, files.as_path(options.model).name), options.port)
+    # Before the model, which takes longer.
+    with server.listen(options.port) as listener:
+        model = loading.load(
+            options.model,
+            step=options.step,
+            guidance_network=options.guidance_network,
+            decoder=options.decoder,
+        )
+        server.serve(Studio(model, files.as_path(options.model).name), listener)
 
 
 if __name__ == '__main__':

@@ -12,25 +12,15 @@ from cfg_jax.explorer.studio import Studio
 HOST = '127.0.0.1'  # nobody but this machine reaches it
 
 
-def serve(studio: Studio, port: int) -> None:
-    """Prints the address and serves until Ctrl-C.
+def listen(port: int) -> socket.socket:
+    """A socket of this machine alone, which holds connections until `serve` answers them.
 
     Args:
-      studio: what draws.
       port: 0 takes any that is free.
 
     Raises:
       UserError: the port is taken, or not for everybody.
     """
-    with listen(port) as listener:
-        port = listener.getsockname()[1]
-        print(f'open http://{HOST}:{port} (for this machine only; Ctrl-C ends)', flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            make_server(studio, port).run(sockets=[listener])
-
-
-def listen(port: int) -> socket.socket:
-    """A socket at a port, which holds connections until somebody serves them; errors as `serve`."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -42,8 +32,16 @@ def listen(port: int) -> socket.socket:
     return listener
 
 
+def serve(studio: Studio, listener: socket.socket) -> None:
+    """Prints the address and answers until Ctrl-C."""
+    port = listener.getsockname()[1]
+    print(f'open http://{HOST}:{port} (for this machine only; Ctrl-C ends)', flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        make_server(studio, port).run(sockets=[listener])
+
+
 def make_server(studio: Studio, port: int) -> uvicorn.Server:
-    """What answers at the port on which a socket listens."""
+    """What answers at a port, whose socket is given to its `run`."""
     hosts = frozenset({f'{HOST}:{port}', f'localhost:{port}'})
     return uvicorn.Server(
         uvicorn.Config(
