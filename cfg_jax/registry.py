@@ -96,11 +96,7 @@ def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:
     Raises:
       UserError: naming `owner`, for an unknown option or a value of the wrong type.
     """
-    types = {
-        field.name: type(field.default)
-        for field in dataclasses.fields(cls)
-        if type(field.default) in _PARSERS
-    }
+    types = {name: type(default) for name, default in option_defaults(cls).items()}
     options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(','))):
         name, equals, value = (piece.strip() for piece in part.partition('='))
@@ -112,6 +108,15 @@ def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:
         except (KeyError, ValueError):
             raise UserError(f'{owner}: {name}={value!r} is not {_WORDS[types[name]]}') from None
     return options
+
+
+def option_defaults(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass that `parse_options` sets, with their defaults."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if type(field.default) in _PARSERS
+    }
 
 
 _WORDS: dict[type, str] = {

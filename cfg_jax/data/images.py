@@ -43,8 +43,13 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 def save_png(path: epath.PathLike, image: np.ndarray, min_side: int = 0) -> None:
     """Writes a uint8 image [H, W, 1 or 3] as PNG, enlarged by a whole factor to `min_side`."""
+    files.write_bytes(path, png(image, min_side))
+
+
+def png(image: np.ndarray, min_side: int = 0) -> bytes:
+    """What `save_png` writes."""
     factor = max(1, -(-min_side // min(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, 'PNG')
-    files.write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

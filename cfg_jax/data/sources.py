@@ -1,5 +1,6 @@
 """Opening the data source that `data.name` selects."""
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from cfg_jax.data import SOURCES, Examples, Source
@@ -48,6 +49,15 @@ def data_source(data: ConfigDict, split: str) -> Examples:
 def class_names(data: ConfigDict) -> list[str]:
     """The data set's names of its classes, in the order of their ids."""
     return label_names(data.name, data.data_dir)
+
+
+def names_or_numbers(data: ConfigDict) -> list[str]:
+    """`class_names`, or numbers where the data set is not here, as is often so beside an export."""
+    try:
+        return class_names(data)
+    except UserError as error:
+        logging.info('classes are numbered: %s', error)
+        return [str(number) for number in range(data.num_classes)]
 
 
 def label_names(name: str, data_dir: str = '') -> list[str]:

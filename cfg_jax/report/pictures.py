@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
-from ml_collections import ConfigDict
 from PIL import Image
 
 from cfg_jax import config as config_lib, loading, progress
@@ -68,7 +66,7 @@ def draw(run: Run, count: int, label: int | None) -> Pictures:
     conditions = [model.draw_conditions(config.sweep.seed, indices, config.sweep.labels)]
     titles, names, labels = ['as swept'], [], [[]]
     if config.condition in _OF_LABELS:
-        names = _class_names(config)
+        names = sources.names_or_numbers(config.data)
         one = model.conditioning.from_user([label or 0] * count)
         conditions.append(one)
         titles = ['random classes', f'only {names[one[0]]}']
@@ -109,15 +107,6 @@ def _load(run: Run) -> Model:
     if model.provenance()['weights_sha256'] != results['weights_sha256']:
         raise UserError(f'{run.model} has other weights than those that were swept')
     return model
-
-
-def _class_names(config: ConfigDict) -> list[str]:
-    try:
-        return sources.class_names(config.data)
-    except UserError as error:
-        # An exported model is often where its data set is not.
-        logging.info('classes are numbered: %s', error)
-        return [str(i) for i in range(config.data.num_classes)]
 
 
 def _generate(

@@ -4,7 +4,7 @@ Every image carries its own random key, so that its trajectory does not depend o
 shares a batch with.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,21 +45,42 @@ def _loop(
     """What `sample_loop` returns, and with `keep` z after every step."""
     if keys.shape != z.shape[:1]:
         raise ValueError(f'{z.shape[0]} images need as many keys; got the shape {keys.shape}')
-    z = jnp.asarray(z)
-    levels = (sampler.grid or Grid()).levels(sampler.num_steps)
-    last = len(levels) - 1
 
-    def body(carry, inputs):
-        (z, state), (t, logsnr, logsnr_prime) = carry, inputs
-        level = Level(t, logsnr, logsnr_prime, t == last, stream(keys, t))
+    def body(carry, row):
         # The last level is in the loop too: outside of it the network would be compiled twice.
-        z, state = sampler.step(predict, z, level, state)
+        z, state = sampler.step(predict, carry[0], level_of(row, keys), carry[1])
         return (z, state), z if keep else None
 
-    primes = jnp.append(levels[1:], levels[-1])  # the last one is not used
-    start = z, State(predict.init(z), sampler.init(z))
-    (x, state), kept = jax.lax.scan(body, start, (jnp.arange(len(levels)), levels, primes))
+    (x, state), kept = jax.lax.scan(body, start(sampler, predict, z), rows(sampler))
     return x, state.guidance, kept
+
+
+class Row(NamedTuple):
+    """A level without the random keys of images; `rows` has all of a sampler, [T] each."""
+
+    t: jax.Array
+    logsnr: jax.Array
+    logsnr_prime: jax.Array
+    last: jax.Array
+
+
+def rows(sampler: Sampler) -> Row:
+    """The levels of a sampler in their order."""
+    levels = (sampler.grid or Grid()).levels(sampler.num_steps)
+    t = jnp.arange(len(levels))
+    primes = jnp.append(levels[1:], levels[-1])  # the last one is not used
+    return Row(t, levels, primes, t == len(levels) - 1)
+
+
+def level_of(row: Row, keys: Keys) -> Level:
+    """A level of images with these keys, [B], of their whole trajectories."""
+    return Level(*row, stream(keys, row.t))
+
+
+def start(sampler: Sampler, predict: Any, z: Images) -> tuple[jax.Array, State]:
+    """What the first step takes: z, and the first states of `predict` and of the sampler."""
+    z = jnp.asarray(z)
+    return z, State(predict.init(z), sampler.init(z))
 
 
 def follow(sampler: Sampler, eps_fn: EpsFn, z: Images, keys: Keys) -> ImageArray:

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of the HTML page, and what they ask it."""
+"""A headless Chromium for the tests of HTML pages, and what they ask it."""
 
 import json
 import shutil
@@ -37,19 +37,24 @@ def start():
 
 
 def open_page(driver, path, width=1280, height=900, scheme='light'):
-    """Opens a file in a window of this size, and waits until its pictures and charts are drawn."""
+    """Opens a report in a window of this size, and waits until pictures and charts are drawn."""
+    open_address(driver, path.resolve().as_uri(), width, height, scheme)
+    wait_until(driver, "document.querySelectorAll('.chart').length > 0")
+    wait_until(
+        driver, "[...document.querySelectorAll('.chart')].every(c => c.querySelector('svg'))"
+    )
+    wait_until(driver, "[...document.querySelectorAll('.cells')].every(c => 'w' in c.dataset)")
+
+
+def open_address(driver, address, width=1280, height=900, scheme='light'):
+    """Opens any page in a window of this size, with nothing of earlier ones in the records."""
     metrics = {'width': width, 'height': height, 'deviceScaleFactor': 1, 'mobile': width < 600}
     driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', metrics)
     features = [{'name': 'prefers-color-scheme', 'value': scheme}]
     driver.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': features})
     driver.get_log('performance')
     driver.get_log('browser')
-    driver.get(path.resolve().as_uri())
-    wait_until(driver, "document.querySelectorAll('.chart').length > 0")
-    wait_until(
-        driver, "[...document.querySelectorAll('.chart')].every(c => c.querySelector('svg'))"
-    )
-    wait_until(driver, "[...document.querySelectorAll('.cells')].every(c => 'w' in c.dataset)")
+    driver.get(address)
 
 
 def wait_until(driver, condition, seconds=10):

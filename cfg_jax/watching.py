@@ -1,0 +1,106 @@
+"""A picture while it forms: x~ at every step of a sampler, one compiled step at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfg_jax import model_checks
+from cfg_jax.conditioning import Condition
+from cfg_jax.data.images import to_uint8
+from cfg_jax.distributed import devices
+from cfg_jax.inference import Model
+from cfg_jax.models.denoiser import Prediction
+from cfg_jax.samplers.loop import Row, level_of, rows, start
+
+
+class Watcher:
+    """Steps of a model's sampler. Compiles once unguided and once guided, a number of images each.
+
+    Args:
+      model: with its rule and its sampler.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self._begin = jax.jit(self._first)
+        self._step = jax.jit(self._next, donate_argnums=2)
+
+    def pictures(
+        self, seed: int, indices: Sequence[int], condition: Condition, w: float
+    ) -> Iterator[np.ndarray]:
+        """The images that each step promises, uint8 [B, H, W, C], the last those of `generate`.
+
+        Equal to them but for rounding: a trajectory compiled as a whole adds in another order.
+
+        Args:
+          seed, indices, condition: as of `Model.generate`.
+          w: one weight for all images; 0 takes one evaluation a level.
+
+        Raises:
+          UserError: as of `Model.generate`.
+        """
+        model = self.model
+        model_checks.check_numbers(seed, indices)
+        model_checks.check_lengths(len(indices), condition, w)
+        if w:
+            model_checks.check_null(model.rule, model.conditioning)
+        weights = jnp.full(len(indices), w, jnp.float32) if w else None
+        numbers = jnp.asarray(np.asarray(indices, np.uint32))
+        inputs = _Inputs(model.params, jnp.uint32(seed), numbers, condition, weights)
+        # Placed as the parameters are, or the second step would be compiled anew.
+        return self._follow(jax.device_put(inputs, devices.replicated()))
+
+    def _follow(self, inputs: '_Inputs') -> Iterator[np.ndarray]:
+        carry = self._begin(inputs)
+        table = jax.tree.map(np.asarray, rows(self.model.sampler))
+        for t in range(self.model.sampler.num_steps):
+            carry, picture = self._step(inputs, Row(*(column[t] for column in table)), carry)
+            yield np.asarray(picture)
+
+    def _first(self, inputs: '_Inputs') -> Any:
+        predict, z, _ = self.model.start(*inputs)
+        return start(self.model.sampler, _Recording(predict), z)
+
+    def _next(self, inputs: '_Inputs', row: Row, carry: Any) -> tuple[Any, jax.Array]:
+        predict, _, keys = self.model.start(*inputs)
+        level = level_of(row, keys)
+        z, state = self.model.sampler.step(_Recording(predict), carry[0], level, carry[1])
+        # The sampler's own last word may be another than x~.
+        x = jnp.where(level.last, z, state.guidance.x)
+        return (z, state), to_uint8(self.model.decoded(inputs.params, x))
+
+
+class _Inputs(NamedTuple):
+    """What `Model.start` takes."""
+
+    params: Mapping[str, Any]
+    seed: jax.Array
+    indices: jax.Array
+    condition: Condition
+    w: jax.Array | None
+
+
+class _Recorded(NamedTuple):
+    """The state of a `predict`, and the x~ of its last evaluation."""
+
+    inner: Any
+    x: jax.Array
+
+
+class _Recording:
+    """A `predict` that keeps x~."""
+
+    def __init__(self, predict: Any):
+        self._predict = predict
+
+    def init(self, z: jax.Array) -> _Recorded:
+        return _Recorded(self._predict.init(z), jnp.zeros_like(z))
+
+    def __call__(
+        self, z: jax.Array, logsnr: jax.Array, state: _Recorded
+    ) -> tuple[Prediction, _Recorded]:
+        prediction, inner = self._predict(z, logsnr, state.inner)
+        return prediction, _Recorded(inner, prediction.to_x(z, logsnr))

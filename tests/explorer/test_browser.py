@@ -1,0 +1,224 @@
+"""The explorer in a real browser: what a person chooses is drawn, and nothing breaks it."""
+
+import base64
+import io
+import json
+
+import browser
+import numpy as np
+import pytest
+import served
+from PIL import Image
+
+from cfg_jax.data import images
+from cfg_jax.explorer.studio import Studio
+
+QUIET = "!document.querySelector('#frame.drawing') && document.title.includes('tiny')"
+MESSAGE = "document.getElementById('message').textContent"
+
+
+@pytest.fixture(scope='module')
+def driver():
+    driver = browser.start()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope='module')
+def model():
+    with served.untrained_model() as model:
+        yield model
+
+
+@pytest.fixture(scope='module')
+def address(driver, model):
+    with served.running(Studio(model, 'tiny')) as port:
+        yield f'http://127.0.0.1:{port}/'
+
+
+def open_explorer(driver, address, **window):
+    """Opens the page and waits for the picture that it draws by itself."""
+    browser.open_address(driver, address, **window)
+    wait_for(driver, 'Drawn in')
+
+
+def wait_for(driver, words):
+    """Waits until nothing is drawn any more and the message holds these words."""
+    browser.wait_until(driver, f'{QUIET} && {MESSAGE}.includes({json.dumps(words)})', 30)
+
+
+def choose(driver, **values):
+    """Sets fields as a person would, one event each."""
+    driver.execute_script(
+        """
+        find('message').textContent = '';
+        for (const [id, value] of Object.entries(arguments[0])) {
+          find(id).value = value;
+          find(id).dispatchEvent(new Event('input'));
+        }
+        """,
+        values,
+    )
+
+
+def shown(driver):
+    """The picture, [H, W]."""
+    source = driver.execute_script("return document.getElementById('picture').src")
+    head, _, body = source.partition(',')
+    assert head == 'data:image/png;base64'
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))).astype(int)
+
+
+def assert_shows(driver, model, label, count, **settings):
+    expected = images.grid(model.sample([label] * count, **settings), round(count**0.5))[..., 0]
+    picture = shown(driver)
+    factor = len(picture) // len(expected)
+    assert np.abs(picture[::factor, ::factor] - expected).max() <= 1
+
+
+def press(driver, where, *keys):
+    from selenium.webdriver.common.by import By
+
+    driver.find_element(By.ID, where).send_keys(*keys)
+
+
+def test_what_is_chosen_is_drawn(driver, address, model):
+    open_explorer(driver, address)
+    assert {url.removeprefix(address) for url in browser.requests(driver)} == {
+        *('', 'page.css', 'page.js', 'model', 'pictures')
+    }
+    assert_shows(driver, model, 0, 4, w=1.0)
+    choose(driver, **{'class': 7, 'seed': 12, 'w': 2.5, 'rule': 'interval'})
+    choose(driver, options='lowest=0.1,highest=9', sampler='ddim', steps=5)
+    wait_for(driver, 'Drawn in')
+    settings = {'guidance': 'interval:lowest=0.1,highest=9', 'sampler': 'ddim', 'num_steps': 5}
+    assert_shows(driver, model, 7, 4, w=2.5, seed=12, **settings)
+    caption = driver.execute_script("return document.getElementById('picture').alt")
+    assert caption == (
+        '4 pictures of class 7, w = 2.5, seed 12, interval:lowest=0.1,highest=9, ddim, 5 steps'
+    )
+    progress = "const p = document.getElementById('progress'); return [p.value, p.max]"
+    assert driver.execute_script(progress) == [5, 5]
+    assert driver.get_log('browser') == []
+
+
+def test_the_python_it_shows_draws_the_same(driver, address, model):
+    open_explorer(driver, address)
+    code = driver.execute_script("return document.getElementById('code').textContent")
+    found = eval(code, {'model': model})
+    assert np.abs(shown(driver)[::4, ::4] - images.grid(found, 2)[..., 0]).max() <= 1
+
+
+def test_the_keyboard_is_enough(driver, address, model):
+    from selenium.webdriver.common.keys import Keys
+
+    open_explorer(driver, address)
+    choose(driver)
+    press(driver, 'slider', *[Keys.ARROW_RIGHT] * 3)
+    wait_for(driver, 'Drawn in')
+    assert driver.execute_script("return document.getElementById('w').value") == '1.3'
+    assert_shows(driver, model, 0, 4, w=1.3)
+    choose(driver)
+    press(driver, 'seed', Keys.BACKSPACE, '5', Keys.ENTER)
+    wait_for(driver, 'Drawn in')
+    assert_shows(driver, model, 0, 4, w=1.3, seed=5)
+
+
+def test_fifty_quick_moves_leave_it_drawing(driver, address, model):
+    """Each with a request of its own, which the next one ends: none is left waiting."""
+    open_explorer(driver, address)
+    driver.execute_async_script(
+        """
+        const done = arguments[0];
+        (async () => {
+          find('message').textContent = '';
+          for (let i = 1; i <= 50; i++) {
+            find('slider').value = (i % 40) / 10;
+            find('slider').dispatchEvent(new Event('input'));
+            draw();
+            await new Promise((resolve) => setTimeout(resolve, i % 3 ? 0 : 20));
+          }
+          done();
+        })();
+        """
+    )
+    wait_for(driver, 'Drawn in')
+    assert_shows(driver, model, 0, 4, w=1.0)
+    asked = [url for url in browser.requests(driver) if url.endswith('/pictures')]
+    assert len(asked) > 50
+    assert driver.get_log('browser') == []
+
+
+def test_a_drawing_is_cancelled(driver, address, model):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    open_explorer(driver, address)
+    for cancel in (
+        lambda: press(driver, 'cancel', Keys.ENTER),
+        lambda: ActionChains(driver).send_keys(Keys.ESCAPE).perform(),
+    ):
+        choose(driver, steps=1000)
+        browser.wait_until(driver, "find('stage').textContent.startsWith('step ')", 30)
+        cancel()
+        wait_for(driver, 'Cancelled')
+    choose(driver, steps=4, count=1)
+    wait_for(driver, 'Drawn in')
+    assert_shows(driver, model, 0, 1, w=1.0)
+
+
+@pytest.mark.parametrize(
+    ('values', 'words'),
+    [
+        ({'steps': 1}, 'num_steps is a whole number from 2 to 1000'),
+        ({'seed': ''}, 'seed is a whole number from 0 to 4294967295'),
+        ({'w': 1e9}, 'w is a number from -100 to 100'),
+        ({'options': 'highest=5'}, "has no option 'highest=5'"),
+        ({'options': '+intervall'}, "did you mean 'interval'?"),
+        ({'rule': 'cfg_plus_plus'}, 'use --sampler=ddim'),
+    ],
+)
+def test_mistakes_are_told_and_mended(driver, address, values, words):
+    open_explorer(driver, address)
+    before = driver.execute_script(
+        'return Object.fromEntries(arguments[0].map((id) => [id, find(id).value]))', list(values)
+    )
+    choose(driver, **values)
+    wait_for(driver, words)
+    assert driver.execute_script("return find('message').className") == 'error'
+    choose(driver, **before)
+    wait_for(driver, 'Drawn in')
+    assert driver.execute_script("return find('message').className") == ''
+
+
+@pytest.mark.parametrize('width', [1280, 800, 390])
+def test_nothing_overflows(driver, address, width):
+    open_explorer(driver, address, width=width, height=844)
+    assert driver.execute_script('return document.documentElement.scrollWidth') == width
+    outside = driver.execute_script(
+        """
+        return [...document.querySelectorAll('body *')]
+          .map(e => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()])
+          .filter(([, r]) => r.width && (r.right > innerWidth + 1 || r.left < -1));
+        """
+    )
+    assert outside == []
+    # Picture and slider are in sight together.
+    bottom = "return document.getElementById('slider').getBoundingClientRect().bottom"
+    assert driver.execute_script(bottom) < 844
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_no_serious_fault_of_accessibility(driver, address, scheme):
+    open_explorer(driver, address, scheme=scheme)
+    assert browser.faults(driver) == []
+    background = driver.execute_script('return getComputedStyle(document.body).backgroundColor')
+    brightness = np.mean(json.loads(background.replace('rgb(', '[').replace(')', ']')))
+    assert (brightness > 128) == (scheme == 'light')
+
+
+def test_a_server_that_is_gone(driver, model):
+    with served.running(Studio(model, 'tiny')) as port:
+        open_explorer(driver, f'http://127.0.0.1:{port}/')
+    choose(driver, seed=3)
+    wait_for(driver, 'The server does not answer')

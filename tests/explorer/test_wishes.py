@@ -1,0 +1,25 @@
+"""Requests, checked before anything of them reaches the model."""
+
+import json
+
+import pytest
+from served import MALFORMED, WISH, changed
+from support import user_error
+
+from cfg_jax.explorer.wishes import Wish, parse
+
+
+@pytest.mark.parametrize('name', set(MALFORMED) - {'long'})  # the length is the server's to check
+def test_a_malformed_request_is_one_sentence(name):
+    body, words = MALFORMED[name]
+    message = user_error(parse, body, 10)
+    assert words in message
+    assert len(message) < 200
+
+
+def test_a_wish_is_read_as_it_stands():
+    assert parse(changed(), 10) == Wish(**WISH)
+    limits = {'label': 9, 'count': 16, 'seed': 2**32 - 1, 'w': -100, 'num_steps': 1000}
+    found = parse(json.dumps(WISH | limits).encode(), 10)
+    assert found == Wish(**WISH | limits)
+    assert isinstance(found.w, float)
