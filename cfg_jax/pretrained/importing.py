@@ -104,7 +104,7 @@ def open_published(path: epath.PathLike, settings: str = '') -> Published:
         raise UserError(f'{path} was taken for {family.title}, but {error}') from error
     _check_names(path, family, state, plan)
     if settings:
-        plan = plan._replace(findings=plan.findings | {'set': settings})
+        plan = plan._replace(findings={**plan.findings, 'set': settings})
     config_lib.validate(plan.config)
     return Published(path, family, plan, state)
 
