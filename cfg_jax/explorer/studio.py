@@ -99,7 +99,7 @@ class Studio:
             last = step == wish.num_steps
             if last or step == 1 or time.monotonic() - shown > _SECONDS_BETWEEN_FRAMES:
                 shown = time.monotonic()
-                yield {'step': step, 'of': wish.num_steps, 'png': _png(picture)}
+                yield {'step': step, 'of': wish.num_steps, 'png': _png(picture())}
         yield {'seconds': round(time.monotonic() - start, 2), 'compiled': compiles}
 
 
