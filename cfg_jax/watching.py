@@ -1,6 +1,7 @@
 """A picture while it forms: x~ at every step of a sampler, one compiled step at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,13 +28,16 @@ class Watcher:
         self.model = model
         self._begin = jax.jit(self._first)
         self._step = jax.jit(self._next, donate_argnums=2)
+        self._show = jax.jit(lambda params, x: to_uint8(model.decoded(params, x)))
 
     def pictures(
         self, seed: int, indices: Sequence[int], condition: Condition, w: float
-    ) -> Iterator[np.ndarray]:
-        """The images that each step promises, uint8 [B, H, W, C], the last those of `generate`.
+    ) -> Iterator[Callable[[], np.ndarray]]:
+        """After each step, what makes the images that it promises, uint8 [B, H, W, C].
 
-        Equal to them but for rounding: a trajectory compiled as a whole adds in another order.
+        The last are those of `generate` but for rounding: a trajectory compiled as a whole adds in
+        another order. Latents are decoded where the images are asked for, which may take longer
+        than the step.
 
         Args:
           seed, indices, condition: as of `Model.generate`.
@@ -53,12 +57,17 @@ class Watcher:
         # Placed as the parameters are, or the second step would be compiled anew.
         return self._follow(jax.device_put(inputs, devices.replicated()))
 
-    def _follow(self, inputs: '_Inputs') -> Iterator[np.ndarray]:
+    def _follow(self, inputs: '_Inputs') -> Iterator[Callable[[], np.ndarray]]:
         carry = self._begin(inputs)
         table = jax.tree.map(np.asarray, rows(self.model.sampler))
         for t in range(self.model.sampler.num_steps):
-            carry, picture = self._step(inputs, Row(*(column[t] for column in table)), carry)
-            yield np.asarray(picture)
+            carry, x = self._step(inputs, Row(*(column[t] for column in table)), carry)
+            # JAX would run ahead, and who looks could not stop it.
+            x.block_until_ready()
+            yield functools.partial(self._images, inputs.params, x)
+
+    def _images(self, params: Mapping[str, Any], x: jax.Array) -> np.ndarray:
+        return np.asarray(self._show(params, x))
 
     def _first(self, inputs: '_Inputs') -> Any:
         predict, z, _ = self.model.start(*inputs)
@@ -69,8 +78,7 @@ class Watcher:
         level = level_of(row, keys)
         z, state = self.model.sampler.step(_Recording(predict), carry[0], level, carry[1])
         # The sampler's own last word may be another than x~.
-        x = jnp.where(level.last, z, state.guidance.x)
-        return (z, state), to_uint8(self.model.decoded(inputs.params, x))
+        return (z, state), jnp.where(level.last, z, state.guidance.x)
 
 
 class _Inputs(NamedTuple):

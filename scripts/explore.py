@@ -15,7 +15,9 @@ from cfg_jax import cli
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument('model', help='a work directory, or an exported or imported model')
+    parser.add_argument(
+        'model', metavar='MODEL', help='work directory, or exported or imported model'
+    )
     parser.add_argument('--port', type=cli.natural_number, default=8420, help='0: any free one')
     parser.add_argument('--step', type=cli.natural_number, help='of the checkpoint; the newest')
     parser.add_argument('--guidance_network', default='', help='of rules with a second network')

@@ -21,6 +21,7 @@ OPTIONS = {
     'sample.py': ['--workdir', '--labels', '--w', '--seed', '--out'],
     'ema.py': ['WORKDIR', '--sigma_rel', '--step'],
     'export.py': ['--workdir', '--step', '--out'],
+    'explore.py': ['MODEL', '--port', '--step', '--guidance_network', 'loopback'],
     'report.py': ['RUN', '--out', '--label', '--images'],
     'describe.py': ['--config', '--model', '--images_per_second', '--accelerator', '--decode_rate'],
     'compile_for.py': ['--config', '--topology', '--remat', '--images_at_once', '--tables'],

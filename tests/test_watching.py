@@ -17,7 +17,7 @@ def model():
 
 def pictures(watcher, w, seed=3, labels=(3, 7), indices=(4, 9)):
     condition = watcher.model.conditioning.from_user(labels)
-    return list(watcher.pictures(seed, indices, condition, w))
+    return [picture() for picture in watcher.pictures(seed, indices, condition, w)]
 
 
 @pytest.mark.parametrize('w', [0.0, 2.0])
@@ -72,3 +72,18 @@ def test_wrong_arguments(model):
     assert '2 images' in user_error(pictures, watcher, 1.0, labels=(3, 4, 5))
     assert 'seeds' in user_error(pictures, watcher, 1.0, seed=-1)
     assert 'finite' in user_error(pictures, watcher, float('nan'))
+
+
+def test_latents_are_decoded_only_where_they_are_looked_at(model, monkeypatch):
+    """Each picture is that of its own step, in whatever order one looks."""
+    seen = pictures(Watcher(model.with_settings(sampler='ddim')), 2.0)
+    watcher = Watcher(model.with_settings(sampler='ddim'))
+    decoded = []
+    monkeypatch.setattr(watcher.model, 'decoded', lambda params, x: decoded.append(x.shape) or -x)
+    given = model.conditioning.from_user([3, 7])
+    steps = list(watcher.pictures(3, [4, 9], given, 2.0))
+    assert decoded == []
+    for step in (3, 0):
+        negative = 255 - steps[step]().astype(int)
+        np.testing.assert_allclose(negative, seen[step], rtol=0, atol=1)
+    assert decoded == [(2, 8, 8, 1)]  # traced once

@@ -6,7 +6,7 @@ const QUIET = 150; // ms without a change
 const FIELDS = ['w', 'class', 'count', 'seed', 'sampler', 'steps', 'rule', 'options'];
 let offer;
 let current = null; // the AbortController of what is being drawn
-let timer = 0;
+let timer = 0; // of what will be drawn
 
 function fill(select, entries, chosen) {
   find(select).replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, value === chosen)));
@@ -110,7 +110,7 @@ async function* lines(answer) {
   if (rest) yield JSON.parse(rest);
 }
 
-function show(event, wished, text) {
+function show(event, text) {
   if (event.error) throw new Error(event.error);
   if (event.compiling) {
     stage('compiling');
@@ -122,12 +122,12 @@ function show(event, wished, text) {
     find('caption').textContent = text;
     say('');
   } else if ('seconds' in event) {
-    say(`Drawn in ${event.seconds} s.`);
+    say(`Drawn in ${event.seconds} s${event.compiled ? ', compiling included' : ''}.`);
   }
 }
 
 async function draw() {
-  clearTimeout(timer);
+  timer = clearTimeout(timer);
   current?.abort();
   const mine = (current = new AbortController());
   const wished = wish();
@@ -143,7 +143,7 @@ async function draw() {
     });
     for await (const event of lines(answer)) {
       if (mine !== current) return;
-      show(event, wished, text);
+      show(event, text);
     }
   } catch (error) {
     if (mine === current) fail(error);
@@ -169,7 +169,7 @@ function changed() {
 }
 
 function cancel() {
-  clearTimeout(timer);
+  timer = clearTimeout(timer);
   current?.abort();
 }
 

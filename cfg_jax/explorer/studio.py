@@ -17,7 +17,7 @@ from cfg_jax.registry import Registry, option_defaults
 from cfg_jax.samplers import SAMPLERS
 from cfg_jax.watching import Watcher
 
-_SMALLEST_SIDE = 64  # of a picture that is sent; the page enlarges it further
+_SMALLEST_SIDE = 64  # of each picture, so that the line between two of them is thin
 _SECONDS_BETWEEN_FRAMES = 0.04
 _SETTINGS_KEPT = 8  # with their compiled programs
 
@@ -76,7 +76,9 @@ class Studio:
         return self._watchers[key]
 
     def draw(self, watcher: Watcher, wish: Wish) -> Iterator[dict[str, Any]]:
-        """What happens, for JSON: {'compiling': True}, {'step', 'of', 'png'} ..., {'seconds'}.
+        """What happens, for JSON.
+
+        {'compiling': True} if so, {'step', 'of', 'png'} again and again, {'seconds', 'compiled'}.
 
         Args:
           watcher: what `prepare` returned of this wish.
@@ -86,7 +88,8 @@ class Studio:
           UserError: the rule does not fit this model.
         """
         program = watcher, wish.count, wish.w == 0
-        if program not in self._compiled:
+        compiles = program not in self._compiled
+        if compiles:
             yield {'compiling': True}
         start = shown = time.monotonic()
         condition = watcher.model.conditioning.from_user([wish.label] * wish.count)
@@ -96,14 +99,16 @@ class Studio:
             last = step == wish.num_steps
             if last or step == 1 or time.monotonic() - shown > _SECONDS_BETWEEN_FRAMES:
                 shown = time.monotonic()
-                yield {'step': step, 'of': wish.num_steps, 'png': _png(picture)}
-        yield {'seconds': round(time.monotonic() - start, 2)}
+                yield {'step': step, 'of': wish.num_steps, 'png': _png(picture())}
+        yield {'seconds': round(time.monotonic() - start, 2), 'compiled': compiles}
 
 
 def _png(pictures: np.ndarray) -> str:
     """uint8 [B, H, W, C] as one PNG, in base64."""
-    tiled = images.grid(pictures, math.ceil(math.sqrt(len(pictures))))
-    return base64.b64encode(images.png(tiled, _SMALLEST_SIDE)).decode()
+    factor = max(1, -(-_SMALLEST_SIDE // pictures.shape[1]))
+    enlarged = pictures.repeat(factor, axis=1).repeat(factor, axis=2)
+    tiled = images.grid(enlarged, math.ceil(math.sqrt(len(pictures))))
+    return base64.b64encode(images.png(tiled)).decode()
 
 
 def _spec(name: str, options: str) -> str:
