@@ -19,6 +19,7 @@ _TRAINING = (
     'images at once a chip',
     'grad_accum',
     'peak, GiB of',
+    'GFLOP an image',
     'all-reduced, GiB',
     'read and written, GiB',
     'estimate, images/s',
@@ -140,10 +141,11 @@ def _advice(program: Result) -> str:
 def _training_row(machine: str, remat: str, program: Result) -> list[str]:
     cells = [machine, remat, str(program['images_at_once_a_chip']), str(program['grad_accum'])]
     if not program['compiles']:
-        return [*cells, _needed(program), *[''] * 5]
+        return [*cells, _needed(program), *[''] * 6]
     reduced = program['traffic']['collectives'].get('all-reduce', {'bytes': 0, 'count': 0})
     sent = f'{reduced["bytes"] / 2**30:.2f} in {reduced["count"]}'
-    return [*cells, _peak(program), sent, *_common(program)]
+    flops = f'{program["gflop_per_image"]:,.1f}'
+    return [*cells, _peak(program), flops, sent, *_common(program)]
 
 
 def _sampling_row(machine: str, program: Result) -> list[str]:

@@ -20,8 +20,8 @@ _CGROUP = Path('/sys/fs/cgroup/memory.max')  # the limit of a container
 # Share of what differentiation keeps for the backward pass that compiled programs have in memory at
 # their peak: XLA computes cheap results again. Seen in what scripts/compile_for.py compiled, for
 # v4:2x2x1 and h100:8; a policy of remat leaves nothing cheap, and blocks at work add to it.
-_IN_MEMORY = {'gpu': 0.40, 'tpu': 0.65}
-_IN_MEMORY_OF_REMAT = 1.1
+_IN_MEMORY = {'gpu': 0.42, 'tpu': 0.65}
+_IN_MEMORY_OF_REMAT = 1.15
 _ASKED = re.compile(r'allocat\w*\s+(?:([\d.]+\s?[KMGTP]i?B)|(\d+)\s?bytes)')  # XLA, NumPy
 
 

@@ -124,7 +124,7 @@ def test_tables(machine, tmp_path):
     assert new.startswith(f'before\n{compile_tables.BEGIN}\n\n')
     assert new.endswith(f'\n{compile_tables.END}\nafter\n')
     rows = [line for line in new.splitlines() if line.startswith('| v4-8')]
-    row = "| 8 | 2 | 8.0 of 8.0 | 1.00 in 2 | 3 | 123 | XLA's | 7 s |"
+    row = "| 8 | 2 | 8.0 of 8.0 | 2.0 | 1.00 in 2 | 3 | 123 | XLA's | 7 s |"
     assert rows == [f'| v4-8 | none {row}', f'| v4-8 | blocks {row}']
     assert 'old' not in new
     assert 'lacks the lines' in user_error(compile_tables.replaced, 'a page', tmp_path)
