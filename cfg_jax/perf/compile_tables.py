@@ -158,7 +158,7 @@ def _sampling_row(machine: str, program: Result) -> list[str]:
 def _common(program: Result) -> list[str]:
     return [
         f'{program["traffic"]["bytes"] / 2**30:,.0f}',
-        f'{program["roofline"]["estimated_images_per_second"]:,.3g}',
+        f'{program["roofline"]["estimated_images_per_second"]:,.0f}',
         program['attention'],
         f'{program["compile_seconds"]:.0f} s',
     ]
