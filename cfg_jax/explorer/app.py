@@ -61,7 +61,7 @@ def make_app(studio: Studio, hosts: frozenset[str]) -> ASGIApp:
             return _refusal(400, str(error))
         except ClientDisconnect:
             return _refusal(400, 'the request broke off')
-        return _Lines(lines, media_type='application/x-ndjson')
+        return _Lines(lines)
 
     routes = [Route(path, _part(*part)) for path, part in _PARTS.items()]
     routes += [Route('/model', model), Route('/pictures', pictures, methods=['POST'])]
@@ -112,8 +112,12 @@ class _Drawings:
 class _Lines(StreamingResponse):
     """Closes its generator at once where the reader leaves, which ends its turn."""
 
+    def __init__(self, lines: AsyncGenerator[str, None]):
+        super().__init__(lines, media_type='application/x-ndjson')
+        self._lines = lines
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with contextlib.aclosing(self.body_iterator):  # type: ignore[type-var]
+        async with contextlib.aclosing(self._lines):
             await super().__call__(scope, receive, send)
 
 

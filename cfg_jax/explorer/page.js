@@ -64,6 +64,8 @@ function wish() {
 function describe() {
   const w = number('w');
   find('scale').textContent = Number.isFinite(w) ? `s = 1 + w = ${Number((1 + w).toFixed(4))}` : '';
+  const [sampler] = split(find('sampler').value);
+  find('sampler-about').textContent = offer.samplers.find(({ name }) => name === sampler)?.about ?? '';
   const rule = offer.rules.find(({ name }) => name === find('rule').value);
   find('rule-about').textContent = rule?.about ?? '';
   const example = 'A modifier follows a plus: +interval:highest=5';

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from cfg_jax.data import images, sources
-from cfg_jax.explorer.wishes import LARGEST_W, MOST_PICTURES, MOST_STEPS, Wish
+from cfg_jax.explorer.wishes import LARGEST_W, MOST_STEPS, Wish
 from cfg_jax.guidance import RULES
 from cfg_jax.inference import Model
-from cfg_jax.registry import Registry, option_defaults
+from cfg_jax.registry import option_defaults
 from cfg_jax.samplers import SAMPLERS
 from cfg_jax.watching import Watcher
 
@@ -44,13 +44,13 @@ class Studio:
             'name': name,
             'classes': [str(each) for each in sources.names_or_numbers(config.data)],
             'size': config.data.image_size,
-            'rules': [_entry(RULES, each) for each in RULES if self._has_networks_of(each)],
-            'samplers': [_entry(SAMPLERS, each) for each in SAMPLERS],
+            'rules': [_rule(each) for each in RULES if self._has_networks_of(each)],
+            'samplers': [{'name': each, 'about': SAMPLERS[each].summary} for each in SAMPLERS],
             'guidance': _spec(config.guidance.rule, config.guidance.options),
             'sampler': _spec(config.sampler.name, config.sampler.options),
             'num_steps': model.sampler.num_steps,
             'w': [float(w) for w in config.sweep.w],
-            'most': {'count': MOST_PICTURES, 'num_steps': MOST_STEPS, 'w': LARGEST_W},
+            'most': {'num_steps': MOST_STEPS, 'w': LARGEST_W},
         }
 
     def _has_networks_of(self, rule: str) -> bool:
@@ -115,9 +115,8 @@ def _spec(name: str, options: str) -> str:
     return f'{name}:{options}' if options else name
 
 
-def _entry(registry: Registry, name: str) -> dict[str, str]:
-    """A name with what the page says of it."""
-    defaults = option_defaults(registry.load(name))
-    defaults.pop('num_steps', None)  # has a field of its own
+def _rule(name: str) -> dict[str, str]:
+    """What the page says of a guidance rule."""
+    defaults = option_defaults(RULES.load(name))
     options = ', '.join(f'{option}={value}' for option, value in defaults.items())
-    return {'name': name, 'about': registry[name].summary, 'options': options}
+    return {'name': name, 'about': RULES[name].summary, 'options': options}

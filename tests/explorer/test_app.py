@@ -1,5 +1,6 @@
 """The server over real connections: clear answers to whatever comes, and it stays alive."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -8,9 +9,11 @@ import time
 import pytest
 import served
 from served import MALFORMED, answer, asked, changed, drawn
+from starlette.requests import ClientDisconnect
 from support import logged
 
 from cfg_jax.explorer import server
+from cfg_jax.explorer.app import make_app
 
 
 @pytest.fixture(scope='module')
@@ -178,6 +181,41 @@ def test_who_leaves_ends_the_drawing(port, studio):
     assert max(reached) < 500
     time.sleep(0.05)
     assert [studio.steps[seed] for seed in range(100, 105)] == reached
+
+
+def test_who_leaves_while_a_line_is_sent_ends_the_turn():
+    """The server's send fails in the middle, and whoever holds that error holds the generator."""
+    app = make_app(served.SlowStudio(), frozenset({'here'}))
+    headers = [(b'host', b'here'), (b'content-type', b'application/json')]
+    scope = {
+        'type': 'http',
+        'method': 'POST',
+        'path': '/pictures',
+        'headers': headers,
+        'query_string': b'',
+        'asgi': {'spec_version': '2.4'},
+    }
+
+    async def receive():
+        return {'type': 'http.request', 'body': changed(), 'more_body': False}
+
+    async def lost(message):
+        if message['type'] == 'http.response.body':
+            raise OSError('gone')
+
+    arrived = []
+
+    async def kept(message):
+        arrived.append(message)
+
+    async def both():
+        with pytest.raises(ClientDisconnect) as caught:
+            await app(dict(scope), receive, lost)
+        await asyncio.wait_for(app(dict(scope), receive, kept), 10)
+        assert caught.value is not None
+
+    asyncio.run(both())
+    assert b'seconds' in arrived[-2]['body']
 
 
 def test_the_newest_takes_the_place_in_waiting(port):

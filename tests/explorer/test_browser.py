@@ -104,8 +104,18 @@ def test_what_is_chosen_is_drawn(driver, address, model):
 
 def test_the_python_it_shows_draws_the_same(driver, address, model):
     open_explorer(driver, address)
+    choose(driver, options='+interval:highest=5')
+    wait_for(driver, 'Drawn in')
     code = driver.execute_script("return document.getElementById('code').textContent")
+    assert "guidance='classifier_free+interval:highest=5'" in code
     assert_shows(driver, eval(code, {'model': model}))
+    # As a config has its rule, and the page splits it into two fields.
+    for spec, parts in (
+        ('classifier_free+interval:highest=5', ['classifier_free', '+interval:highest=5']),
+        ('interval:highest=5+rescale', ['interval', 'highest=5+rescale']),
+        ('projected', ['projected', '']),
+    ):
+        assert driver.execute_script('return split(arguments[0])', spec) == parts
 
 
 def test_the_keyboard_is_enough(driver, address, model):
@@ -166,28 +176,28 @@ def test_a_drawing_is_cancelled(driver, address, model):
     assert_shows(driver, model.sample([0] * 1, w=1.0))
 
 
-@pytest.mark.parametrize(
-    ('values', 'words'),
-    [
+def test_mistakes_are_told_and_mended(driver, address):
+    open_explorer(driver, address)
+    for values, words in (
         ({'steps': 1}, 'num_steps is a whole number from 2 to 1000'),
         ({'seed': ''}, 'seed is a whole number from 0 to 4294967295'),
         ({'w': 1e9}, 'w is a number from -100 to 100'),
         ({'options': 'highest=5'}, "has no option 'highest=5'"),
         ({'options': '+intervall'}, "did you mean 'interval'?"),
+        ({'rule': 'two_conditions'}, 'a condition of two parts'),
         ({'rule': 'cfg_plus_plus'}, 'use --sampler=ddim'),
-    ],
-)
-def test_mistakes_are_told_and_mended(driver, address, values, words):
-    open_explorer(driver, address)
-    before = driver.execute_script(
-        'return Object.fromEntries(arguments[0].map((id) => [id, find(id).value]))', list(values)
-    )
-    choose(driver, **values)
-    wait_for(driver, words)
-    assert driver.execute_script("return find('message').className") == 'error'
-    choose(driver, **before)
-    wait_for(driver, 'Drawn in')
-    assert driver.execute_script("return find('message').className") == ''
+    ):
+        fields = 'return Object.fromEntries(arguments[0].map((id) => [id, find(id).value]))'
+        before = driver.execute_script(fields, list(values))
+        choose(driver, **values)
+        wait_for(driver, words)
+        assert driver.execute_script("return find('message').className") == 'error'
+        choose(driver, **before)
+        wait_for(driver, 'Drawn in')
+        assert driver.execute_script("return find('message').className") == ''
+    choose(driver, steps=1)
+    wait_for(driver, 'num_steps')
+    assert browser.faults(driver) == []
 
 
 @pytest.mark.parametrize('width', [1280, 800, 390])
