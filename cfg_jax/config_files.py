@@ -1,5 +1,6 @@
 """Config files: configs/NAME.py or configs/NAME.py:VARIANT, with --config.FIELD=VALUE applied."""
 
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from cfg_jax import config as config_lib
 from cfg_jax.config_fields import FIELDS
 from cfg_jax.errors import UserError
 from cfg_jax.registry import suggestion
+
+_WRAPPED = 'Error whilst parsing config file'
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -74,7 +77,11 @@ def _reason(path: str, overrides: Sequence[str], error: BaseException) -> str:
     lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(file)]
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
-    what = (str(error).strip() or 'no message').splitlines()[0]
+    said = str(error).strip() or 'no message'
+    if _WRAPPED in said:  # ml_collections hands on a traceback as text
+        lines = re.findall(rf'File "{re.escape(file)}", line (\d+)', said) or lines
+        return f'{file}, line {lines[-1] if lines else "?"}: {said.splitlines()[-1]}'
+    what = said.splitlines()[0]
     if not lines:
         return f'{path}: {what}'
     return f'{file}, line {lines[-1]}: {type(error).__name__}: {what}'

@@ -307,3 +307,14 @@ def test_load_config_refuses_what_is_no_config(tmp_path):
     assert 'broken.py' in user_error(load_config, str(tmp_path / 'broken.py'))
     (tmp_path / 'dictionary.py').write_text('def get_config():\n    return {}\n')
     assert 'ConfigDict' in user_error(load_config, str(tmp_path / 'dictionary.py'))
+
+
+def test_a_value_of_another_type_in_a_file_names_its_line(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        'from configs import digits\n\n\ndef get_config():\n    config = digits.get_config()\n'
+        '    config.model.remat = True\n    return config\n'
+    )
+    sentence = user_error(load_config, path)
+    assert f'{path}, line 6: ' in sentence
+    assert "'remat'" in sentence
