@@ -68,6 +68,14 @@ class Places {
     this.taken = [];
   }
   take(x0, y0, x1, y1) { this.taken.push([x0, y0, x1, y1]); }
+  // A line, as small boxes every few pixels.
+  along(x0, y0, x1, y1) {
+    const count = Math.ceil(Math.hypot(x1 - x0, y1 - y0) / 6);
+    for (let i = 0; i <= count; i++) {
+      const [x, y] = [x0 + ((x1 - x0) * i) / count, y0 + ((y1 - y0) * i) / count];
+      this.take(x - 1, y - 1, x + 1, y + 1);
+    }
+  }
   free(x0, y0, x1, y1) {
     const [left, top, right, bottom] = this.area;
     if (x0 < left || y0 < top || x1 > right || y1 > bottom) return false;
@@ -123,6 +131,9 @@ function makeChart(spec) {
     axes(svg, box, x, y, height);
     const places = new Places(box.left, box.top, box.right, box.bottom);
     for (const p of all) places.take(x.at(p.x) - 5, y.at(p.y) - 5, x.at(p.x) + 5, y.at(p.y) + 5);
+    for (const { points } of spec.series) {
+      points.slice(1).forEach((p, i) => places.along(x.at(points[i].x), y.at(points[i].y), x.at(p.x), y.at(p.y)));
+    }
     const ends = [];
     spec.series.forEach((s) => {
       const group = series(svg, s, x, y, box);

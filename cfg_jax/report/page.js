@@ -111,7 +111,7 @@ function fillCurves() {
   // Where IS is close to its limit the first curve turns vertical; against w nothing hides.
   if (metrics.has('is')) metricChart('w', 'is', 'IS against w');
   if (metrics.has('precision') && metrics.has('recall')) {
-    metricChart('recall', 'precision', 'Precision against recall, along w');
+    metricChart('recall', 'precision', 'Precision against recall, along w', 'more');
   }
   const others = [...metrics.values()].filter((m) => m.key !== 'is');
   for (const { key, heading } of others) metricChart('w', key, `${heading} against w`, 'more');

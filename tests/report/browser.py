@@ -30,7 +30,10 @@ def start():
         options.add_argument(argument)
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
     service = webdriver.ChromeService(shutil.which('chromedriver'))
-    return webdriver.Chrome(options=options, service=service)
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(30)
+    driver.set_page_load_timeout(30)
+    return driver
 
 
 def open_page(driver, path, width=1280, height=900, scheme='light'):
