@@ -26,6 +26,7 @@ from cfg_jax.explorer.turns import Superseded, Turns
 from cfg_jax.explorer.wishes import parse
 
 _LARGEST_BODY = 4096
+_SECONDS_TO_READ = 20.0  # what others wait for
 _PARTS = {
     '/': ('page.html', 'text/html'),
     '/page.css': ('page.css', 'text/css'),
@@ -110,15 +111,19 @@ class _Drawings:
 
 
 class _Lines(StreamingResponse):
-    """Closes its generator at once where the reader leaves, which ends its turn."""
+    """Closes its generator, which ends its turn, where the reader leaves or no longer reads."""
 
     def __init__(self, lines: AsyncGenerator[str, None]):
         super().__init__(lines, media_type='application/x-ndjson')
         self._lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def promptly(message: Any) -> None:
+            async with asyncio.timeout(_SECONDS_TO_READ):
+                await send(message)
+
         async with contextlib.aclosing(self._lines):
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, promptly)
 
 
 def _part(name: str, media_type: str) -> Any:

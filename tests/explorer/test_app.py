@@ -12,8 +12,7 @@ from served import MALFORMED, answer, asked, changed, drawn
 from starlette.requests import ClientDisconnect
 from support import logged
 
-from cfg_jax.explorer import server
-from cfg_jax.explorer.app import make_app
+from cfg_jax.explorer import app as app_lib, server
 
 
 @pytest.fixture(scope='module')
@@ -183,9 +182,12 @@ def test_who_leaves_ends_the_drawing(port, studio):
     assert [studio.steps[seed] for seed in range(100, 105)] == reached
 
 
-def test_who_leaves_while_a_line_is_sent_ends_the_turn():
-    """The server's send fails in the middle, and whoever holds that error holds the generator."""
-    app = make_app(served.SlowStudio(), frozenset({'here'}))
+@pytest.mark.parametrize('end', ['fails', 'lasts'])
+def test_a_line_that_nobody_takes_ends_the_turn(end, monkeypatch):
+    """The server's send fails in the middle, or waits for ever; and whoever holds the error that
+    comes of it holds the generator too."""
+    monkeypatch.setattr(app_lib, '_SECONDS_TO_READ', 0.2)
+    app = app_lib.make_app(served.SlowStudio(), frozenset({'here'}))
     headers = [(b'host', b'here'), (b'content-type', b'application/json')]
     scope = {
         'type': 'http',
@@ -201,7 +203,9 @@ def test_who_leaves_while_a_line_is_sent_ends_the_turn():
 
     async def lost(message):
         if message['type'] == 'http.response.body':
-            raise OSError('gone')
+            if end == 'fails':
+                raise OSError('gone')
+            await asyncio.sleep(60)
 
     arrived = []
 
