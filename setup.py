@@ -59,6 +59,7 @@ setup(
             'nbclient>=0.10',
             'pyrefly==1.4.1',
             'pytest>=8',
+            'pytest-timeout>=2.3',
             'pytest-xdist>=3.8',
             'ruff==0.17.5',
             'scipy>=1.13',
