@@ -4,6 +4,7 @@ Every image carries its own random key, so that its trajectory does not depend o
 shares a batch with.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,15 @@ from cfg_jax.keys import Keys, stream
 from cfg_jax.models.denoiser import Prediction
 from cfg_jax.samplers import EpsFn, Level, Sampler, State
 from cfg_jax.samplers.grids import Grid
+
+
+class Row(NamedTuple):
+    """A level without the random keys of images; `rows` has all of a sampler, [T] each."""
+
+    t: jax.Array
+    logsnr: jax.Array
+    logsnr_prime: jax.Array
+    last: jax.Array
 
 
 def sample_loop(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> tuple[ImageArray, Any]:
@@ -29,20 +39,20 @@ def sample_loop(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> tuple[
     Raises:
       ValueError: not as many keys as images, or fewer than two levels.
     """
-    x, state, _ = _loop(sampler, predict, z, keys, keep=False)
-    return x, state
+    (x, state), _ = jax.lax.scan(*_steps(sampler, predict, z, keys, keep=False))
+    return x, state.guidance
 
 
 def trajectory(sampler: Sampler, predict: Any, z: Images, keys: Keys) -> jax.Array:
     """z [T + 1, B, ...] along the loop: the start first, x~ last; arguments as in `sample_loop`."""
-    kept = _loop(sampler, predict, z, keys, keep=True)[2]
+    _, kept = jax.lax.scan(*_steps(sampler, predict, z, keys, keep=True))
     return jnp.concatenate([jnp.asarray(z)[None], kept])
 
 
-def _loop(
+def _steps(
     sampler: Sampler, predict: Any, z: Images, keys: Keys, *, keep: bool
-) -> tuple[ImageArray, Any, Any]:
-    """What `sample_loop` returns, and with `keep` z after every step."""
+) -> tuple[Callable[[Any, Row], Any], Any, Row]:
+    """What is scanned: a step, its start, and the levels; with `keep` z of every step too."""
     if keys.shape != z.shape[:1]:
         raise ValueError(f'{z.shape[0]} images need as many keys; got the shape {keys.shape}')
 
@@ -51,17 +61,7 @@ def _loop(
         z, state = sampler.step(predict, carry[0], level_of(row, keys), carry[1])
         return (z, state), z if keep else None
 
-    (x, state), kept = jax.lax.scan(body, start(sampler, predict, z), rows(sampler))
-    return x, state.guidance, kept
-
-
-class Row(NamedTuple):
-    """A level without the random keys of images; `rows` has all of a sampler, [T] each."""
-
-    t: jax.Array
-    logsnr: jax.Array
-    logsnr_prime: jax.Array
-    last: jax.Array
+    return body, start(sampler, predict, z), rows(sampler)
 
 
 def rows(sampler: Sampler) -> Row:

@@ -125,10 +125,13 @@ def test_a_killed_worker_ends_in_a_line_with_the_state_saved(tmp_path):
 
 def test_a_worker_that_dies_at_once_is_not_started_for_ever(tmp_path):
     """No step is done, nothing to save: status 1, of which launchers allow a few."""
-    process = start(train(tmp_path / 'run'))
-    assert wait_until(lambda: children(process.pid))  # it has read nothing yet
-    os.kill(children(process.pid)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
+    for attempt in range(3):
+        process = start(train(tmp_path / f'run{attempt}'))
+        assert wait_until(lambda: children(process.pid))  # noqa: B023 - called at once
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+        if 'the checkpoint of step' not in errors:  # else a busy machine had a step before the kill
+            break
     assert process.returncode == 1, errors
     line = only_line(errors)
     assert 'there was no checkpoint yet' in line

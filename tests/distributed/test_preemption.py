@@ -1,6 +1,5 @@
 """The first SIGTERM asks, the second kills; what was there before comes back."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ def test_asked_after_a_signal():
     before = signal.getsignal(signal.SIGTERM)
     with Preemption() as preemption:
         assert not preemption.asked()
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert preemption.asked()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the second one kills
     assert signal.getsignal(signal.SIGTERM) == before
@@ -27,21 +26,21 @@ def test_asked_after_a_signal():
 def test_ctrl_c_asks_where_a_step_is_worth_finishing():
     before = signal.getsignal(signal.SIGINT)
     with Preemption(together=True) as preemption:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert preemption.asked(1)
         assert type(preemption.stopped('x')) is Interrupted
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
     with Preemption(), pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_are_no_interruption(number):
     before = signal.getsignal(number)
     with Preemption(together=True) as preemption:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert preemption.asked(1)
         assert type(preemption.stopped('x')) is Preempted
     assert signal.getsignal(number) == before
@@ -51,7 +50,7 @@ def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Preemption() as preemption:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             assert not preemption.asked()
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -7,6 +7,7 @@ from support import make_tiny_config
 from cfg_jax.distributed import devices
 from cfg_jax.inference import Model
 from cfg_jax.models import networks
+from cfg_jax.perf.lowering import lower_trajectory
 from cfg_jax.training import step as train_step
 
 
@@ -23,7 +24,7 @@ def test_the_trajectory(toy_networks):
     labels, w = np.array([3, 7], np.int32), np.array([2.0, 0.5], np.float32)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), model.params)
     for guided in (True, False):
-        compiled = model.lower(shapes, 2, guided, this_machine()).compile()
+        compiled = lower_trajectory(model, shapes, 2, guided, this_machine()).compile()
         numbers = np.arange(2, dtype=np.uint32)
         weights = (w,) if guided else ()
         x, nfe = compiled(model.params, np.uint32(5), numbers, labels, None, *weights)
@@ -53,8 +54,8 @@ def test_other_processes_rows():
     """Of a machine of two processes with four devices each, whatever is here."""
     machine = devices.Machine('tpu', 4, 2)
     mapped = jax.vmap(lambda _: devices.global_rows(3, machine), axis_name=devices.AXIS)
-    # Row i of process p is row p + 2 i of the global batch.
-    expected = [[p + 2 * (3 * d + i) for i in range(3)] for p in range(2) for d in range(4)]
+    # Row i of process p is row p + 2 i of the global batch, of its device d its row 4 i + d.
+    expected = [[p + 2 * (4 * i + d) for i in range(3)] for p in range(2) for d in range(4)]
     np.testing.assert_array_equal(mapped(np.arange(8)), expected)
 
 
