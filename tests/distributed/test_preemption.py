@@ -23,6 +23,15 @@ def test_asked_after_a_signal():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """What a shell starts in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('heeds_ctrl_c')
 def test_ctrl_c_asks_where_a_step_is_worth_finishing():
     before = signal.getsignal(signal.SIGINT)
     with Preemption(together=True) as preemption:
