@@ -88,19 +88,19 @@ def save_sample_grid(
 ) -> None:
     """Draws uint8 images [rows, columns, H, W, C] with names of rows and columns."""
     rows, columns = picture.shape[:2]
-    cell = 0.9
+    cell, names = 0.9, [short_name(name) for name in row_names]
+    margin = max(0.8, 0.12 * max(map(len, names)) + 0.4)
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(cell * columns + 0.8, cell * rows + 0.5),
+        figsize=(cell * columns + margin, cell * rows + 0.5),
         squeeze=False,
         layout='constrained',
     )
     for i in range(rows):
         for j in range(columns):
             _draw_image(axes[i, j], picture[i, j])
-        name = short_name(row_names[i])
-        axes[i, 0].set_ylabel(name, rotation=0, ha='right', va='center')
+        axes[i, 0].set_ylabel(names[i], rotation=0, ha='right', va='center')
     for j in range(columns):
         axes[0, j].set_title(column_names[j], fontsize=9)
     save(path, figure)

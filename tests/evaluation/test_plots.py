@@ -163,3 +163,12 @@ def test_names_above_pictures(tmp_path, monkeypatch):
     assert titles == ['tench', 'a name of very ma…', '3', '']
     assert not kept[0].axes[3].axison
     plt.close('all')
+
+
+def test_long_names_of_rows_are_not_cut(tmp_path):
+    """The white margin is there on the left of the letters too."""
+    picture = np.full((2, 1, 8, 8, 3), 128, np.uint8)
+    plots.save_sample_grid(tmp_path / 'grid.png', picture, ['n01440764', 'n01518878'], ['w = 0'])
+    drawn = np.asarray(Image.open(tmp_path / 'grid.png').convert('L'))
+    assert (drawn[:, :2] == 255).all()
+    assert (drawn < 100).any()
