@@ -14,8 +14,9 @@ import numpy as np
 from cfg_jax.diffusion import ImageArray, Images, q_forward, q_sample
 from cfg_jax.errors import UserError
 from cfg_jax.keys import Keys, per_image_noise, stream
-from cfg_jax.samplers import Level, Sampler, State
+from cfg_jax.samplers import Level, Sampler
 from cfg_jax.samplers.grids import Grid
+from cfg_jax.samplers.loop import start
 
 _KNOWN, _BACK = 1, 2  # streams below a step's key, which the sampler draws from itself
 
@@ -104,9 +105,9 @@ def edit_loop(
     visits = edit.resample
     t = np.append(np.repeat(np.arange(first, last), visits), last)
     visit = np.append(np.tile(np.arange(visits), last - first), 0)
-    start = z, State(predict.init(z), sampler.init(z))
     primes = levels[np.minimum(t + 1, last)]  # the last one is not used
-    (x, state), _ = jax.lax.scan(body, start, (jnp.asarray(t), visit, levels[t], primes))
+    first_carry = start(sampler, predict, z)
+    (x, state), _ = jax.lax.scan(body, first_carry, (jnp.asarray(t), visit, levels[t], primes))
     return x, state.guidance
 
 

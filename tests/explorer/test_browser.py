@@ -8,6 +8,7 @@ import browser
 import numpy as np
 import pytest
 import served
+from browser import driver as driver
 from PIL import Image
 
 from cfg_jax.data import images
@@ -15,13 +16,6 @@ from cfg_jax.explorer.studio import Studio
 
 QUIET = '!current && !timer'
 MESSAGE = "document.getElementById('message').textContent"
-
-
-@pytest.fixture(scope='module')
-def driver():
-    driver = browser.start()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope='module')

@@ -36,6 +36,14 @@ def start():
     return driver
 
 
+@pytest.fixture(scope='module')
+def driver():
+    """The browser of a test file."""
+    driver = start()
+    yield driver
+    driver.quit()
+
+
 def open_page(driver, path, width=1280, height=900, scheme='light'):
     """Opens a report in a window of this size, and waits until pictures and charts are drawn."""
     open_address(driver, path.resolve().as_uri(), width, height, scheme)

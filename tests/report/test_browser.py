@@ -5,6 +5,7 @@ import json
 import browser
 import numpy as np
 import pytest
+from browser import driver as driver
 from runs_on_disk import WEIGHTS, sweep_with_rows
 
 import cfg_jax
@@ -12,13 +13,6 @@ from cfg_jax.report import page
 
 COUNT = 20
 SHIFTED = (0.0, 4.0, 40.0)  # weights of the second run
-
-
-@pytest.fixture(scope='module')
-def driver():
-    driver = browser.start()
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope='module')
