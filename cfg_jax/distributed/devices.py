@@ -73,7 +73,9 @@ def split_batch(batch: Any) -> Any:
 
 def mean(tree: Any) -> Any:
     """Mean over devices, inside a mapped step."""
-    return jax.lax.pmean(tree, AXIS)
+    # Divided before they are sent, as part of what makes them: a pass over memory less.
+    count = jax.lax.axis_size(AXIS)
+    return jax.lax.psum(jax.tree.map(lambda a: a / count, tree), AXIS)
 
 
 def total(tree: Any) -> Any:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from cfg_jax.models import networks
-from cfg_jax.models.layers import Encoder
+from cfg_jax.models.encoder import Encoder
 from cfg_jax.models.noisy_classifier import NoisyClassifier
 from cfg_jax.models.unet import UNet
 
@@ -22,7 +22,7 @@ from cfg_jax.models.unet import UNet
 def step_embedding(time: Float[Array | np.ndarray, ' B'], width: int) -> Float[Array, 'B {width}']:
     """cos and sin of time f_k, f_k = 10000^(-k / half), half = width / 2: [B] -> [B, width].
 
-    The exponent divides by half, `layers.logsnr_embedding` by half - 1. `time` may be fractional.
+    The exponent divides by half, `encoder.logsnr_embedding` by half - 1. `time` may be fractional.
     """
     half = width // 2
     # float32 in this order, as they were trained: at time 999 the rounding of f_k is seen.

@@ -1,11 +1,15 @@
 """Group normalisation, its affine map and SiLU as one operation with a derivative of its own.
 
-Between two convolutions everything is limited by memory. Autodiff of the plain formula takes four
-sums over positions in reverse; the derivative below takes two, forward and in reverse.
+Between two convolutions everything is limited by memory: what counts is how often features are read
+and written. Forward, one pass makes the statistics and one the result. In reverse, autodiff of the
+plain formula takes four sums over positions; the derivative below takes two, in one pass, and
+another makes the cotangent of the features.
 """
 
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cfg_jax.models.modulation import modulate, spread
+from cfg_jax.models.remat import computed_again
+
 _EPSILON = 1e-5
+
+# Features [B, ..., C] whose channels together are those of one array.
+Parts = tuple[jax.Array, ...]
 
 
 def at_least_float32(a: Float[Array | np.ndarray, '*shape']) -> Float[Array, '*shape']:
@@ -26,8 +36,8 @@ class GroupNorm(nn.Module):
     """act(xhat * scale + bias), xhat = (h - mean) / sqrt(var + 1e-5) (Wu & He 2018).
 
     mean and var are those of an image's positions and a group's channels, computed in float32 (in
-    float64 for features in float64) and the variance from differences to the mean: E[h^2] - E[h]^2
-    loses its digits far from 0.
+    float64 for features in float64) and from differences to one of a channel's features:
+    E[h^2] - E[h]^2 loses its digits far from 0.
 
     Attributes:
       num_groups: divides the channels.
@@ -42,21 +52,23 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(
         self,
-        h: Float[Array | np.ndarray, 'B *positions C'],
+        h: Float[Array | np.ndarray, 'B *positions C'] | Parts,
         scale: Float[Array | np.ndarray, 'B C'] | None = None,
         shift: Float[Array | np.ndarray, 'B C'] | None = None,
     ) -> Float[Array, 'B *positions C']:
         """[B, ..., C] -> [B, ..., C].
 
         Args:
-          h: features, channels last.
+          h: features, channels last; or parts of them that together are the channels, which are
+            not put together in memory before they are normalised.
           scale, shift: [B, C], a further affine map xhat' (1 + scale) + shift before act, of
             xhat' = xhat * scale + bias.
 
         Raises:
           ValueError: `num_groups` does not divide the channels.
         """
-        batch, channels = h.shape[0], h.shape[-1]
+        parts = tuple(map(jnp.asarray, h if isinstance(h, tuple) else (h,)))
+        batch, channels = parts[0].shape[0], sum(part.shape[-1] for part in parts)
         if channels % self.num_groups:
             raise ValueError(f'{channels} channels do not split into {self.num_groups} groups')
         gain = self.param('scale', nn.initializers.ones_init(), (channels,))
@@ -66,12 +78,12 @@ class GroupNorm(nn.Module):
         if shift is not None:
             offset = offset + shift
         gain, offset = (jnp.broadcast_to(a, (batch, channels)) for a in (gain, offset))
-        return _normalise(self.num_groups, self.silu, self.dtype, jnp.asarray(h), gain, offset)
+        return _normalise(self.num_groups, self.silu, self.dtype, parts, gain, offset)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _normalise(
-    groups: int, silu: bool, dtype: Any, h: jax.Array, gain: jax.Array, offset: jax.Array
+    groups: int, silu: bool, dtype: Any, h: Parts, gain: jax.Array, offset: jax.Array
 ) -> jax.Array:
     """act(xhat gain + offset) with gain and offset [B, C]."""
     return _activate(silu, dtype, h, *_statistics(groups, h), gain, offset)
@@ -82,8 +94,8 @@ def _derivative(
     groups: int,
     silu: bool,
     dtype: Any,
-    primals: tuple[jax.Array, jax.Array, jax.Array],
-    tangents: tuple[jax.Array, jax.Array, jax.Array],
+    primals: tuple[Parts, jax.Array, jax.Array],
+    tangents: tuple[Parts, jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """With v = rstd dh: du = gain v + a + xhat b, where a group's mean m makes
 
@@ -93,57 +105,99 @@ def _derivative(
     h, gain, offset = primals
     dh, d_gain, d_offset = tangents
     mean, rstd = _statistics(groups, h)
-    xhat = (h - _spread(mean, h)) * _spread(rstd, h)
-    v = dh.astype(xhat.dtype) * _spread(rstd, h)
-    # b before a, and each minus where its transpose is a subtraction: the order of operations, and
-    # so the rounding, with which earlier checkpoints were trained.
-    positions = _positions(h)
-    b = d_gain + gain * _group_mean(groups, jnp.sum(-(v * xhat), positions), h)
-    a = d_offset + gain * _group_mean(groups, jnp.sum(-v, positions), h)
-    du = v * _spread(gain, h) + _spread(a, h) + xhat * _spread(b, h)
-    if silu:
-        u = xhat * _spread(gain, h) + _spread(offset, h)
+
+    def xhat_and_slope(part: jax.Array, columns: slice) -> tuple[jax.Array, jax.Array]:
+        at = functools.partial(_at, part, columns)
+        xhat = (part - at(mean)) * at(rstd)
+        if not silu:
+            return xhat, jnp.ones_like(xhat)
+        u = xhat * at(gain) + at(offset)
         sigmoid = nn.sigmoid(u)
-        du = du * (1.0 + u * (1.0 - sigmoid)) * sigmoid
-    return _activate(silu, dtype, h, mean, rstd, gain, offset), du.astype(dtype)
+        return xhat, (1.0 + u * (1.0 - sigmoid)) * sigmoid
+
+    pieces, sums = [], []
+    for part, columns, tangent in zip(h, _columns(h), dh, strict=True):
+        xhat, slope = xhat_and_slope(part, columns)
+        v = tangent.astype(xhat.dtype) * _at(part, columns, rstd)
+        sums.append((jnp.sum(v, _positions(part)), jnp.sum(v * xhat, _positions(part))))
+        pieces.append(v * _at(part, columns, gain) * slope)
+    of_v, of_v_xhat = (_group_mean(groups, _joined(of), h) for of in zip(*sums, strict=True))
+    a, b = d_offset - gain * of_v, d_gain - gain * of_v_xhat
+    for i, (part, columns) in enumerate(zip(h, _columns(h), strict=True)):
+        # The sums in reverse are a pass of their own: xhat and slope would be float32 in memory.
+        xhat, slope = xhat_and_slope(computed_again(part), columns)
+        pieces[i] = pieces[i] + modulate(a[:, columns], b[:, columns], slope, xhat)
+    du = _joined([piece.astype(dtype) for piece in pieces])
+    return _activate(silu, dtype, h, mean, rstd, gain, offset), du
 
 
 def _activate(
     silu: bool,
     dtype: Any,
-    h: jax.Array,
+    h: Parts,
     mean: jax.Array,
     rstd: jax.Array,
     gain: jax.Array,
     offset: jax.Array,
 ) -> jax.Array:
     """act((h - mean) rstd gain + offset), everything but h [B, C]."""
-    u = (h - _spread(mean, h)) * _spread(rstd * gain, h) + _spread(offset, h)
-    return (nn.silu(u) if silu else u).astype(dtype)
+    pieces = []
+    for part, columns in zip(h, _columns(h), strict=True):
+        at = functools.partial(_at, part, columns)
+        u = (part - at(mean)) * at(rstd * gain) + at(offset)
+        pieces.append((nn.silu(u) if silu else u).astype(dtype))
+    return _joined(pieces)
 
 
-def _statistics(groups: int, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _statistics(groups: int, h: Parts) -> tuple[jax.Array, jax.Array]:
     """Mean and 1 / sqrt(var + epsilon) of every channel's group, [B, C] in float32 or float64."""
-    positions, dtype = _positions(h), at_least_float32(h).dtype
-    # Channels by themselves first: sums along the rows of memory, whatever a group's width.
-    mean = _group_mean(groups, jnp.sum(h, positions, dtype), h)
-    squares = jnp.sum(jnp.square(h - _spread(mean, h)), positions)
+    # Channels by themselves first: sums along the rows of memory, whatever a group's width, and the
+    # same that other layers need of the same features.
+    found = zip(*map(_channel_statistics, h), strict=True)
+    means, squares = (_joined(of_parts) for of_parts in found)
+    count = math.prod(h[0].shape[1:-1])
+    mean = _group_mean(groups, count * means, h)
+    # From the channel's mean to the group's (Chan, Golub & LeVeque 1983).
+    squares = squares + count * jnp.square(means - mean)
     return mean, jax.lax.rsqrt(_group_mean(groups, squares, h) + _EPSILON)
 
 
-def _group_mean(groups: int, sums: jax.Array, h: jax.Array) -> jax.Array:
+def _channel_statistics(part: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Means and sums of squared differences to them over positions, [B, C], in one pass."""
+    positions, dtype = _positions(part), at_least_float32(part).dtype
+    shift = part[(slice(None), *(0 for _ in positions))].astype(dtype)
+    if part.dtype.itemsize == 2:
+        # Of features with a mean of r deviations, rounding to 16 bits has lost more than E[h^2] -
+        # E[h]^2 loses in float32; and a pass that need not know one of them can make them too.
+        shift = jnp.zeros_like(shift)
+    apart = part - spread(shift, part.ndim)
+    count = math.prod(part.shape[1:-1])
+    sums, squares = jnp.sum(apart, positions), jnp.sum(jnp.square(apart), positions)
+    return shift + sums / count, squares - jnp.square(sums) / count
+
+
+def _group_mean(groups: int, sums: jax.Array, h: Parts) -> jax.Array:
     """Sums over positions [B, C] -> the group's mean, repeated for every channel, [B, C]."""
     batch, channels = sums.shape
     width = channels // groups
-    means = sums.reshape(batch, groups, width).sum(-1) / (math.prod(h.shape[1:-1]) * width)
+    means = sums.reshape(batch, groups, width).sum(-1) / (math.prod(h[0].shape[1:-1]) * width)
     return jnp.repeat(means, width, axis=1)
 
 
-def _positions(h: jax.Array) -> tuple[int, ...]:
-    return tuple(range(1, h.ndim - 1))
+def _positions(part: jax.Array) -> tuple[int, ...]:
+    return tuple(range(1, part.ndim - 1))
 
 
-def _spread(per_channel: jax.Array, h: jax.Array) -> jax.Array:
-    """[B, C] -> [B, 1, ..., C]."""
-    batch, channels = per_channel.shape
-    return per_channel.reshape(batch, *(1,) * (h.ndim - 2), channels)
+def _columns(h: Parts) -> list[slice]:
+    """The channels of each part."""
+    ends = list(itertools.accumulate(part.shape[-1] for part in h))
+    return [slice(end - part.shape[-1], end) for part, end in zip(h, ends, strict=True)]
+
+
+def _at(part: jax.Array, columns: slice, per_channel: jax.Array) -> jax.Array:
+    """The part's columns of [B, C], as [B, 1, ..., C]."""
+    return spread(per_channel[:, columns], part.ndim)
+
+
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)

@@ -116,7 +116,7 @@ def inputs(config: ConfigDict) -> tuple[Any, ...]:
 
 
 def encoder_settings(config: ConfigDict) -> dict[str, Any]:
-    """The attributes of `layers.Encoder` that the group `model` sets."""
+    """The attributes of `encoder.Encoder` that the group `model` sets."""
     of_others = ('kind', 'learned_variance')
     settings = {name: value for name, value in config.model.items() if name not in of_others}
     return settings | {

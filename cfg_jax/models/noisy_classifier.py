@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cfg_jax.models.encoder import Encoder
 from cfg_jax.models.group_norm import GroupNorm
-from cfg_jax.models.layers import Encoder
 
 
 class AttentionPool(nn.Module):

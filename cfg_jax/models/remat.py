@@ -44,6 +44,17 @@ def remat(block: type[nn.Module], name: str, static_argnums: tuple[int, ...] = (
     return transforms.lift_transform(_in_turn, again)
 
 
+def computed_again(arrays: Any) -> Any:
+    """The same arrays, from which accelerators compute anew what was computed of them before.
+
+    XLA computes once what is used twice, and keeps it in memory in between where that is more
+    than one kernel; elementwise operations are cheaper there than their results. On CPUs they are
+    not, and nothing is computed again.
+    """
+    barrier = jax.lax.optimization_barrier
+    return jax.lax.platform_dependent(arrays, cpu=lambda arrays: arrays, default=barrier)
+
+
 def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
     """A lifted function (scope, h, ...) whose gradients of variables and of h come together."""
 

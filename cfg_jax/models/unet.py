@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from cfg_jax.conditioning import Condition, Conditioning, noisy
+from cfg_jax.models.encoder import Encoder
 from cfg_jax.models.group_norm import GroupNorm
-from cfg_jax.models.layers import Encoder, conv, depth_to_space
+from cfg_jax.models.layers import conv, depth_to_space
 from cfg_jax.models.perturbation import Perturbation
 
 
@@ -48,8 +49,8 @@ class UNet(Encoder, kw_only=True):
         h, skips = self.encode(z, emb, train, perturbation)
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for block in range(self.num_res_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self.block(mult, f'up_{level}_{block}', h, emb, train, perturbation)
+                both = h, skips.pop()
+                h = self.block(mult, f'up_{level}_{block}', both, emb, train, perturbation)
             if level != 0:
                 h = self.resample('up', mult, f'up_{level}', h, emb, train)
 

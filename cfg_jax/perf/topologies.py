@@ -163,7 +163,8 @@ def _gpu(name: str, kind: str, sizes: tuple[int, ...]) -> Target:
     }
     devices = _described('', 'cuda', name, settings)
     usable = int(xla.gpu_memory_share() * gpu.memory_bytes)
-    return Target(name, ACCELERATORS[kind], _machine('gpu', devices), usable, 1, _UNTIMED)
+    options = xla.GPU_OPTIONS | _UNTIMED
+    return Target(name, ACCELERATORS[kind], _machine('gpu', devices), usable, 1, options)
 
 
 def _described(topology: str, platform: str, name: str, settings: dict[str, Any]) -> list[Any]:

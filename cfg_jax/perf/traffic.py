@@ -145,19 +145,29 @@ def _moved(instruction: Instruction, computation: Computation, program: Program)
     return read + array_bytes(result)
 
 
-def _read_of(parameter: Instruction | None, body: Computation, whole: int) -> int:
-    """Bytes that a fusion reads of a parameter: slices of it, if nothing else uses it."""
-    if parameter is None:
+def _read_of(array: Instruction | None, body: Computation, whole: int) -> int:
+    """Bytes that a fusion reads of an array: slices of it, if nothing else uses it.
+
+    Args:
+      array: a parameter, or what only views or converts one.
+      body: the fusion's.
+      whole: the array's bytes.
+    """
+    if array is None or array.root:
         return whole
     total = 0
     for user in body.values():
-        if parameter.name not in user.operands:
+        if array.name not in user.operands:
             continue
-        if user.opcode == 'dynamic-update-slice' and user.operands[0] == parameter.name:
+        if user.opcode == 'dynamic-update-slice' and user.operands[0] == array.name:
             continue  # written in place
-        if user.opcode not in _SLICES or user.operands[0] != parameter.name:
+        if user.opcode in ('bitcast', 'convert'):
+            size = array_bytes(user.result, everywhere=True)
+            total += whole * _read_of(user, body, size) // size
+        elif user.opcode in _SLICES and user.operands[0] == array.name:
+            total += array_bytes(user.result)
+        else:
             return whole
-        total += array_bytes(user.result)
     return total
 
 

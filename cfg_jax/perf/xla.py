@@ -8,6 +8,9 @@ from collections.abc import Mapping, MutableMapping
 _YNN = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
 # Versions of jaxlib that know the flag; another one may end at a flag it does not know.
 _KNOW_IT = ('0.10.', '0.11.', '0.12.')
+# XLA for GPUs copies gradients together that it sends together, and apart again: by default 30 MB,
+# which costs ADM-64 as much as Adam's moments. Larger ones than this are sent as they are.
+GPU_OPTIONS = {'xla_gpu_all_reduce_combine_threshold_bytes': 2**20}
 # JAX reserves three quarters of a GPU's memory by default.
 _SHARE, _OLD_SHARE = 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 _OUR_SHARE = '0.9'
@@ -20,8 +23,9 @@ def set_flags(
 
     Commands call it before anything starts JAX; importing the library changes no environment. On
     CPUs jaxlib sends convolutions to YNNPACK's kernels since 0.10, which are slower here than
-    XLA's own: see docs/performance.md. On GPUs a process may have nine tenths of the memory: what
-    a large batch needs, with room for the libraries' own.
+    XLA's own: see docs/performance.md. On GPUs large gradients are not copied to be sent, and a
+    process may have nine tenths of the memory: what a large batch needs, with room for the
+    libraries' own.
 
     Args:
       environment: to change.
@@ -29,8 +33,10 @@ def set_flags(
     """
     version = jaxlib or importlib.metadata.version('jaxlib')
     flags = environment.get('XLA_FLAGS', '')
-    if version.startswith(_KNOW_IT) and 'ynn_fusion_type' not in flags:
-        environment['XLA_FLAGS'] = f'{flags} {_YNN}'.strip()
+    if version.startswith(_KNOW_IT):
+        ours = [_YNN, *(f'--{name}={value}' for name, value in GPU_OPTIONS.items())]
+        ours = [flag for flag in ours if flag.partition('=')[0] not in flags]
+        environment['XLA_FLAGS'] = ' '.join([*flags.split(), *ours])
     if _OLD_SHARE not in environment:
         environment.setdefault(_SHARE, _OUR_SHARE)
 

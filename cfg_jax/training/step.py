@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from cfg_jax.distributed import devices
 from cfg_jax.models import networks
+from cfg_jax.models.remat import computed_again
 from cfg_jax.training import posthoc_ema
 from cfg_jax.training.ema import update_ema
 from cfg_jax.training.objectives import PerExample, make_objective
 
 LOGSNR_BINS = 10
+Metrics = dict[str, Any]
 _INIT_STREAM = 2**32 - 1  # no step has this number
 
 
@@ -135,7 +138,7 @@ def _written_out(body: Callable, carry: Any, inputs: Any, length: int) -> tuple[
 
 def make_train_step(
     config: ConfigDict, machine: devices.Machine | None = None
-) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """The per-device step(state, batch) -> (state, metrics), for `devices.map_step`.
 
     The config's objective (Algorithm 1) on this device's share of the batch, the gradient's mean
@@ -149,7 +152,25 @@ def make_train_step(
     gradient, optimizer = make_gradient(config, machine), make_optimizer(config)
     bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+    def updated(state: TrainState, grads: Any) -> tuple[Any, tuple[Any, Any, Any]]:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = update_ema(state.ema_params, params, state.step, config.train.ema_decay)
+        return updates, (params, ema_params, opt_state)
+
+    def update(state: TrainState, grads: Any, loss: jax.Array) -> tuple[Any, Metrics]:
+        updates, (params, *_) = updated(state, grads)
+        norms = {'grad_norm': grads, 'param_norm': params, 'update_norm': updates}
+        norms = {name: optax.tree.norm(tree) for name, tree in norms.items()}
+        # One bad batch must not spoil weeks: such an update is left out, the step counts.
+        applied = jnp.all(jnp.isfinite(jnp.stack([loss, *norms.values()])))
+        # The norms are known before anything is written in the old state's place.
+        state = computed_again(state)
+        old = state.params, state.ema_params, state.opt_state
+        kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), updated(state, grads)[1], old)
+        return kept, {'applied': applied, **norms}
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         rows = devices.global_rows(batch['image'].shape[0], machine)
         keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows)
@@ -157,25 +178,10 @@ def make_train_step(
         grads, per_example = gradient(
             state.params, dropout_key, batch['image'], batch['condition'], keys
         )
-        grads = devices.mean(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = update_ema(state.ema_params, params, state.step, config.train.ema_decay)
-        loss, grad_norm = devices.mean(jnp.mean(per_example['loss'])), optax.tree.norm(grads)
-        # One bad batch must not spoil weeks: such an update is left out, the step counts.
-        applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(applied, new, old),
-            (params, ema_params, opt_state),
-            (state.params, state.ema_params, state.opt_state),
-        )
-        metrics = _means(per_example, bin_edges) | {
-            'applied': applied,
-            'grad_norm': grad_norm,
-            'param_norm': optax.tree.norm(params),
-            'update_norm': optax.tree.norm(updates),
-            'learning_rate': learning_rate(config)(state.step),
-        }
+        grads = devices.mean(jax.tree.map(_laid_out_as_parameters, grads))
+        kept, metrics = update(state, grads, devices.mean(jnp.mean(per_example['loss'])))
+        metrics |= _means(per_example, bin_edges)
+        metrics |= {'learning_rate': learning_rate(config)(state.step)}
         step = state.step + 1
         if isinstance(state, AveragedState):
             averages = posthoc_ema.update(state.averages, kept[0], step)
@@ -185,7 +191,16 @@ def make_train_step(
     return train_step
 
 
-def _means(per_example: PerExample, bin_edges: jax.Array) -> dict[str, jax.Array]:
+def _laid_out_as_parameters(gradient: jax.Array) -> jax.Array:
+    """The same array: with row-major memory, as parameters have.
+
+    Libraries write gradients of convolutions in an order of their own; XLA would keep it through
+    Adam and the average, and transpose each of their results.
+    """
+    return with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim))))
+
+
+def _means(per_example: PerExample, bin_edges: jax.Array) -> Metrics:
     """Means over all devices, and sums over the examples of each bin of log-SNR."""
     per_example = dict(per_example)
     bins = jnp.searchsorted(bin_edges, per_example.pop('logsnr'))

@@ -1,6 +1,7 @@
 """Group norm with SiLU in one: Flax's, its gradient by autodiff, and what rounding may do."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cfg_jax.models import modulation
 from cfg_jax.models.group_norm import GroupNorm
 
 SHAPE = (3, 4, 5, 8)
@@ -61,6 +63,67 @@ def test_a_mean_far_from_zero_costs_no_digits():
     params, h, *_ = inputs()
     moved = GroupNorm(4).apply(params, (h + 1000).astype(np.float32))
     np.testing.assert_allclose(moved, GroupNorm(4).apply(params, h), rtol=0, atol=1e-3)
+
+
+def test_one_feature_far_from_the_others():
+    """Where it is the one that differences are taken to: its square is lost to four digits."""
+    params, h, *_ = inputs()
+    h[0, 0, 0] = 100.0
+    exact = plain(False, params, h)
+    np.testing.assert_allclose(GroupNorm(4).apply(params, h), exact, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize('mean', [0.0, 30.0])
+def test_statistics_of_bfloat16(mean):
+    """E[h^2] - E[h]^2 in float32 of what rounding has left of h."""
+    params, h, *_ = inputs()
+    rounded = jnp.asarray(h + mean, jnp.bfloat16)
+    exact = plain(False, params, rounded.astype(jnp.float32))
+    np.testing.assert_allclose(GroupNorm(4).apply(params, rounded), exact, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_parts_are_normalised_as_one(dtype):
+    """Value and gradient; 8 channels in 4 groups, of which the parts divide two."""
+    params, h, scale, shift = inputs()
+    h = jnp.asarray(h, dtype)
+    module = GroupNorm(4, silu=True)
+
+    def loss(params, parts):
+        return jnp.sum(jnp.sin(module.apply(params, parts, scale, shift)))
+
+    parts = h[..., :3], h[..., 3:4], h[..., 4:]
+    both = [jax.jit(jax.value_and_grad(loss, (0, 1)))(params, of) for of in (parts, h)]
+    joined = jnp.concatenate([part.astype(jnp.float32) for part in both[0][1][1]], axis=-1)
+    tolerance = {'rtol': 0, 'atol': 2e-5 if dtype == jnp.float32 else 0.02}
+    np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-5)
+    np.testing.assert_allclose(joined, both[1][1][1].astype(jnp.float32), **tolerance)
+    for a, b in zip(*(jax.tree.leaves(found[1][0]) for found in both), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('shape', [SHAPE, (2, 7, 3), (1, 4, 4, 2)])
+def test_both_sums_in_one_pass(shape):
+    """What GPUs do in reverse, and what other devices do."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, *shape)).astype(np.float32)
+    positions = tuple(range(1, len(shape) - 1))
+    for sums in (modulation.in_one_pass, modulation.one_by_one):
+        for found, array in zip(jax.jit(sums)(x, y), (x, y), strict=True):
+            np.testing.assert_allclose(found, array.sum(positions), rtol=0, atol=1e-5)
+
+
+def test_gpus_get_one_reduction_of_both():
+    """Lowered for CUDA, the reverse pass has one; for the CPU, two."""
+    params, h, *_ = inputs()
+    gradient = jax.jit(jax.grad(lambda h: jnp.sum(GroupNorm(4, silu=True).apply(params, h))))
+
+    def of_two_arrays(platform):
+        text = gradient.trace(h).lower(lowering_platforms=(platform,)).as_text()
+        return len(re.findall(r'stablehlo.reduce\([^)]*\), \(', text))
+
+    assert of_two_arrays('cuda') == 2  # each array's parts, then the parts
+    assert of_two_arrays('cpu') == 0
 
 
 def test_bfloat16_is_kept_for_the_gradient_and_given_back():

@@ -14,14 +14,14 @@ from numpy_blocks import (
     to_float64,
 )
 
-from cfg_jax.models import layers
+from cfg_jax.models import blocks, encoder, layers
 from cfg_jax.perf import operations
 
 
 def test_logsnr_embedding_formula():
     logsnr = np.float32([-20, -3, -0.1, 0, 2, 7, 20])
     expected = logsnr_embedding64(logsnr, 10)
-    actual = layers.logsnr_embedding(jnp.asarray(logsnr), 10)
+    actual = encoder.logsnr_embedding(jnp.asarray(logsnr), 10)
     assert actual.shape == (7, 10)
     assert actual.dtype == jnp.float32
     # Angles reach t = 1000, where float32 numbers lie 6e-5 apart; at logsnr 7 and 20 t < 20.
@@ -37,16 +37,29 @@ def test_res_block_formula(direction, features, scale_shift_norm):
     rng = np.random.default_rng(1)
     h = rng.normal(size=(2, 4, 6, 8)).astype(np.float32)
     emb = rng.normal(size=(2, 5)).astype(np.float32)
-    block = layers.ResBlock(features, 0.0, 4, scale_shift_norm, direction)
+    block = blocks.ResBlock(features, 0.0, 4, scale_shift_norm, direction)
     params = randomised(block, h, emb, train=False)
     assert ('conv_skip' in params['params']) == (features != 8)
     expected = res_block64(*to_float64((h, emb, params['params'])), scale_shift_norm, direction)
     assert_close(compiled(block.apply)(params, h, emb, train=False), expected)
 
 
+@pytest.mark.parametrize('features', [8, 12])
+def test_res_block_of_parts(features):
+    """As of their concatenation, with the same parameters."""
+    rng = np.random.default_rng(1)
+    h = rng.normal(size=(2, 4, 6, 8)).astype(np.float32)
+    emb = rng.normal(size=(2, 5)).astype(np.float32)
+    block = blocks.ResBlock(features, 0.0, 4)
+    params = randomised(block, h, emb, train=False)
+    parts = jnp.asarray(h[..., :5]), jnp.asarray(h[..., 5:])
+    whole, of_parts = (compiled(block.apply)(params, of, emb, train=False) for of in (h, parts))
+    assert_close(of_parts, whole)
+
+
 def test_attention_block_formula():
     h = np.random.default_rng(1).normal(size=(2, 3, 5, 12)).astype(np.float32)
-    block = layers.AttentionBlock(num_heads=3, groups=4)
+    block = blocks.AttentionBlock(num_heads=3, groups=4)
     params = randomised(block, h)
     expected = attention64(*to_float64((h, params['params'])), heads=3)
     assert_close(compiled(block.apply)(params, h), expected)

@@ -69,6 +69,30 @@ ENTRY %main (x: f32[1000], z: bf16[4,8], g: f32[100,8], j: s32[]) -> f32[8] {
 """
 TRIPS = ', backend_config={"known_trip_count":{"n":"3"}}'
 
+VIEWS = """\
+HloModule views
+
+%converting (u: bf16[100,8]) -> f32[8] {
+  %u = bf16[100,8]{1,0} parameter(0)
+  %view = bf16[10,10,8]{2,1,0} bitcast(%u)
+  %wide = f32[10,10,8]{2,1,0} convert(%view)
+  ROOT %cut = f32[1,1,8]{2,1,0} slice(%wide), slice={[0:1], [0:1], [0:8]}
+}
+
+%widening (t: bf16[4,8]) -> f32[4,8] {
+  %t = bf16[4,8]{1,0} parameter(0)
+  ROOT %wider = f32[4,8]{1,0} convert(%t)
+}
+
+ENTRY %main (x: bf16[100,8], y: bf16[4,8]) -> (f32[8], f32[4,8]) {
+  %x = bf16[100,8]{1,0} parameter(0)
+  %y = bf16[4,8]{1,0} parameter(1)
+  %few = f32[1,1,8]{2,1,0} fusion(%x), kind=kLoop, calls=%converting
+  %all = f32[4,8]{1,0} fusion(%y), kind=kLoop, calls=%widening
+  ROOT %both = (f32[1,1,8]{2,1,0}, f32[4,8]{1,0}) tuple(%few, %all)
+}
+"""
+
 TPU = """\
 HloModule step
 
@@ -129,6 +153,12 @@ def test_bytes_by_kind():
         'elementwise': 3 * (64 + 16 + 64),
         'copy': (3200 + 32) + (32 + 4 + 32) + (32 + 32),
     }
+
+
+def test_slices_of_a_view():
+    """Eight numbers of 16 bits are read and eight of 32 written; of y all are read."""
+    found = traffic.measure(program_text.parse(VIEWS)).bytes
+    assert sum(found.values()) == (8 * 2 + 8 * 4) + (32 * 2 + 32 * 4)
 
 
 def test_collectives_and_libraries():

@@ -8,7 +8,8 @@ from support import ROOT
 from cfg_jax.perf import xla
 
 OPTION = '--xla_cpu_experimental_ynn_fusion_type='
-FLAG = f'{OPTION}LIBRARY_FUSION_TYPE_DOT'
+GPU_OPTION = '--xla_gpu_all_reduce_combine_threshold_bytes='
+FLAG = f'{OPTION}LIBRARY_FUSION_TYPE_DOT {GPU_OPTION}1048576'
 
 
 def test_added_to_what_the_user_has():
@@ -19,9 +20,9 @@ def test_added_to_what_the_user_has():
 
 
 def test_the_users_choice_and_other_versions_stay():
-    chosen = {'XLA_FLAGS': OPTION}
+    chosen = {'XLA_FLAGS': f'{GPU_OPTION}9 {OPTION}'}
     xla.set_flags(chosen, '0.10.2')
-    assert chosen['XLA_FLAGS'] == OPTION
+    assert chosen['XLA_FLAGS'] == f'{GPU_OPTION}9 {OPTION}'
     untouched = {}
     xla.set_flags(untouched, '0.9.1')
     xla.set_flags(untouched, '0.13.0')
