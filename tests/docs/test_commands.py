@@ -15,7 +15,7 @@ from pages import blocks, pages
 from recorder import Machine
 from support import DIGITS, ROOT, experiment, script
 
-from cfg_jax import cli, config_files
+from cfg_jax import cli, config_files, inference
 from cfg_jax.pretrained import presets
 
 QUICK = {'sample.py', 'report.py', 'export.py', 'claims.py'}
@@ -107,7 +107,10 @@ def check_options(path, options, arguments):
         assert options.preset in presets.PRESETS
     if hasattr(options, 'guidance'):
         options.preset = options.decoder = None
-        cli.apply_model_options(config_files.load_config(DIGITS), options)
+        config = config_files.load_config(DIGITS)
+        cli.apply_model_options(config, options)
+        inference.make_rule(config)
+        inference.make_sampler(config)
 
 
 def files_of(arguments):
