@@ -7,16 +7,19 @@ hours: their own parser takes their arguments, and their config, fields, rules a
 
 import importlib.metadata
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from pages import blocks, pages
+from PIL import Image
 from recorder import Machine
-from support import DIGITS, ROOT, experiment, script
+from support import DIGITS, ROOT, experiment, make_tiny_config, script, toy_instead_of_networks
 
 from cfg_jax import cli, config_files, inference
+from cfg_jax.evaluation import sweep
+from cfg_jax.metrics.features import classifier
 from cfg_jax.pretrained import presets
+from cfg_jax.training import loop
 
 QUICK = {'sample.py', 'report.py', 'export.py', 'claims.py'}
 # Programs of others, by what their commands do not show without their service.
@@ -36,6 +39,7 @@ while (($#)) && [[ $1 != -- ]]; do shift; done
 # By commands that run, so that their choice is known to find them.
 WRITTEN = {
     'README.md': ('grid.png', 'report.html', 'digits.safetensors', 'MODEL_CARD.md'),
+    'sampling.md': ('grid.png',),
     'seeing.md': ('named.png', 'forming.webp', 'growing.webp'),
 }
 PAGES = {page.name: page for page in pages()}
@@ -51,7 +55,14 @@ class Parsed(Exception):
 
 
 @pytest.fixture(scope='module')
-def place(swept_workdir, tmp_path_factory):
+def toys():
+    """Toy networks, which compile at once."""
+    with toy_instead_of_networks():
+        yield
+
+
+@pytest.fixture(scope='module')
+def place(toys, tmp_path_factory):
     """A machine with the files that the quick commands name, where nothing but recorders runs."""
     machine = Machine(tmp_path_factory.mktemp('commands'))
     root = machine.root
@@ -64,9 +75,15 @@ def place(swept_workdir, tmp_path_factory):
     (root / '.venv').mkdir()
     (root / '.venv' / 'bin').symlink_to('../bin')
     (root / 'configs').symlink_to(ROOT / 'configs')
-    shutil.copytree(swept_workdir, root / 'runs' / 'quickstart')
+    run = root / 'runs' / 'quickstart'
+    loop.train(make_tiny_config(), run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, '_EPOCHS', 1)  # nobody looks at its numbers
+        sweep.run(make_tiny_config(), run)
     (root / 'runs' / 'digits').symlink_to('quickstart')
     (root / 'inception.npz').touch()  # for `--copy`
+    for name in ('seven.png', 'half.png'):
+        Image.linear_gradient('L').resize((8, 8)).save(root / name)
     return machine
 
 
