@@ -1,4 +1,4 @@
-"""A page on this machine where you choose class, seed, w, rule and sampler and watch pictures form.
+"""A page on this machine where you choose classes, seed, w, rule and sampler and see pictures form.
 
     python scripts/explore.py runs/quickstart              (a work directory, or an exported model)
     python scripts/explore.py adm64.safetensors --port=8421

@@ -5,7 +5,7 @@ Importing this sets Matplotlib's style for the process; `plots` and every experi
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -69,10 +69,16 @@ def log_if_wide(axes: Axes, values: Values) -> None:
     """A logarithmic y-axis for positive values that differ by more than a factor of 6."""
     finite = np.asarray(values)[np.isfinite(values)]
     if finite.size and finite.min() > 0 and finite.max() / finite.min() > _WIDE:
-        axes.set_yscale('log')
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        log_axis(axes, 'y')
+
+
+def log_axis(axes: Axes, which: Literal['x', 'y']) -> None:
+    """A logarithmic axis whose ticks are plain numbers: 1, 2, 5, 10, 20, ..."""
+    axes.set(**{f'{which}scale': 'log'})
+    axis = getattr(axes, f'{which}axis')
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def weight_axis(axes: Axes, weights: Values) -> None:

@@ -28,9 +28,9 @@ from cfg_jax.explorer.wishes import parse
 _LARGEST_BODY = 4096
 _SECONDS_TO_READ = 20.0  # what others wait for
 _PARTS = {
-    '/': ('page.html', 'text/html'),
-    '/page.css': ('page.css', 'text/css'),
-    '/page.js': ('page.js', 'text/javascript'),
+    '/': ('text/html', 'explorer/page.html'),
+    '/page.css': ('text/css', 'report/colours.css', 'explorer/page.css'),
+    '/page.js': ('text/javascript', 'explorer/page.js'),
 }
 _HEADERS = {
     'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self';"
@@ -126,8 +126,9 @@ class _Lines(StreamingResponse):
             await super().__call__(scope, receive, promptly)
 
 
-def _part(name: str, media_type: str) -> Any:
-    content = (importlib.resources.files('cfg_jax.explorer') / name).read_text(encoding='utf-8')
+def _part(media_type: str, *names: str) -> Any:
+    library = importlib.resources.files('cfg_jax')
+    content = '\n'.join((library / name).read_text(encoding='utf-8') for name in names)
 
     async def answer(request: Request) -> Response:
         return Response(content, media_type=media_type)

@@ -27,7 +27,7 @@ async function start() {
   const { classes, size, most } = offer;
   find('about').textContent = `${classes.length} classes, ${size}x${size} pixels. Everything is drawn on the machine that this page comes from.`;
   find('picture').classList.toggle('pixels', size <= 64);
-  fill('class', classes.map((name, i) => [String(i), name === String(i) ? name : `${i}: ${name}`]));
+  fill('class', classes.map((name, i) => [String(i), name === String(i) ? name : `${i}: ${name}`]), '0');
   const [rule, options] = split(offer.guidance);
   fill('rule', offer.rules.map(({ name }) => [name, name]), rule);
   find('options').value = options;
@@ -43,6 +43,8 @@ async function start() {
   draw();
 }
 
+const chosen = () => [...find('class').selectedOptions];
+
 // NaN, of a field without a number, becomes null, and the server says what it wants instead.
 const number = (id) => find(id).valueAsNumber;
 
@@ -50,7 +52,7 @@ function wish() {
   const options = find('options').value.trim();
   const joint = !options || options.startsWith('+') ? '' : ':';
   return {
-    label: Number(find('class').value),
+    labels: chosen().map(({ value }) => Number(value)),
     count: Number(find('count').value),
     seed: number('seed'),
     w: number('w'),
@@ -71,16 +73,19 @@ function describe() {
   const example = 'A modifier follows a plus: +interval:highest=5';
   find('options-about').textContent = rule?.options ? `By default ${rule.options}. ${example}` : `None of its own. ${example}`;
   const wished = wish();
+  const each = Array.from({ length: wished.labels.length && wished.count }, (_, i) => wished.labels[i % wished.labels.length]);
+  const labels = wished.labels.length === 1 ? `[${each[0]}] * ${wished.count}` : `[${each.join(', ')}]`;
   find('code').textContent =
-    `model.sample([${wished.label}] * ${wished.count}, w=${wished.w}, seed=${wished.seed},\n` +
+    `model.sample(${labels}, w=${wished.w}, seed=${wished.seed},\n` +
     `    guidance='${wished.guidance}', sampler='${wished.sampler}', num_steps=${wished.num_steps})`;
 }
 
 const plural = (count, word) => `${count} ${word}${count === 1 ? '' : 's'}`;
 
 function summary(wished) {
-  const name = find('class').options[wished.label].text;
-  return `${plural(wished.count, 'picture')} of class ${name}, w = ${wished.w}, seed ${wished.seed}, ${wished.guidance}, ${wished.sampler}, ${plural(wished.num_steps, 'step')}`;
+  const names = chosen().map(({ text }) => text);
+  const classes = names.length === 1 ? `class ${names[0]}` : `classes ${names.join(', ')} in turn`;
+  return `${plural(wished.count, 'picture')} of ${classes}, w = ${wished.w}, seed ${wished.seed}, ${wished.guidance}, ${wished.sampler}, ${plural(wished.num_steps, 'step')}`;
 }
 
 function say(text, isError = false) {
@@ -188,6 +193,12 @@ find('w').addEventListener('input', () => {
   if (Number.isFinite(number('w'))) find('slider').value = number('w');
 });
 find('rule').addEventListener('input', () => { find('options').value = ''; });
+// Room for each class that is chosen.
+find('class').addEventListener('input', () => {
+  const needed = chosen().length;
+  const rooms = [...find('count').options].map(({ value }) => Number(value));
+  if (Number(find('count').value) < needed) find('count').value = rooms.find((room) => room >= needed) ?? rooms.at(-1);
+});
 for (const id of FIELDS) find(id).addEventListener('input', changed);
 find('new-seed').addEventListener('click', newSeed);
 find('cancel').addEventListener('click', cancel);

@@ -92,7 +92,7 @@ class Studio:
         if compiles:
             yield {'compiling': True}
         start = shown = time.monotonic()
-        condition = watcher.model.conditioning.from_user([wish.label] * wish.count)
+        condition = watcher.model.conditioning.from_user(wish.label_of_each)
         frames = watcher.pictures(wish.seed, range(wish.count), condition, wish.w)
         for step, picture in enumerate(frames, 1):
             self._compiled.add(program)

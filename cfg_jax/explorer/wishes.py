@@ -1,6 +1,7 @@
 """What a page asks for, checked: nothing of a request reaches the model before."""
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -12,10 +13,10 @@ _LONGEST_NAME = 200
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """Some pictures of one class.
+    """Some pictures, whose classes come in turn.
 
     Attributes:
-      label: class id.
+      labels: class ids, no more than there are pictures.
       count: how many pictures.
       seed: of all of them.
       w: guidance weight.
@@ -24,13 +25,18 @@ class Wish:
       num_steps: T.
     """
 
-    label: int
+    labels: tuple[int, ...]
     count: int
     seed: int
     w: float
     guidance: str
     sampler: str
     num_steps: int
+
+    @property
+    def label_of_each(self) -> list[int]:
+        """The class of each picture: of three and two classes a, b, a."""
+        return list(itertools.islice(itertools.cycle(self.labels), self.count))
 
 
 def parse(body: bytes, num_classes: int) -> Wish:
@@ -50,19 +56,25 @@ def parse(body: bytes, num_classes: int) -> Wish:
         raise UserError(f'the request lacks {", ".join(sorted(missing))}')
     if found.keys() - names:
         raise UserError(f'the request has fields other than {", ".join(sorted(names))}')
+    count = _integer(found['count'], 'count', 1, MOST_PICTURES)
     return Wish(
-        label=_integer(found, 'label', 0, num_classes - 1),
-        count=_integer(found, 'count', 1, MOST_PICTURES),
-        seed=_integer(found, 'seed', 0, 2**32 - 1),
+        labels=_labels(found['labels'], count, num_classes),
+        count=count,
+        seed=_integer(found['seed'], 'seed', 0, 2**32 - 1),
         w=_weight(found['w']),
         guidance=_name(found, 'guidance'),
         sampler=_name(found, 'sampler'),
-        num_steps=_integer(found, 'num_steps', 2, MOST_STEPS),
+        num_steps=_integer(found['num_steps'], 'num_steps', 2, MOST_STEPS),
     )
 
 
-def _integer(found: dict[str, Any], name: str, least: int, most: int) -> int:
-    value = found[name]
+def _labels(value: Any, count: int, num_classes: int) -> tuple[int, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= count:
+        raise UserError(f'labels is a list of 1 to {count} classes, as there are pictures')
+    return tuple(_integer(each, 'a label', 0, num_classes - 1) for each in value)
+
+
+def _integer(value: Any, name: str, least: int, most: int) -> int:
     if type(value) is not int or not least <= value <= most:  # a bool is no number here
         raise UserError(f'{name} is a whole number from {least} to {most}')
     return value

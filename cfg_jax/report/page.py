@@ -12,6 +12,7 @@ from cfg_jax import files
 from cfg_jax.errors import UserError
 from cfg_jax.report import content, pictures as pictures_lib, runs as runs_lib
 
+_STYLES = ('colours.css', 'page.css')
 _SCRIPTS = ('chart.js', 'pictures.js', 'page.js')
 _MARK = re.compile(r'/\*(?P<name>STYLE|DATA|SCRIPT)\*/')
 
@@ -59,7 +60,7 @@ def render(data: dict) -> str:
     """The HTML of the page's data."""
     parts = importlib.resources.files('cfg_jax.report')
     fills = {
-        'STYLE': (parts / 'page.css').read_text(),
+        'STYLE': '\n'.join((parts / name).read_text() for name in _STYLES),
         # No name of a class or a directory ends the element that holds it.
         'DATA': json.dumps(data, allow_nan=False).replace('<', '\\u003c'),
         'SCRIPT': '\n'.join((parts / name).read_text() for name in _SCRIPTS),

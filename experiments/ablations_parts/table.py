@@ -19,6 +19,7 @@ from cfg_jax import (
 )
 from cfg_jax.evaluation import (
     plots,
+    style,
     sweep,
     tables,
 )
@@ -152,8 +153,9 @@ def draw(path: epath.Path, measured: Measured) -> None:
             xerr=[_error(metrics, key) for _, metrics in measured],
         )
         if key == 'fid':
-            panel.set_xscale('log')
+            style.log_axis(panel, 'x')
         panel.set(xlabel=tables.heading(key))
         panel.grid(visible=False, axis='y')
+        panel.margins(y=0.01)
     axes[0].invert_yaxis()
     plots.save(path, figure)

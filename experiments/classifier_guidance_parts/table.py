@@ -14,6 +14,7 @@ from cfg_jax import (
 )
 from cfg_jax.evaluation import (
     plots,
+    style,
     tables,
 )
 from classifier_guidance_parts.methods import Measured
@@ -74,33 +75,34 @@ def markdown(measured: Sequence[Measured]) -> str:
 
 
 def draw(path: epath.Path, measured: Sequence[Measured], config: ConfigDict) -> None:
-    """IS against the distance, a curve per method; and the best distance against the cost."""
+    """IS against the distance, a curve per method; both along its strength; distance and cost."""
     key = _distance(measured[0].rows[0])
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5.2), layout='constrained')
+    figure, axes = plt.subplots(2, 2, figsize=(15, 9), layout='constrained')
+    (curve, distance), (cost, score) = axes
     figure.suptitle(
         f'{config.data.name}, T = {config.sampler.num_steps},'
         f' {config.sweep.num_samples:,} samples a point'
     )
+    panels = (curve, 'is', key), (distance, 'strength', key), (score, 'strength', 'is')
     for method, marker in zip(measured, _MARKERS, strict=False):
-        rows = [row for row in method.rows if 'is' in row]
-        axes[0].errorbar(
-            [row['is'] for row in rows],
-            [row[key] for row in rows],
-            yerr=[row.get(f'{key}_se', 0.0) for row in rows],
-            marker=marker,
-            label=method.name,
-        )
-        axes[1].plot(
-            [row['gflop'] for row in method.rows],
-            [row[key] for row in method.rows],
-            marker=marker,
-            linestyle='',
-        )
-    axes[0].set(xlabel='IS (higher is better)', ylabel=f'{tables.heading(key)} (lower is better)')
-    axes[1].set(xlabel='GFLOP an image', ylabel=tables.heading(key))
-    axes[0].set_yscale('log')
-    axes[1].set_yscale('log')
-    axes[0].legend()
+        label = f'{method.name}: {method.strength}'
+        for panel, x, y in panels:
+            rows = [row for row in method.rows if 'is' in row]
+            errors = [row.get(f'{y}_se', 0.0) for row in rows]
+            places = [row[x] for row in rows], [row[y] for row in rows]
+            panel.errorbar(*places, yerr=errors, marker=marker, label=label)
+        places = [row['gflop'] for row in method.rows], [row[key] for row in method.rows]
+        cost.plot(*places, marker=marker, linestyle='')
+    for panel in (curve, distance, cost):
+        style.log_axis(panel, 'y')
+        panel.set_ylabel(f'{tables.heading(key)} (lower is better)')
+    for panel in (distance, score):
+        style.weight_axis(panel, sorted({row['strength'] for m in measured for row in m.rows}))
+        panel.set_xlabel('strength')
+    curve.set_xlabel('IS (higher is better)')
+    score.set_ylabel('IS (higher is better)')
+    cost.set_xlabel('GFLOP an image')
+    figure.legend(*curve.get_legend_handles_labels(), loc='outside right upper')
     plots.save(path, figure)
 
 

@@ -69,4 +69,4 @@ def _draw_panel(axes: Axes, picture: np.ndarray, fine: np.ndarray) -> None:
     axes.plot(*MIXTURE.means.T, '+', color='black', markersize=7, markeredgewidth=1)
     axes.set(xlim=WINDOW[:2], ylim=WINDOW[2:], xticks=[], yticks=[])
     for spine in axes.spines.values():
-        spine.set_color('0.8')
+        spine.set(color='0.8', visible=True)

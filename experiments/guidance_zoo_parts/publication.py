@@ -182,9 +182,9 @@ def draw_rules(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     axes[0].set(
         xlabel=f'{config.data.num_classes} - IS (to the right: better)',
         ylabel='FID (lower is better)',
-        xscale='log',
-        yscale='log',
     )
+    style.log_axis(axes[0], 'x')
+    style.log_axis(axes[0], 'y')
     axes[0].invert_xaxis()
     axes[1].set(xlabel='recall', ylabel='precision')
     figure.legend(loc='outside right upper')
@@ -210,10 +210,12 @@ def draw_samplers(path: epath.Path, found: Verdicts, config: ConfigDict) -> None
     for number, point in enumerate(together):
         name = f'{point.setting.rule.partition(":")[0]}, {point.setting.sampler}'
         _draw_against_nfe(axes, [point], name, _MARKERS[number % len(_MARKERS)], '')
-    axes[0].set(ylabel='FID (lower is better)', yscale='log')
+    axes[0].set(ylabel='FID (lower is better)')
+    style.log_axis(axes[0], 'y')
     axes[1].set(ylabel='IS (higher is better)')
     for panel in axes:
-        panel.set(xlabel='NFE an image', xscale='log')
+        panel.set(xlabel='NFE an image')
+        style.log_axis(panel, 'x')
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper')
     plots.save(path, figure)
 

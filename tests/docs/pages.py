@@ -1,12 +1,15 @@
 """The documentation as data: pages, their fenced blocks, links and commands."""
 
 import re
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 from support import ROOT
 
-_FENCE = re.compile(r'^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r'^(?P<indent> *)```(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$', re.MULTILINE | re.DOTALL
+)
 
 
 class Block(NamedTuple):
@@ -28,7 +31,8 @@ def blocks(page: Path) -> list[Block]:
     found = []
     for match in _FENCE.finditer(text):
         headings = re.findall(r'^#+ (.+)$', prose(text[: match.start()]), re.MULTILINE)
-        found.append(Block(match['info'].strip(), (headings or [''])[-1], match['text']))
+        text_of_block = textwrap.dedent(match['text'])
+        found.append(Block(match['info'].strip(), (headings or [''])[-1], text_of_block))
     return found
 
 

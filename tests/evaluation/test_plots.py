@@ -126,6 +126,21 @@ def test_ticks_of_w_are_weights_and_keep_their_distance(weights):
     plt.close(figure)
 
 
+@pytest.mark.parametrize('which', ['x', 'y'])
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers(which):
+    figure, axes = plt.subplots()
+    axes.plot([4, 70], [4, 70])
+    style.log_axis(axes, which)
+    figure.draw_without_rendering()
+    axis = getattr(axes, f'{which}axis')
+    low, high = axis.get_view_interval()
+    labels = [
+        tick.label1.get_text() for tick in axis.get_major_ticks() if low < tick.get_loc() < high
+    ]
+    assert labels == ['5', '10', '20', '50']
+    plt.close(figure)
+
+
 def test_names_at_the_ends_keep_their_distance():
     figure, axes = plt.subplots(layout='constrained')
     for number in range(4):

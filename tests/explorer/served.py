@@ -16,7 +16,7 @@ from cfg_jax.inference import Model
 from cfg_jax.models import networks
 
 WISH = {
-    'label': 3,
+    'labels': (3,),
     'count': 2,
     'seed': 5,
     'w': 1.5,
@@ -37,17 +37,22 @@ MALFORMED = {
     'no_json': (b'{label: 3}', 'not JSON'),
     'not_utf8': (b'"\xff\xfe\xfd"', 'not JSON'),
     'deep': (b'[' * 4000, 'not JSON'),
-    'long': (json.dumps({'label': 'x' * 9000}).encode(), '4096 bytes'),
+    'long': (json.dumps({'labels': 'x' * 9000}).encode(), '4096 bytes'),
     'a_list': (json.dumps([WISH]).encode(), 'not a JSON object'),
     'a_number': (b'7', 'not a JSON object'),
     'null': (b'null', 'not a JSON object'),
-    'missing': (b'{"label": 3}', 'lacks count, guidance'),
+    'missing': (b'{"labels": [3]}', 'lacks count, guidance'),
     'extra': (changed(model='/etc/passwd'), 'fields other than'),
-    'label_of_text': (changed(label='3'), 'label is a whole number from 0 to 9'),
-    'label_of_float': (changed(label=3.0), 'label is a whole number'),
-    'label_of_bool': (changed(label=True), 'label is a whole number'),
-    'label_outside': (changed(label=10), 'from 0 to 9'),
-    'negative_label': (changed(label=-1), 'from 0 to 9'),
+    'labels_of_text': (changed(labels='3'), 'labels is a list of 1 to 2 classes'),
+    'one_number': (changed(labels=3), 'labels is a list'),
+    'no_labels': (changed(labels=[]), 'labels is a list of 1 to 2'),
+    'more_labels_than_pictures': (changed(labels=[1, 2, 3]), 'labels is a list of 1 to 2'),
+    'label_of_text': (changed(labels=['3']), 'a label is a whole number from 0 to 9'),
+    'label_of_float': (changed(labels=[3.0]), 'a label is a whole number'),
+    'label_of_bool': (changed(labels=[True]), 'a label is a whole number'),
+    'label_of_list': (changed(labels=[[3]]), 'a label is a whole number'),
+    'label_outside': (changed(labels=[3, 10]), 'from 0 to 9'),
+    'negative_label': (changed(labels=[-1]), 'from 0 to 9'),
     'no_pictures': (changed(count=0), 'from 1 to 16'),
     'many_pictures': (changed(count=10**6), 'from 1 to 16'),
     'large_seed': (changed(seed=2**32), 'from 0 to 4294967295'),
@@ -69,7 +74,7 @@ MALFORMED = {
 class SlowStudio:
     """Draws nothing, a step each few milliseconds, and counts the steps.
 
-    `label` 1 fails at the second step.
+    Class 1 fails at the second step.
     """
 
     num_classes = 10
@@ -88,7 +93,7 @@ class SlowStudio:
     def draw(self, watcher, wish):
         assert watcher is self
         for step in range(1, wish.num_steps + 1):
-            if (wish.label, step) == (1, 2):
+            if (wish.labels, step) == ((1,), 2):
                 raise ValueError('no such layer\nand more')
             time.sleep(0.005)
             self.steps[wish.seed] = step

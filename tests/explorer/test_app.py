@@ -153,7 +153,7 @@ def test_an_unknown_rule(port):
 
 def test_a_failure_in_the_middle_is_told(port):
     with logged() as lines:
-        status, events = drawn(port, changed(label=1))
+        status, events = drawn(port, changed(labels=[1]))
     assert status == 200
     assert [list(event) for event in events] == [['step', 'of', 'png'], ['error']]
     assert events[1]['error'] == 'this cannot be drawn (ValueError: no such layer)'

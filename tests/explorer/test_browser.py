@@ -112,6 +112,38 @@ def test_the_python_it_shows_draws_the_same(driver, address, model):
         assert driver.execute_script('return split(arguments[0])', spec) == parts
 
 
+def test_several_classes_fill_the_pictures_in_turn(driver, address, model):
+    """Chosen with Ctrl held; the number of pictures grows to hold them."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    open_explorer(driver, address)
+    options = driver.find_element(By.ID, 'class').find_elements(By.TAG_NAME, 'option')
+
+    def click(*labels):
+        driver.execute_script("find('message').textContent = ''")
+        for label in labels:
+            driver.execute_script("arguments[0].scrollIntoView({block: 'nearest'})", options[label])
+            held = ActionChains(driver).key_down(Keys.CONTROL)
+            held.click(options[label]).key_up(Keys.CONTROL).perform()
+
+    choose(driver, count=1)
+    click(2, 7)
+    wait_for(driver, 'Drawn in')
+    assert_shows(driver, model.sample([0, 2, 7, 0], w=1.0))
+    # Four were compiled before: other classes are drawn by the same program.
+    assert 'compiling' not in driver.execute_script(f'return {MESSAGE}')
+    caption = driver.execute_script("return find('caption').textContent")
+    assert caption.startswith('4 pictures of classes 0, 2, 7 in turn, w = 1, ')
+    code = driver.execute_script("return find('code').textContent")
+    assert_shows(driver, eval(code, {'model': model}))
+    choose(driver, count=1)
+    wait_for(driver, 'labels is a list of 1 to 1 classes')
+    click(0, 2, 7)
+    wait_for(driver, 'labels is a list of 1 to 4 classes')
+
+
 def test_the_keyboard_is_enough(driver, address, model):
     from selenium.webdriver.common.keys import Keys
 

@@ -35,6 +35,12 @@ def decoded(event):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(event['png']))))
 
 
+def tiled(samples):
+    """Up to four pictures as the page shows them: enlarged eight times."""
+    enlarged = samples.repeat(8, axis=1).repeat(8, axis=2)
+    return images.grid(enlarged, 2)[..., 0].astype(int)
+
+
 def test_it_offers_what_the_model_can_do(studio):
     offer = studio.description
     assert (offer['name'], offer['size'], offer['num_steps']) == ('tiny', 8, 4)
@@ -56,11 +62,12 @@ def test_it_draws_what_the_model_samples(studio, model):
     last = found[-2]
     assert (last['step'], last['of']) == (4, 4)
     sample = model.sample([3] * 3, w=1.5, seed=5, sampler='ddim')
-    expected = images.grid(sample.repeat(8, axis=1).repeat(8, axis=2), 2)[..., 0].astype(int)
-    assert np.abs(decoded(last) - expected).max() <= 1
-    again = events(studio, count=3, w=-2.0, seed=6, label=4)
+    assert np.abs(decoded(last) - tiled(sample)).max() <= 1
+    again = events(studio, count=3, w=-2.0, seed=6, labels=(4, 9))
     assert 'compiling' not in again[0]
     assert not again[-1]['compiled']
+    sample = model.sample([4, 9, 4], w=-2.0, seed=6, sampler='ddim')
+    assert np.abs(decoded(again[-2]) - tiled(sample)).max() <= 1
 
 
 def test_few_frames_of_many_quick_steps(studio, monkeypatch):
