@@ -8,9 +8,12 @@ from collections.abc import Mapping, MutableMapping
 _YNN = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
 # Versions of jaxlib that know the flag; another one may end at a flag it does not know.
 _KNOW_IT = ('0.10.', '0.11.', '0.12.')
-# XLA for GPUs copies gradients together that it sends together, and apart again: by default 30 MB,
-# which costs ADM-64 as much as Adam's moments. Larger ones than this are sent as they are.
-GPU_OPTIONS = {'xla_gpu_all_reduce_combine_threshold_bytes': 2**20}
+# What XLA for GPUs does together it copies together, and apart again: gradients to be sent, up to
+# 30 MB by default, and products with one operand in common, up to 32. Small ones remain so.
+GPU_OPTIONS = {
+    'xla_gpu_all_reduce_combine_threshold_bytes': 2**20,
+    'xla_gpu_dot_merger_threshold_mb': 4,
+}
 # JAX reserves three quarters of a GPU's memory by default.
 _SHARE, _OLD_SHARE = 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 _OUR_SHARE = '0.9'
