@@ -90,7 +90,9 @@ def test_results_have_the_fields_of_the_design(swept_toy_workdir):
     assert results['reference']['num_images'] == 1797
     assert len(results['reference']['sha256']) == 64
     assert '(1 + w) eps_cond - w eps_uncond' in results['convention']
-    assert results['weights_sha256'] == loading.load(swept_toy_workdir).provenance()['weights_sha256']
+    assert (
+        results['weights_sha256'] == loading.load(swept_toy_workdir).provenance()['weights_sha256']
+    )
     assert [row['w'] for row in results['rows']] == [0.0, 1.0]
     for row in results['rows']:
         assert {'w', 'fid', 'is', 'is_std'} <= row.keys()
