@@ -45,7 +45,7 @@ class Front(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
-    # Headers and content leave together: the second of two would wait 40 ms for the first's receipt.
+    # Headers and content leave together: the second would wait 40 ms for the first's receipt.
     wbufsize = -1
     disable_nagle_algorithm = True
 
