@@ -128,15 +128,35 @@ def trained_workdir(tmp_path_factory, worker_id):
 @pytest.fixture(scope='session')
 def swept_workdir(trained_workdir, tmp_path_factory, worker_id):
     """A copy of `trained_workdir` with the tiny sweep 'tiny'. Shared: do not change it."""
+
+    def make(workdir):
+        shutil.copytree(trained_workdir, workdir)
+        _sweep(workdir)
+
+    return _made_once(tmp_path_factory, worker_id, 'swept', make)
+
+
+@pytest.fixture(scope='session')
+def swept_toy_workdir(tmp_path_factory, worker_id):
+    """The same of a toy network, for tests with `toy_networks` that sweep again and again."""
+    from support import make_tiny_config, toy_instead_of_networks
+
+    from cfg_jax.training import loop
+
+    def make(workdir):
+        with toy_instead_of_networks():
+            loop.train(make_tiny_config(), workdir)
+            _sweep(workdir)
+
+    return _made_once(tmp_path_factory, worker_id, 'swept_toy', make)
+
+
+def _sweep(workdir):
     from support import make_tiny_config
 
     from cfg_jax.evaluation import sweep
     from cfg_jax.metrics.features import classifier
 
-    def make(workdir):
-        shutil.copytree(trained_workdir, workdir)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(classifier, '_EPOCHS', 40)  # good enough, in a quarter of the time
-            sweep.run(make_tiny_config(), workdir, name='tiny')
-
-    return _made_once(tmp_path_factory, worker_id, 'swept', make)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, '_EPOCHS', 40)  # good enough, in a quarter of the time
+        sweep.run(make_tiny_config(), workdir, name='tiny')

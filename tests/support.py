@@ -25,6 +25,8 @@ from cfg_jax.perf import cost, xla
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = str(ROOT / 'configs' / 'digits.py')
 CLASSIFIER = f'{DIGITS}:classifier'
+# A name for `start_script`: train.py with a toy, where only what surrounds the network is tested.
+TOY_TRAINING = '../tests/distributed/train_toy.py'
 
 TINY = {
     'model.width': 8,

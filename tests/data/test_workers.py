@@ -11,6 +11,7 @@ import pytest
 from pictures import class_folder
 from support import (
     ROOT,
+    TOY_TRAINING,
     checkpoint_steps,
     script_environment,
     tiny_arguments,
@@ -60,8 +61,8 @@ def only_line(errors):
     return lines[0]
 
 
-def train(workdir, **changes):
-    """Arguments of a training that would take an hour; its input is read by workers."""
+def train(workdir, script=TOY_TRAINING):
+    """A training that would take an hour, and its arguments; its input is read by workers."""
     settings = {
         'train__steps': 200_000,
         'train__log_every': 1,
@@ -69,8 +70,8 @@ def train(workdir, **changes):
         'train__sample_every': 100_000,
         'data__num_workers': WORKERS,
     }
-    arguments = tiny_arguments(**settings | changes)
-    return ['train.py', '--config=configs/digits.py', f'--workdir={workdir}', *arguments]
+    arguments = tiny_arguments(**settings)
+    return [script, '--config=configs/digits.py', f'--workdir={workdir}', *arguments]
 
 
 def start(command):
@@ -126,7 +127,7 @@ def test_a_killed_worker_ends_in_a_line_with_the_state_saved(tmp_path):
 def test_a_worker_that_dies_at_once_is_not_started_for_ever(tmp_path):
     """No step is done, nothing to save: status 1, of which launchers allow a few."""
     for attempt in range(3):
-        process = start(train(tmp_path / f'run{attempt}'))
+        process = start(train(tmp_path / f'run{attempt}', 'train.py'))  # slow to its first step
         assert wait_until(lambda: children(process.pid))  # noqa: B023 - called at once
         os.kill(children(process.pid)[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=120)

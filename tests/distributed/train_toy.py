@@ -1,12 +1,16 @@
 """scripts/train.py with a toy in the place of the network, which compiles at once.
 
-python distributed/train_toy.py ARGUMENTS    # from tests/
+python tests/distributed/train_toy.py ARGUMENTS
 """
+
+import sys
+from pathlib import Path
 
 from cfg_jax import cli
 
 
 def main(argv):
+    sys.path.append(str(Path(__file__).parents[1]))
     from support import script, toy_instead_of_networks  # while the log is shown as commands do
 
     with toy_instead_of_networks():

@@ -14,6 +14,9 @@ from cfg_jax.inference import Model
 from cfg_jax.metrics.features import Features
 from cfg_jax.training import workdirs as workdir_lib
 
+# Tracing the U-Net anew would be most of every sweep; other files sweep with it.
+pytestmark = pytest.mark.usefixtures('toy_networks')
+
 
 def results_of(workdir, name='tiny'):
     return json.loads((workdir / 'sweep' / name / 'results.json').read_text())
@@ -56,13 +59,13 @@ class Brightness:
 
 
 @pytest.fixture
-def workdir(swept_workdir, tmp_path):
+def workdir(swept_toy_workdir, tmp_path):
     """A copy of the swept work directory to change."""
-    return shutil.copytree(swept_workdir, tmp_path / 'run')
+    return shutil.copytree(swept_toy_workdir, tmp_path / 'run')
 
 
-def test_results_have_the_fields_of_the_design(swept_workdir):
-    results = results_of(swept_workdir)
+def test_results_have_the_fields_of_the_design(swept_toy_workdir):
+    results = results_of(swept_toy_workdir)
     assert results['dataset'] == 'digits'
     assert results['checkpoint_step'] == 6
     assert results['num_samples'] == 40
@@ -80,14 +83,16 @@ def test_results_have_the_fields_of_the_design(swept_workdir):
         'logsnr_min': -20.0,
         'logsnr_max': 20.0,
     }
-    weights = files.read_npz(swept_workdir / 'classifier' / 'weights.npz')
+    weights = files.read_npz(swept_toy_workdir / 'classifier' / 'weights.npz')
     assert results['features']['name'] == 'classifier'
     assert results['features']['sha256'] == files.sha256_of_arrays(weights)
     assert results['reference']['dataset'] == 'digits'
     assert results['reference']['num_images'] == 1797
     assert len(results['reference']['sha256']) == 64
     assert '(1 + w) eps_cond - w eps_uncond' in results['convention']
-    assert results['weights_sha256'] == loading.load(swept_workdir).provenance()['weights_sha256']
+    assert (
+        results['weights_sha256'] == loading.load(swept_toy_workdir).provenance()['weights_sha256']
+    )
     assert [row['w'] for row in results['rows']] == [0.0, 1.0]
     for row in results['rows']:
         assert {'w', 'fid', 'is', 'is_std'} <= row.keys()
@@ -98,10 +103,10 @@ def test_results_have_the_fields_of_the_design(swept_workdir):
         assert 0.0 <= row['class_agreement'] <= 1.0
 
 
-def test_table_shows_the_rows(swept_workdir):
-    text = (swept_workdir / 'sweep' / 'tiny' / 'table.md').read_text()
+def test_table_shows_the_rows(swept_toy_workdir):
+    text = (swept_toy_workdir / 'sweep' / 'tiny' / 'table.md').read_text()
     lines = text.splitlines()
-    rows = results_of(swept_workdir)['rows']
+    rows = results_of(swept_toy_workdir)['rows']
     assert lines[0].startswith('| w | s = 1 + w | FID | IS |')
     assert len(lines) == 2 + len(rows)
     for line, row in zip(lines[2:], rows, strict=True):
@@ -113,39 +118,39 @@ def test_table_shows_the_rows(swept_workdir):
     assert [f'**{row["fid"]:.2f}**' in text for row in rows] == [i == best for i in range(2)]
 
 
-def test_pictures(swept_workdir):
+def test_pictures(swept_toy_workdir):
     for name in ('tradeoff.png', 'samples.png'):
-        picture = np.asarray(Image.open(swept_workdir / 'sweep' / 'tiny' / name).convert('L'))
+        picture = np.asarray(Image.open(swept_toy_workdir / 'sweep' / 'tiny' / name).convert('L'))
         assert min(picture.shape) > 100
         assert picture.std() > 5
 
 
-def test_scores_are_of_the_promised_images(swept_workdir):
+def test_scores_are_of_the_promised_images(swept_toy_workdir):
     """Image i is balanced class i mod 10 under the sweep's seed, rounded to uint8."""
     config = make_tiny_config()
-    model = loading.load(swept_workdir, config=config)
+    model = loading.load(swept_toy_workdir, config=config)
     indices = np.arange(20, 40)
     labels = model.draw_conditions(0, indices, 'balanced')
     assert np.array_equal(labels, indices % 10)
     x = images.to_uint8(model.generate(0, indices, labels, 1.0).x)
     from cfg_jax.metrics.features import classifier
 
-    extractor = classifier.load_or_train(config, swept_workdir / 'classifier')
+    extractor = classifier.load_or_train(config, swept_toy_workdir / 'classifier')
     features = extractor.apply(extractor.params, x)
-    shard = swept_workdir / 'sweep' / 'tiny' / 'shards' / 'w_1.0_seed_0_images_0000020.npz'
+    shard = swept_toy_workdir / 'sweep' / 'tiny' / 'shards' / 'w_1.0_seed_0_images_0000020.npz'
     arrays = files.read_npz(shard)
     np.testing.assert_array_equal(arrays['condition'], labels)
     np.testing.assert_allclose(arrays['logits'], features.logits, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(arrays['pooled'], features.pooled, rtol=1e-3, atol=1e-3)
 
 
-def test_reference_is_all_real_images(swept_workdir):
-    (path,) = (swept_workdir / 'reference').glob('*.npz')
+def test_reference_is_all_real_images(swept_toy_workdir):
+    (path,) = (swept_toy_workdir / 'reference').glob('*.npz')
     reference = files.read_npz(path)
     config = make_tiny_config()
     from cfg_jax.metrics.features import classifier
 
-    extractor = classifier.load_or_train(config, swept_workdir / 'classifier')
+    extractor = classifier.load_or_train(config, swept_toy_workdir / 'classifier')
     pooled = [
         extractor.apply(extractor.params, images.to_uint8(batch['image'])).pooled
         for batch in pipeline.one_epoch(config.data, 'train', 600)
@@ -202,9 +207,9 @@ def test_more_w_join_the_same_sweep(workdir, sampled, given):
         ('sampler__num_steps', 5),
     ],
 )
-def test_other_settings_need_another_name(swept_workdir, field, value):
+def test_other_settings_need_another_name(swept_toy_workdir, field, value):
     config = make_tiny_config(**{field: value})
-    message = user_error(sweep.run, config, swept_workdir, name='tiny')
+    message = user_error(sweep.run, config, swept_toy_workdir, name='tiny')
     assert 'choose another --name' in message
     assert field.rpartition('__')[2] in message
 
@@ -385,13 +390,13 @@ def test_no_checkpoint(tmp_path):
     assert not (tmp_path / 'sweep').exists()
 
 
-def test_unknown_features(swept_workdir):
+def test_unknown_features(swept_toy_workdir):
     config = make_tiny_config()
     config.sweep.features = 'inceptoin'
-    message = user_error(sweep.run, config, swept_workdir, name='other')
+    message = user_error(sweep.run, config, swept_toy_workdir, name='other')
     assert 'inceptoin' in message
     assert 'classifier' in message
-    assert not (swept_workdir / 'sweep' / 'other').exists()
+    assert not (swept_toy_workdir / 'sweep' / 'other').exists()
 
 
 def test_a_directory_of_the_first_edition_is_continued(workdir, sampled):

@@ -10,11 +10,14 @@ from support import logged, make_tiny_config, user_error
 from cfg_jax import files
 from cfg_jax.evaluation import sweep
 
+# Tracing the U-Net anew would be most of every sweep; other files sweep with it.
+pytestmark = pytest.mark.usefixtures('toy_networks')
+
 
 @pytest.fixture
-def workdir(swept_workdir, tmp_path):
+def workdir(swept_toy_workdir, tmp_path):
     """A copy of the swept work directory to change."""
-    return shutil.copytree(swept_workdir, tmp_path / 'run')
+    return shutil.copytree(swept_toy_workdir, tmp_path / 'run')
 
 
 def results_of(workdir, name='tiny'):
@@ -25,8 +28,8 @@ def config_of(*weights, **changes):
     return make_tiny_config(sweep__w=weights, **changes)
 
 
-def test_the_best_w_is_said_with_paired_errors(swept_workdir):
-    results = results_of(swept_workdir)
+def test_the_best_w_is_said_with_paired_errors(swept_toy_workdir):
+    results = results_of(swept_toy_workdir)
     rows = {row['w']: row for row in results['rows']}
     best = results['best']['fid']
     assert rows[best['w']]['fid'] == min(row['fid'] for row in rows.values())

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 from support import (
+    TOY_TRAINING,
     checkpoint_hash,
     checkpoint_steps,
     make_tiny_config,
@@ -20,7 +21,7 @@ from cfg_jax.training import (
     writers,
 )
 
-LAST = 12
+LAST = 24
 # Saving at every second step, so that a kill often strikes in the middle of it.
 CHANGES = {
     'train__steps': LAST,
@@ -44,10 +45,10 @@ def kill_after(seconds, awaited, *command):
     return process.returncode
 
 
-def test_training(tmp_path):
+def test_training(tmp_path, toy_networks):
     straight, killed = tmp_path / 'straight', tmp_path / 'killed'
     loop.train(make_tiny_config(**CHANGES), straight)
-    command = ['train.py', '--config=configs/digits.py', f'--workdir={killed}']
+    command = [TOY_TRAINING, '--config=configs/digits.py', f'--workdir={killed}']
     command += tiny_arguments(**CHANGES)
     rng = np.random.default_rng()
     ends, reached = [], []
@@ -73,7 +74,7 @@ def test_a_second_training_and_ctrl_c(tmp_path):
     """The second is refused by name; the first finishes its step, saves and says which."""
     workdir = tmp_path / 'run'
     changes = CHANGES | {'train__steps': 100_000, 'train__checkpoint_every': 100_000}
-    command = ['train.py', '--config=configs/digits.py', f'--workdir={workdir}']
+    command = [TOY_TRAINING, '--config=configs/digits.py', f'--workdir={workdir}']
     command += tiny_arguments(**changes)
     first = start_script('', *command)
     assert any(line.startswith('step 1/') for line in first.stdout)
