@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 KERNELS = ('auto', 'cudnn', 'xla')
+_LARGE = 512 * 512  # weights of a head, more than a core's cache holds of several images
 
 
 def attend(
@@ -16,13 +17,40 @@ def attend(
 ) -> Float[Array, 'B T heads C']:
     """softmax(q k^T / sqrt(C)) v over positions; [B, positions, heads, C].
 
-    XLA's kernel writes the T x T weights to memory; cuDNN's flash attention does not, and exists
-    for 16-bit heads on NVIDIA GPUs. `kernel` is 'auto' for cuDNN's where it exists and XLA's
-    elsewhere, 'cudnn' for cuDNN's wherever it knows the heads, whatever devices are here, or 'xla'.
+    XLA's kernel, on CPUs `products`, writes the T x T weights to memory; cuDNN's flash attention
+    does not, and exists for 16-bit heads on NVIDIA GPUs. `kernel` is 'auto' for cuDNN's where it
+    exists and XLA's elsewhere, 'cudnn' for cuDNN's wherever it knows the heads, whatever devices
+    are here, or 'xla'.
     """
     choose = {'auto': has_flash_kernel, 'cudnn': knows_heads, 'xla': lambda dtype, channels: False}
-    flash = choose[kernel](q.dtype, q.shape[-1])
-    return jax.nn.dot_product_attention(q, k, v, implementation='cudnn' if flash else 'xla')
+    if choose[kernel](q.dtype, q.shape[-1]):
+        return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
+    return jax.lax.platform_dependent(q, k, v, cpu=products, default=jax.nn.dot_product_attention)
+
+
+def products(
+    q: Float[Array | np.ndarray, 'B T heads C'],
+    k: Float[Array | np.ndarray, 'B S heads C'],
+    v: Float[Array | np.ndarray, 'B S heads C'],
+) -> Float[Array, 'B T heads C']:
+    """The same as products of matrices of a head, for CPUs: there JAX's takes 2 to 4 times as long.
+
+    Where the weights are large, one image after the other: they stay in the cache.
+    """
+
+    def of(heads: tuple[Array, ...]) -> Array:  # [..., positions, C]
+        q, k, v = heads
+        logits = jnp.matmul(
+            q,
+            jnp.swapaxes(k, -1, -2),
+            preferred_element_type=jnp.promote_types(q.dtype, jnp.float32),
+        )
+        weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1)
+        return jnp.matmul(weights.astype(v.dtype), v)
+
+    heads = tuple(jnp.moveaxis(a, 2, 1) for a in (q, k, v))
+    large = q.shape[1] * k.shape[1] >= _LARGE
+    return jnp.moveaxis(jax.lax.map(of, heads) if large else of(heads), 1, 2)
 
 
 def has_flash_kernel(dtype: jnp.dtype, head_channels: int) -> bool:

@@ -46,6 +46,29 @@ def test_xla_computes_the_formula():
         np.testing.assert_allclose(attention.attend(q, k, v, kernel), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('limit', [1, 10**9])
+def test_products_are_jaxs_attention(monkeypatch, dtype, limit):
+    """Value and gradient, image by image or all at once; as many keys as queries or fewer."""
+    monkeypatch.setattr(attention, '_LARGE', limit)
+    rng = np.random.default_rng(0)
+    q, *rest = (rng.normal(size=(2, n, 3, 4)).astype(np.float32) for n in (6, 5, 5))
+    inputs = [jnp.asarray(a, dtype) for a in (q, *rest)]
+
+    def weighed(function):
+        def loss(*inputs):
+            return jnp.sum(jnp.asarray(q, dtype) * function(*inputs)).astype(jnp.float32)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*inputs)
+
+    ours, theirs = weighed(attention.products), weighed(jax.nn.dot_product_attention)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        tolerance = 1e-5 if dtype == jnp.float32 else 0.03
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max()))
+
+
 class TestFlash:
     """Lowered for CUDA here, with the checks of the machine answered for it."""
 
