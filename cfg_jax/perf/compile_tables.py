@@ -26,6 +26,7 @@ _TRAINING = (
     'attention',
     'compiled in',
 )
+_SCOPES = 16  # modules that move the most, of each program
 _SAMPLING = ('machine', 'images', 'peak, GiB of', 'read and written, GiB', 'estimate, images/s')
 _SAMPLING += ('attention', 'compiled in')
 
@@ -51,6 +52,9 @@ def of_one(content: Result) -> str:
             f'  {kind:<24} {found["bytes"] / 2**30:10,.3f} GiB in {found["instructions"]:,}'
             for kind, found in moved['bytes_by_kind'].items()
         ]
+        most = list(moved['bytes_by_scope'].items())[:_SCOPES]
+        lines += ['  of these, by module'] if most else []
+        lines += [f'    {scope:<22} {amount / 2**30:10,.3f} GiB' for scope, amount in most]
         lines += [
             f'  {kind} x {found["count"]}: {found["bytes"] / 2**30:,.3f} GiB,'
             f' {line["collectives_ms"]:,.2f} ms'

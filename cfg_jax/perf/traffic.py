@@ -4,6 +4,7 @@ import re
 from typing import Any, NamedTuple
 
 from cfg_jax.perf.program_text import Computation, Instruction, Program, array_bytes
+from cfg_jax.perf.scopes import scope_of
 
 COLLECTIVES = (
     'all-reduce',
@@ -39,6 +40,7 @@ class Traffic(NamedTuple):
       collectives: by opcode, {'count', 'bytes'}.
       cycles: the compiler's own estimates, summed; 0 where it gives none.
       kernels: targets of its calls of libraries, and how many.
+      scopes: bytes by pass and module, see `scopes.scope_of`.
     """
 
     bytes: dict[str, int]
@@ -46,6 +48,7 @@ class Traffic(NamedTuple):
     collectives: dict[str, dict[str, int]]
     cycles: int
     kernels: dict[str, int]
+    scopes: dict[str, int]
 
 
 def measure(program: Program) -> Traffic:
@@ -54,7 +57,7 @@ def measure(program: Program) -> Traffic:
     An instruction reads its operands and writes its result once, whatever the caches do; of an
     operand that a fusion only takes slices of, the slices count.
     """
-    found = Traffic({}, {}, {}, 0, {})
+    found = Traffic({}, {}, {}, 0, {}, {})
     cycles = 0
     for instruction, computation, times in program.executed():
         opcode = instruction.opcode
@@ -75,6 +78,8 @@ def measure(program: Program) -> Traffic:
             found.kernels[target[1]] = found.kernels.get(target[1], 0) + times
         moved = times * _moved(instruction, computation, program)
         found.bytes[kind] = found.bytes.get(kind, 0) + moved
+        scope = scope_of(instruction)
+        found.scopes[scope] = found.scopes.get(scope, 0) + moved
         found.calls[kind] = found.calls.get(kind, 0) + times
     return found._replace(cycles=cycles)
 
@@ -117,6 +122,7 @@ def to_json(traffic: Traffic) -> dict[str, Any]:
     return {
         'bytes': sum(traffic.bytes.values()),
         'bytes_by_kind': by_kind,
+        'bytes_by_scope': dict(sorted(traffic.scopes.items(), key=lambda item: -item[1])),
         'collectives': traffic.collectives,
         'estimated_cycles': traffic.cycles or None,
         'library_calls': dict(sorted(traffic.kernels.items(), key=lambda item: -item[1])),

@@ -151,7 +151,9 @@ def test_roofline():
     machine = topologies.Machine('tpu', 4, 1)
     target = topologies.Target('x', chip, machine, 1, 1, {})
     sums = {'all-reduce': {'count': 1, 'bytes': 10**6}}
-    moved = ahead_of_time.traffic.Traffic({'convolution': 10**9, 'copy': 3 * 10**9}, {}, {}, 0, {})
+    moved = ahead_of_time.traffic.Traffic(
+        {'convolution': 10**9, 'copy': 3 * 10**9}, {}, {}, 0, {}, {}
+    )
     line = ahead_of_time.roofline(moved._replace(collectives=sums), 2e11, 400, target)
     assert line['operations_ms'] == pytest.approx(2.0)  # longer than its 1 ms of memory
     assert line['estimated_ms'] == pytest.approx(2.0 + 3.0)

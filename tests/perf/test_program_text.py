@@ -189,6 +189,28 @@ def test_a_ring_of_collectives():
     assert traffic.collective_seconds(measured(), 1, 1000.0) == 0.0
 
 
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('jit(_fun)/shard_map/while/body/closed_call/jvp(UNet)/UNet.encode/conv_in/add', 'conv_in'),
+        ('jit(f)/vmap(UNet)/UNet.block/UNet._res/up_0_12/norm_in/reduce_sum', 'norm_in'),
+        ('jit(f)/transpose(jvp(UNet))/UNet._res/up_1_0/norm_in/jvp(UNet)/up_1_0/norm_in/mul', 0),
+        ('jit(f)/jvp(UNet)/UNet.block/UNet._res/down_1_resample/add', 'down_resample'),
+        ('jit(_fun)/shard_map/jit(_where)/select_n', None),
+        ('', None),
+    ],
+)
+def test_where_an_instruction_comes_from(name, expected):
+    """0: the same in reverse."""
+    metadata = f', metadata={{op_name="{name}" id=3}}' if name else ''
+    text = (
+        f'ENTRY %m (p: f32[2]) -> f32[2] {{\n  ROOT %r = f32[2]{{0}} exponential(%p){metadata}\n}}'
+    )
+    found = traffic.measure(program_text.parse(text)).scopes
+    scope = 'backward norm_in' if expected == 0 else f'forward {expected}'
+    assert found == {'outside the network' if expected is None else scope: 8}
+
+
 def test_what_is_no_program():
     with pytest.raises(ValueError, match='ENTRY'):
         program_text.parse('HloModule nothing\n')
