@@ -32,7 +32,7 @@ def save_tradeoff(path: epath.PathLike, rows: Sequence[dict[str, float]], title:
     lower = ['curve', 'is', 'support']
     count = len(upper) if supports or not both else 2
     figure = plt.figure(figsize=(1.2 + 4.2 * count, 4.5), layout='constrained')
-    figure.suptitle(title)
+    style.headline(figure, title)
     layout: Any = [upper[:count], lower[:count]] if both else [upper]
     panels: Any = figure.subplot_mosaic(layout)
     _draw_against_w(panels['distance'], rows, distance or keys[0])

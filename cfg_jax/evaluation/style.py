@@ -4,6 +4,7 @@ Importing this sets Matplotlib's style for the process; `plots` and every experi
 """
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from cycler import cycler
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 from matplotlib.text import OffsetFrom
 
 # Okabe and Ito's, without the yellow, which is pale on white; plain guidance or the first comes in
@@ -62,7 +64,13 @@ _PLACES = (
     ((0, 8), 'center'),
     ((0, -16), 'center'),
 )
+_LETTERS_AN_INCH = 11.5  # of 11 points' type
 _LETTER, _HEIGHT, _GAP = 5.2, 9.0, 11.0  # of 9 points' type, in points
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The figure's title, in as many lines as its width asks for."""
+    figure.suptitle(textwrap.fill(text, int(_LETTERS_AN_INCH * figure.get_figwidth())))
 
 
 def log_if_wide(axes: Axes, values: Values) -> None:

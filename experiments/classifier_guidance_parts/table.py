@@ -79,9 +79,10 @@ def draw(path: epath.Path, measured: Sequence[Measured], config: ConfigDict) -> 
     key = _distance(measured[0].rows[0])
     figure, axes = plt.subplots(2, 2, figsize=(15, 9), layout='constrained')
     (curve, distance), (cost, score) = axes
-    figure.suptitle(
+    style.headline(
+        figure,
         f'{config.data.name}, T = {config.sampler.num_steps},'
-        f' {config.sweep.num_samples:,} samples a point'
+        f' {config.sweep.num_samples:,} samples a point',
     )
     panels = (curve, 'is', key), (distance, 'strength', key), (score, 'strength', 'is')
     for method, marker in zip(measured, _MARKERS, strict=False):

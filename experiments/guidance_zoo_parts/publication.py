@@ -162,7 +162,7 @@ def draw_rules(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     """IS against FID, and precision against recall: a curve a rule, plain guidance in black."""
     points = [point for point in found.points if point.setting.part == 'rules']
     figure, axes = plt.subplots(1, 2, figsize=(15, 6.5), layout='constrained')
-    figure.suptitle(f'{config.data.name}: rules over their strength')
+    style.headline(figure, f'{config.data.name}: rules over their strength')
     curves = dict.fromkeys((p.setting.rule, p.setting.sampler) for p in points)
     for number, (rule, sampler) in enumerate(curves):
         own = [p for p in points if (p.setting.rule, p.setting.sampler) == (rule, sampler)]
@@ -201,7 +201,7 @@ def draw_samplers(path: epath.Path, found: Verdicts, config: ConfigDict) -> None
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout='constrained')
     points = [p for p in found.points if p.setting.part == 'samplers']
     w = found.paper.w
-    figure.suptitle(f'{config.data.name}: samplers at w = {w:g}')
+    style.headline(figure, f'{config.data.name}: samplers at w = {w:g}')
     names = dict.fromkeys((p.setting.sampler, p.setting.grid) for p in points)
     for number, (sampler, grid) in enumerate(names):
         own = [p for p in points if (p.setting.sampler, p.setting.grid) == (sampler, grid)]

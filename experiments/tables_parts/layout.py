@@ -168,7 +168,7 @@ def draw(
     """FID against IS, a curve per column: ours, the paper's; between them ours against w, since on
     easy data the first curve turns vertical where IS comes to its limit."""
     figure, axes = plt.subplots(1, 3, figsize=(15.5, 4.8), layout='constrained')
-    figure.suptitle(title)
+    style.headline(figure, title)
     for column in columns:
         rows = ours[column.value]
         label = f'{table.columns} = {column.value:g}'

@@ -9,7 +9,7 @@ from etils import epath
 
 from cfg_jax import files
 from cfg_jax.data import images, sources
-from cfg_jax.evaluation import plots
+from cfg_jax.evaluation import plots, style
 from cfg_jax.inference import Model
 from cfg_jax.training import writers
 from tiny_imagenet64_parts.extractor import NAMES
@@ -32,7 +32,7 @@ def tradeoff(
     the floor, real images against the other split, dotted.
     """
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout='constrained')
-    figure.suptitle(title)
+    style.headline(figure, title)
     for name, rows in curves:
         for panel, key, error in ((axes[0], 'is', 'is_se'), (axes[1], 'w', '')):
             panel.errorbar(

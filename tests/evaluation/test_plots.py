@@ -187,3 +187,15 @@ def test_long_names_of_rows_are_not_cut(tmp_path):
     drawn = np.asarray(Image.open(tmp_path / 'grid.png').convert('L'))
     assert (drawn[:, :2] == 255).all()
     assert (drawn < 100).any()
+
+
+def test_a_long_headline_stays_inside():
+    figure, _ = plt.subplots(figsize=(5.4, 4), layout='constrained')
+    style.headline(
+        figure, 'imagenet2012: ancestral, T = 250, 64 samples a point, features: inception768'
+    )
+    figure.canvas.draw()
+    (title,) = (text for text in figure.texts if text.get_text().startswith('imagenet2012'))
+    box = title.get_window_extent()
+    assert 0 < box.x0 < box.x1 < figure.bbox.width
+    plt.close(figure)
