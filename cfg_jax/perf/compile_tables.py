@@ -52,7 +52,7 @@ def of_one(content: Result) -> str:
             f'  {kind:<24} {found["bytes"] / 2**30:10,.3f} GiB in {found["instructions"]:,}'
             for kind, found in moved['bytes_by_kind'].items()
         ]
-        most = list(moved['bytes_by_scope'].items())[:_SCOPES]
+        most = list(moved.get('bytes_by_scope', {}).items())[:_SCOPES]  # kept ones may lack it
         lines += ['  of these, by module'] if most else []
         lines += [f'    {scope:<22} {amount / 2**30:10,.3f} GiB' for scope, amount in most]
         lines += [
