@@ -104,6 +104,7 @@ class _Lifeline:
             if self._leaving or process in self._left:
                 return
             self._left.add(process)
+            self._leaving = status != 0  # what ends from here on ends because of this
         if status == 0:
             return
         self._tell({'process': process, 'status': status, 'line': line, 'lost': lost})

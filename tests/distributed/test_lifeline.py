@@ -62,6 +62,18 @@ def test_the_mistake_of_one_is_everyones(tmp_path):
     assert ends(processes) == [(2, line), (2, ''), (2, line)]
 
 
+def test_those_that_end_because_of_it_are_not_lost(monkeypatch):
+    """While process 0 waits with its line, process 2, which waited too, is gone already."""
+    ended = []
+    hub = lifeline._Lifeline(0, 3, lost_after=20)
+    monkeypatch.setattr(lifeline, '_end', lambda status, line: ended.append((status, line)))
+    monkeypatch.setattr(
+        time, 'sleep', lambda seconds: hub._farewell(2, 1, 'its connection closed', lost=True)
+    )
+    hub._farewell(1, 2, 'error: no such file')
+    assert ended == [(2, 'process 1 of 3 ended with status 2: error: no such file')]
+
+
 def test_the_defect_of_one(tmp_path):
     processes = start(tmp_path / 'said', 2)
     processes[0].stdin.write('defect\n')
