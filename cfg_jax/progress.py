@@ -10,7 +10,7 @@ from cfg_jax.distributed import multihost
 
 _SECONDS = 10.0  # before the first line of a log, and between lines
 _DELAY = 2.0  # before a bar appears: short work stays silent
-_LINE = '{desc}{n:,}/{total:,}{unit}  {rate_fmt}  {remaining} left'
+_LINE = '{desc}{n:,}/{total:,}{unit}  {rate_noinv_fmt}  {remaining} left'
 
 
 class Bar(tqdm):
