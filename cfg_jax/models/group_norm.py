@@ -165,11 +165,12 @@ def _statistics(groups: int, h: Parts) -> tuple[jax.Array, jax.Array]:
 def _channel_statistics(part: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Means and sums of squared differences to them over positions, [B, C], in one pass."""
     positions, dtype = _positions(part), at_least_float32(part).dtype
-    shift = part[(slice(None), *(0 for _ in positions))].astype(dtype)
     if part.dtype.itemsize == 2:
         # Of features with a mean of r deviations, rounding to 16 bits has lost more than E[h^2] -
         # E[h]^2 loses in float32; and a pass that need not know one of them can make them too.
-        shift = jnp.zeros_like(shift)
+        shift = jnp.zeros((part.shape[0], part.shape[-1]), dtype)
+    else:
+        shift = part[(slice(None), *(0 for _ in positions))].astype(dtype)
     apart = part - spread(shift, part.ndim)
     count = math.prod(part.shape[1:-1])
     sums, squares = jnp.sum(apart, positions), jnp.sum(jnp.square(apart), positions)

@@ -17,12 +17,14 @@ def scope_of(instruction: Instruction) -> str:
     sampler, and what the compiler adds without a name.
     """
     found = _NAME.search(instruction.attributes)
-    *path, _primitive = (found[1] if found else '').split('/')
+    name = found[1] if found else ''
+    *path, _primitive = name.split('/')
     # Neither transformations such as jvp(UNet), nor methods such as UNet.block.
     modules = [
         part for part in path if part and not re.search(r'[(.]', part) and part not in _WRAPPERS
     ]
     if not modules:
         return OUTSIDE
-    name = re.sub(r'_\d+', '', modules[-1])
-    return f'{"backward" if "transpose(" in found[1] else "forward"} {name}' if found else OUTSIDE
+    direction = 'backward' if 'transpose(' in name else 'forward'
+    module = re.sub(r'_\d+', '', modules[-1])
+    return f'{direction} {module}'
