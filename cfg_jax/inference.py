@@ -26,7 +26,7 @@ from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import RULES, Rule
-from cfg_jax.guidance.guided import GuidedDenoiser
+from cfg_jax.guidance.guided import GuidedDenoiser, for_a_loop
 from cfg_jax.keys import Keys, image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
@@ -296,11 +296,12 @@ class Model:
     ) -> tuple[GuidedDenoiser, Float[Array, 'B ...'], Keys]:
         """What a sampler follows, z_1 [B, ...], and the keys [B] of its steps; traceable."""
         keys = image_keys(seed, indices)
+        z = per_image_noise(stream(keys, _START), networks_lib.noise_shape(self.config))
+        params = for_a_loop(self.networks, params, z, condition)
         guidance_keys = stream(keys, _GUIDANCE)
         predict = GuidedDenoiser(
             self.rule, self.networks, params, self.conditioning, condition, guidance_keys, w
         )
-        z = per_image_noise(stream(keys, _START), networks_lib.noise_shape(self.config))
         return predict, z, stream(keys, _STEPS)
 
     def decoded(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:

@@ -164,6 +164,22 @@ class GuidedDenoiser:
         return [jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(len(conditions))]
 
 
+def for_a_loop(
+    networks: Mapping[str, Any], params: Mapping[str, Any], z: jax.Array, condition: Condition
+) -> dict[str, Any]:
+    """`params` with those of denoisers cast before the loop that uses them at every level."""
+
+    def cast(name: str, of: Any) -> Any:
+        network = networks.get(name)
+        return (
+            network.for_a_loop(of, z, jnp.zeros(()), condition)
+            if isinstance(network, Denoiser)
+            else of
+        )
+
+    return {name: cast(name, of) for name, of in params.items()}
+
+
 def _batches(evaluations: tuple[Evaluation, ...]) -> list[list[Evaluation]]:
     """Evaluations that differ by their condition alone, together."""
     batches: dict[Evaluation, list[Evaluation]] = {}

@@ -4,15 +4,20 @@ Parameters are float32; `dtype` is the type of convolutions and matrix products.
 softmax are computed in float32 whatever `dtype` is.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cfg_jax.models.dropout import Dropout
 from cfg_jax.models.group_norm import GroupNorm, Parts, at_least_float32
-from cfg_jax.models.layers import Dtype, conv, conv_of_upsampled, downsample, upsample
+from cfg_jax.models.layers import Dtype, conv, conv_of_upsampled, convolve, downsample, upsample
 from cfg_jax.models.perturbation import Perturbation, attend_perturbed
+from cfg_jax.models.remat import together
+from cfg_jax.models.residual import add_residual
 
 _zeros = nn.initializers.zeros_init()
 
@@ -35,9 +40,7 @@ class _PointwiseConv(nn.Module):
         numbers = 'NHWC', 'HWIO', 'NHWC'
         for i, (part, columns) in enumerate(zip(parts, kernels, strict=True)):
             part = jnp.asarray(part, self.dtype)
-            product = jax.lax.conv_general_dilated(
-                part, columns, (1, 1), 'VALID', dimension_numbers=numbers
-            )
+            product = convolve(part, columns, (1, 1), 'VALID', dimension_numbers=numbers)
             # In this order each sum is part of a convolution of cuDNN's.
             total = (product + bias if i == 0 else product) + total
         return total
@@ -84,12 +87,14 @@ class ResBlock(nn.Module):
             h = norm_out(h, *jnp.split(emb, 2, axis=-1))
         else:
             h = norm_out(h + emb[:, None, None, :])
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, train)
         h = conv(self.features, 3, self.dtype, zero=True, name='conv_out')(h)
 
         if sum(part.shape[-1] for part in skip) != self.features:
             return _PointwiseConv(self.features, self.dtype, name='conv_skip')(skip, h)
-        return jnp.concatenate(skip, axis=-1) + h
+        same = jnp.concatenate(skip, axis=-1)
+        # Doubled features are not put into memory to be added.
+        return same + h if self.resample == 'up' else add_residual(same, h)
 
 
 class _Projections(nn.Module):
@@ -109,6 +114,7 @@ class _Projections(nn.Module):
         kernel = self.param('kernel', nn.initializers.lecun_normal(), (x.shape[-1], width))
         bias = self.param('bias', _zeros, (width,))
         x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, kernel, bias))
+        x, kernel = together((x, kernel))
         kernels, biases = (jnp.split(a, self.count, axis=-1) for a in (kernel, bias))
         return [x @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
 
@@ -136,5 +142,13 @@ class AttentionBlock(nn.Module):
         q, k, v = (a.reshape(heads) for a in qkv)
         attended = attend_perturbed(q, k, v, self.attention, perturbation, (height, width))
         attended = attended.reshape(tokens.shape)
-        out = nn.Dense(channels, dtype=self.dtype, kernel_init=_zeros, name='proj')(attended)
+        proj = nn.Dense(
+            channels, dtype=self.dtype, kernel_init=_zeros, dot_general=_product, name='proj'
+        )
+        out = proj(attended)
         return h + out.reshape(h.shape)
+
+
+def _product(x: jax.Array, kernel: jax.Array, *others: Any, **more: Any) -> jax.Array:
+    """`jax.lax.dot_general`, whose two gradients come at one time."""
+    return jax.lax.dot_general(*together((x, kernel)), *others, **more)

@@ -20,6 +20,7 @@ from cfg_jax.diffusion import (
     check_same_shape,
     x_from_eps,
 )
+from cfg_jax.models.casting import cast_as_used
 
 # network(params, z [B, H, W, C], time [B], condition, **options) -> [B, H, W, C or 2 C]
 Network = Callable[..., Any]
@@ -70,6 +71,7 @@ class Denoiser:
       preconditioning: in the network's scaling; None without.
       learned_variance: whether the output has twice the channels, the second half h in [-1, 1]
         giving the variance exponent v = (h + 1) / 2 (ADM).
+      dtype: the type of the network's products.
     """
 
     network: Network
@@ -78,6 +80,16 @@ class Denoiser:
     time: Callable[[jax.Array], jax.Array] = lambda logsnr: logsnr
     preconditioning: Preconditioning | None = None
     learned_variance: bool = False
+    dtype: Any = jnp.float32
+
+    def for_a_loop(self, params: Any, z: Images, logsnr: PerImage, condition: Condition) -> Any:
+        """`params` for a loop of predictions like `predict(params, z, logsnr, condition)`.
+
+        The predictions are the same, and parameters are cast before the loop, not at every level.
+        """
+        if jnp.dtype(self.dtype).itemsize == 4:
+            return params
+        return cast_as_used(self.predict, params, z, logsnr, condition)
 
     def eps(self, params: Any, z: Images, logsnr: PerImage, condition: Condition) -> ImageArray:
         """eps_theta(z, c): z in the variance-preserving scaling, [B, H, W, C].

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cfg_jax.models.remat import together
+
 Dtype = Any
 
 
@@ -15,7 +17,15 @@ def conv(features: int, kernel: int, dtype: Dtype, zero: bool = False, **kwargs:
     """Convolution with windows of kernel x kernel pixels; `zero`: its kernel starts at zero."""
     if zero:
         kwargs['kernel_init'] = nn.initializers.zeros_init()
+    kwargs.setdefault('conv_general_dilated', convolve)
     return nn.Conv(features, (kernel, kernel), dtype=dtype, **kwargs)
+
+
+def convolve(
+    h: Float[Array, 'B H W C'], kernel: Float[Array, 'k l C F'], *others: Any, **more: Any
+) -> Float[Array, 'B H2 W2 F']:
+    """`jax.lax.conv_general_dilated`, whose two gradients come at one time."""
+    return jax.lax.conv_general_dilated(*together((h, kernel)), *others, **more)
 
 
 def upsample(h: Float[Array | np.ndarray, 'B H W C']) -> Float[Array, 'B 2*H 2*W C']:
@@ -34,6 +44,14 @@ def conv_of_upsampled(features: int, dtype: Dtype, name: str) -> nn.Conv:
 
 def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *others: Any, **more: Any) -> jax.Array:
     """[B, H, W, C] and [3, 3, C, F] -> [B, 2H, 2W, F], in the place of Flax's convolution."""
+    h, kernel = together((h, kernel))
+    return jax.lax.platform_dependent(h, kernel, cuda=transposed, default=by_phases)
+
+
+def by_phases(
+    h: Float[Array | np.ndarray, 'B H W C'], kernel: Float[Array | np.ndarray, '3 3 C F']
+) -> Float[Array, 'B 2*H 2*W F']:
+    """The convolution of upsampled features as four small ones, which are put together."""
 
     def folded(taps: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
         first, middle, last = jnp.split(taps, 3, axis)
@@ -46,9 +64,31 @@ def _convolve_upsampled(h: jax.Array, kernel: jax.Array, *others: Any, **more: A
         numbers = 'NHWC', 'HWIO', 'NHWC'
         return jax.lax.conv_general_dilated(h, taps, (1, 1), padding, dimension_numbers=numbers)
 
+    h, kernel = jnp.asarray(h), jnp.asarray(kernel)
     batch, height, width, _ = h.shape
     rows = [jnp.stack([phase(i, 0), phase(i, 1)], axis=3) for i in (0, 1)]  # [B, H, W, 2, F] each
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def transposed(
+    h: Float[Array | np.ndarray, 'B H W C'], kernel: Float[Array | np.ndarray, '3 3 C F']
+) -> Float[Array, 'B 2*H 2*W F']:
+    """The same as one transposed convolution, whose kernel cuDNN has: nothing is put together.
+
+    Between the pixels of h are zeros, and the taps along an axis are w0, w0 + w1, w1 + w2 and w2.
+    """
+
+    def folded(taps: jax.Array, axis: int) -> jax.Array:
+        first, middle, last = jnp.split(taps, 3, axis)
+        return jnp.concatenate([last, middle + last, first + middle, first], axis)
+
+    numbers = 'NHWC', 'HWIO', 'NHWC'
+    # Turned round, as in the gradient of a convolution: only so does XLA know a transposed one.
+    taps = jax.lax.rev(folded(folded(jnp.asarray(kernel), 0), 1), (0, 1))  # [4, 4, C, F]
+    around = ((2, 2), (2, 2))
+    return jax.lax.conv_general_dilated(
+        jnp.asarray(h), taps, (1, 1), around, lhs_dilation=(2, 2), dimension_numbers=numbers
+    )
 
 
 def downsample(h: Float[Array | np.ndarray, 'B H W C']) -> Float[Array, 'B H//2 W//2 C']:

@@ -47,6 +47,7 @@ def make_denoiser(config: ConfigDict, network: nn.Module | None = None) -> Denoi
         time=make_time(config),
         preconditioning=PRECONDITIONINGS.load(config.diffusion.get('preconditioning', 'none')),
         learned_variance=config.model.get('learned_variance', False),
+        dtype=jnp.dtype(config.model.dtype),
     )
 
 

@@ -1,9 +1,9 @@
 """Blocks that keep less for the backward pass, by name, and compute the rest again there.
 
-`jax.checkpoint` alone saves little on accelerators: XLA is free to leave all gradients of weights
-to the end of the backward pass, and keeps for them what was computed again. So a block's inputs
-and its parameters pass one optimisation barrier; in reverse it is one of their gradients, and the
-blocks before this one wait for those of its weights.
+XLA for accelerators is free to leave all gradients of weights to the end of the backward pass, and
+keeps for them what they are made of, computed again or not. So the gradients of a convolution's
+features and kernel pass one optimisation barrier (`together`): what comes before it waits for both.
+Where a block computes again, its inputs and parameters themselves pass one too.
 """
 
 from collections.abc import Callable
@@ -53,6 +53,17 @@ def computed_again(arrays: Any) -> Any:
     """
     barrier = jax.lax.optimization_barrier
     return jax.lax.platform_dependent(arrays, cpu=lambda arrays: arrays, default=barrier)
+
+
+@jax.custom_jvp
+def together(arrays: Any) -> Any:
+    """The same arrays, whose gradients accelerators compute at one time."""
+    return arrays
+
+
+@together.defjvp
+def _together(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    return together(*primals), computed_again(*tangents)
 
 
 def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:

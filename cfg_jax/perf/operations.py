@@ -50,7 +50,9 @@ def _conv_flops(equation: Any) -> int:
     kernel = equation.invars[1].aval.shape
     out_features_axis = equation.params['dimension_numbers'].rhs_spec[0]
     per_output = math.prod(kernel) // kernel[out_features_axis]
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+    # Zeros between pixels, of transposed convolutions and gradients, are not multiplied.
+    among = math.prod(equation.params['lhs_dilation'])
+    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output // among
 
 
 def _dot_flops(equation: Any) -> int:

@@ -90,6 +90,23 @@ def test_convolving_what_was_doubled(shape):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
     flops = [operations.count_flops(f, params, h) for f in (quick.apply, directly)]
     assert 9 * flops[0] == 4 * flops[1]
+    assert 9 * operations.count_flops(layers.transposed, h, kernel) == 4 * flops[1]
+
+
+def test_devices_convolve_what_was_doubled_alike():
+    """A GPU's transposed convolution and the others' four: value, gradients, operations."""
+    rng = np.random.default_rng(1)
+    h, kernel = rng.normal(size=(2, 4, 3, 5)), rng.normal(size=(3, 3, 5, 7))
+    weights = rng.normal(size=(2, 8, 6, 7))
+    with jax.enable_x64(True):
+        found = [
+            jax.value_and_grad(lambda h, kernel, f=f: jnp.sum(weights * f(h, kernel)), (0, 1))(
+                jnp.asarray(h), jnp.asarray(kernel)
+            )
+            for f in (layers.transposed, layers.by_phases)
+        ]
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
 def test_patches_are_blocks_of_pixels_and_come_back():

@@ -1,5 +1,7 @@
 """What a block keeps for the backward pass, and in which order its gradients come."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,6 +72,39 @@ def test_a_blocks_gradients_come_together(name):
     barriers = [e for e in jaxpr.eqns if e.primitive.name == 'optimization_barrier']
     assert [len(e.outvars) for e in barriers] == [5, 5, 5, 5]  # forward, then in reverse
     assert {jaxpr.outvars[i] for i in range(4)} <= set(barriers[3].outvars)
+
+
+def test_gradients_that_come_together():
+    """In the reverse pass alone, and not on a CPU, which has nothing to gain from waiting."""
+
+    def product(x, kernel):
+        return jnp.sum(jnp.dot(*remat.together((x, kernel))) ** 2)
+
+    gradient = jax.jit(jax.grad(product, argnums=(0, 1))).trace(H, H.T)
+    texts = {
+        platform: gradient.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ('cpu', 'cuda', 'tpu')
+    }
+    count = {name: text.count('stablehlo.optimization_barrier') for name, text in texts.items()}
+    assert count == {'cpu': 0, 'cuda': 1, 'tpu': 1}
+    (barrier,) = re.findall(r'= stablehlo.optimization_barrier (.*)', texts['cuda'])
+    assert barrier.count('tensor<5x6xf32>') == barrier.count('tensor<6x5xf32>') == 1
+
+
+def test_the_gradients_order_changes_no_derivative():
+    """Forward, in reverse and twice."""
+
+    def plain(h):
+        return jnp.sum(jnp.sin(h) ** 2)
+
+    def turned(h):
+        return plain(remat.together((h, {}))[0])
+
+    h, direction = jnp.asarray(H), jnp.ones_like(H)
+    for of in (jax.grad, lambda f: jax.grad(lambda h: jnp.sum(jax.grad(f)(h) ** 3))):
+        np.testing.assert_array_equal(of(turned)(h), of(plain)(h))
+    expected = jax.jvp(plain, (h,), (direction,))
+    np.testing.assert_array_equal(jax.jvp(turned, (h,), (direction,)), expected)
 
 
 def test_two_branches_at_once():
