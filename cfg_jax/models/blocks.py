@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cfg_jax.models.barriers import together
 from cfg_jax.models.dropout import Dropout
 from cfg_jax.models.group_norm import GroupNorm, Parts, at_least_float32
 from cfg_jax.models.layers import Dtype, conv, conv_of_upsampled, convolve, downsample, upsample
 from cfg_jax.models.perturbation import Perturbation, attend_perturbed
-from cfg_jax.models.remat import together
 from cfg_jax.models.residual import add_residual
 
 _zeros = nn.initializers.zeros_init()

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cfg_jax.models.barriers import computed_again, written_first
 from cfg_jax.models.modulation import modulate, spread
-from cfg_jax.models.remat import computed_again
 
 _EPSILON = 1e-5
 
@@ -201,4 +201,4 @@ def _at(part: jax.Array, columns: slice, per_channel: jax.Array) -> jax.Array:
 
 
 def _joined(parts: Sequence[jax.Array]) -> jax.Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+    return parts[0] if len(parts) == 1 else jnp.concatenate(written_first(parts), axis=-1)

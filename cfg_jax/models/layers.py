@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cfg_jax.models.remat import together
+from cfg_jax.models.barriers import together
 
 Dtype = Any
 

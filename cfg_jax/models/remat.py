@@ -2,7 +2,7 @@
 
 XLA for accelerators is free to leave all gradients of weights to the end of the backward pass, and
 keeps for them what they are made of, computed again or not. So the gradients of a convolution's
-features and kernel pass one optimisation barrier (`together`): what comes before it waits for both.
+features and kernel pass one barrier (`barriers.together`): what comes before it waits for both.
 Where a block computes again, its inputs and parameters themselves pass one too.
 """
 
@@ -42,28 +42,6 @@ def remat(block: type[nn.Module], name: str, static_argnums: tuple[int, ...] = (
         return block
     again = nn.remat(block, static_argnums=static_argnums, policy=POLICIES[name])
     return transforms.lift_transform(_in_turn, again)
-
-
-def computed_again(arrays: Any) -> Any:
-    """The same arrays, from which accelerators compute anew what was computed of them before.
-
-    XLA computes once what is used twice, and keeps it in memory in between where that is more
-    than one kernel; elementwise operations are cheaper there than their results. On CPUs they are
-    not, and nothing is computed again.
-    """
-    barrier = jax.lax.optimization_barrier
-    return jax.lax.platform_dependent(arrays, cpu=lambda arrays: arrays, default=barrier)
-
-
-@jax.custom_jvp
-def together(arrays: Any) -> Any:
-    """The same arrays, whose gradients accelerators compute at one time."""
-    return arrays
-
-
-@together.defjvp
-def _together(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    return together(*primals), computed_again(*tangents)
 
 
 def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:

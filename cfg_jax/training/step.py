@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax.distributed import devices
 from cfg_jax.models import networks
-from cfg_jax.models.remat import computed_again
+from cfg_jax.models.barriers import computed_again
 from cfg_jax.training import posthoc_ema
 from cfg_jax.training.ema import update_ema
 from cfg_jax.training.objectives import PerExample, make_objective

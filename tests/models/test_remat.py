@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cfg_jax.config_fields import REMATS
-from cfg_jax.models import remat
+from cfg_jax.models import barriers, remat
 
 
 class Block(nn.Module):
@@ -78,7 +78,7 @@ def test_gradients_that_come_together():
     """In the reverse pass alone, and not on a CPU, which has nothing to gain from waiting."""
 
     def product(x, kernel):
-        return jnp.sum(jnp.dot(*remat.together((x, kernel))) ** 2)
+        return jnp.sum(jnp.dot(*barriers.together((x, kernel))) ** 2)
 
     gradient = jax.jit(jax.grad(product, argnums=(0, 1))).trace(H, H.T)
     texts = {
@@ -98,7 +98,7 @@ def test_the_gradients_order_changes_no_derivative():
         return jnp.sum(jnp.sin(h) ** 2)
 
     def turned(h):
-        return plain(remat.together((h, {}))[0])
+        return plain(barriers.together((h, {}))[0])
 
     h, direction = jnp.asarray(H), jnp.ones_like(H)
     for of in (jax.grad, lambda f: jax.grad(lambda h: jnp.sum(jax.grad(f)(h) ** 3))):

@@ -1,0 +1,36 @@
+"""Identities that say to XLA what is computed when."""
+
+from typing import Any
+
+import jax
+
+
+def computed_again(arrays: Any) -> Any:
+    """The same arrays, from which accelerators compute anew what was computed of them before.
+
+    XLA computes once what is used twice, and keeps it in memory in between where that is more
+    than one kernel; elementwise operations are cheaper there than their results. On CPUs they are
+    not, and nothing is computed again.
+    """
+    barrier = jax.lax.optimization_barrier
+    return jax.lax.platform_dependent(arrays, cpu=lambda arrays: arrays, default=barrier)
+
+
+@jax.custom_jvp
+def together(arrays: Any) -> Any:
+    """The same arrays, whose gradients accelerators compute at one time."""
+    return arrays
+
+
+@together.defjvp
+def _together(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    return together(*primals), computed_again(*tangents)
+
+
+def written_first(arrays: Any) -> Any:
+    """The same arrays, which CPUs have in memory before they compute with them.
+
+    XLA for CPUs computes what is joined or padded number by number, with a decision for each.
+    """
+    barrier = jax.lax.optimization_barrier
+    return jax.lax.platform_dependent(arrays, cpu=barrier, default=lambda arrays: arrays)
