@@ -13,20 +13,23 @@ from numpy_edm import EDM2Network, EDMNetwork
 from test_decoder import EIGHT, autoencoder
 from test_edm import BASE, drawn, edm2_file, edm_file
 
+from cfg_jax import loading
 from cfg_jax.models import PUBLISHED, networks
 from cfg_jax.pretrained import presets
 
 LABELS = 1000
+LEVELS = 8  # that a sampler takes
 SIDE = 16  # of what stands for images of 256 pixels
 # What a preset asks of a network so that its number means something: here it is smaller.
 _SIZES = {'data.image_size', 'model.width', 'model.depth', 'model.patch'}
 
 
-def any_size():
-    """The presets, for networks of any size."""
+def small():
+    """The presets, for networks of any size and with few levels."""
     return {
         name: preset._replace(
-            fits={field: wanted for field, wanted in preset.fits.items() if field not in _SIZES}
+            fits={field: wanted for field, wanted in preset.fits.items() if field not in _SIZES},
+            settings={**preset.settings, 'sampler.num_steps': LEVELS},
         )
         for name, preset in presets.PRESETS.items()
     }
@@ -57,6 +60,7 @@ def run_quickly():
     Their parameters are read and checked against the networks all the same.
     """
     make_denoiser, make_network = networks.make_denoiser, networks.make_network
+    shapes, known = loading._shapes, {}
 
     def make_network_or_function(config):
         return _Function(config) if config.model.kind in PUBLISHED else make_network(config)
@@ -64,11 +68,17 @@ def run_quickly():
     def make(config, network=None):
         return make_denoiser(config, network or make_network_or_function(config))
 
+    def shapes_once(config):
+        key = config.to_json()
+        known[key] = known[key] if key in known else shapes(config)
+        return known[key]
+
     def make_noisy_classifier(config):
         network, time = make_network_or_function(config), networks.make_time(config)
         return lambda params, z, logsnr: network.apply(params, z, time(logsnr))
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, '_shapes', shapes_once)
         patch.setattr(networks, 'make_denoiser', make)
         patch.setattr(networks, 'make_noisy_classifier', make_noisy_classifier)
         patch.setattr(networks, 'make_latent_decoder', lambda config: _Function(config).apply)
@@ -79,15 +89,16 @@ def _adm(folder):
     """Networks of one level and of two, with a head of 64 channels, as published."""
     heads = {'width': 64, 'heads': 1}
     two = {'mult': (1, 1), 'attention': (False, True)}
-    for name, side, levels in (
-        ('64x64_diffusion.pt', 8, {'mult': (1,), 'attention': (True,)}),
-        ('256x256_diffusion.pt', SIDE, two),
+    for name, levels in (
+        ('64x64_diffusion.pt', {'mult': (1,), 'attention': (True,)}),
+        ('256x256_diffusion.pt', two),
     ):
         network = Network(Spec(labels=LABELS, **heads, **levels))
-        x, steps, labels = files.inputs(1, side=side)
+        x, steps, labels = files.inputs(1, side=2)  # parameters are the same for every side
         network.unet(files.first(x), steps, labels)
         files.write(folder / name, network.tensors)
     judge = Network(Spec(labels=0, out=LABELS, **heads, **two))
+    x, _, _ = files.inputs(1, side=SIDE)
     judge.classifier(files.first(x), steps)
     files.write(folder / '256x256_classifier.pt', judge.tensors)
 

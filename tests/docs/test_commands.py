@@ -157,7 +157,7 @@ def run(path, arguments, done):
 
 def run_once(path, *arguments, done):
     """Runs a command, or checks one that does not run here, unless it is among those of `done`."""
-    arguments = located(arguments, Path.cwd())
+    arguments = located(arguments)
     # Two names of one run here.
     command = [path, *(each.replace('runs/quickstart', 'runs/digits') for each in arguments)]
     if command in done:

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from pictures import class_folder, encoded, random_pixels
 from PIL import Image
+from shapes import unchecked
 from support import ROOT, experiment, script, toy_instead_of_networks
 from test_comparison import Means
 from test_conversion import LAYERS, draw, write_torch
@@ -25,10 +26,12 @@ from cfg_jax.data import pipeline, tfds_sets
 from cfg_jax.distributed import multihost
 from cfg_jax.evaluation import plots, sweep
 from cfg_jax.metrics.features import EXTRACTORS, classifier, conversion, inception
+from cfg_jax.perf import benchmark
 from cfg_jax.pretrained import presets
+from cfg_jax.training.pictures import Pictures
 
 SIDE = 8  # of all images
-# Places of other machines, by what they are below the directory of the world.
+# Places of other machines, by what they are in the directory of the world.
 PLACES = {'gs://BUCKET': 'runs', '/scratch': 'runs', '/data': 'data', '/archives': 'archives'}
 _PLACE = re.compile(rf'(?<![\w./])({"|".join(PLACES)})(?=/|$)')
 _SETTINGS = {
@@ -44,7 +47,7 @@ _SETTINGS = {
         'patch': 1,
         'dtype': 'float32',
     },
-    'train': {'steps': 4, 'batch_size': 8, 'log_every': 2, 'checkpoint_every': 4},  # no pictures
+    'train': {'steps': 4, 'batch_size': 8, 'log_every': 2, 'checkpoint_every': 4},
 }
 _SWEEP = {'num_samples': 8, 'batch_size': 8, 'shard_size': 8, 'is_splits': 2}
 
@@ -68,6 +71,7 @@ def shrink(config):
         config[group].update(settings)
     config.train.averages_every = min(config.train.averages_every, 1)
     if 'sweep' in config:
+        config.sampler.num_steps = published_toys.LEVELS
         shrink_sweep(config)
     return config
 
@@ -144,9 +148,7 @@ def _data_sets(root):
 def _images(root):
     """Sets of images and references that people bring."""
     for folder in ('samples', 'seed0', 'seed1', 'seed2'):
-        (root / folder).mkdir()
-        for number, image in enumerate(random_pixels(12, SIDE, SIDE)):
-            (root / folder / f'{number}.png').write_bytes(encoded(image))
+        class_folder(root, {folder: 12}, SIDE)
     for name, side in (
         ('samples', SIDE),
         ('reference', SIDE),
@@ -175,7 +177,12 @@ def _weights(root, patch):
 @contextlib.contextmanager
 def world(root):
     """Fills a directory with what the pages take for granted, and puts toys in the place of it."""
-    load, prepare, batches = config_files.load_config, sweep.prepare, pipeline.TrainingBatches
+    load, prepare = config_files.load_config, sweep.prepare
+    batches, training = pipeline.TrainingBatches, benchmark.training
+
+    def train_briefly(config, steps, rounds, *arguments, **options):
+        config.train.batch_size = 8
+        return training(config, 1, 1, *arguments, **options)
 
     def batches_of_this_process(data, **options):
         data.num_workers = 0
@@ -188,15 +195,22 @@ def world(root):
     with (
         toy_instead_of_networks(),
         published_toys.run_quickly(),
+        unchecked(),
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(config_files, 'load_config', lambda *given: shrink(load(*given)))
         patch.setattr(sweep, 'prepare', prepare_toy)
-        for module, name in ((sweep, '_save_samples'), (plots, 'save_tradeoff')):
+        for module, name in (
+            (sweep, '_save_samples'),
+            (plots, 'save_tradeoff'),
+            (experiment('tables_parts.layout'), 'draw'),
+        ):
             patch.setattr(module, name, draw_nothing)
+        patch.setattr(Pictures, 'draw', lambda pictures, step, params: None)
         patch.setattr(plots, 'save', lambda path, figure: files.write_bytes(path, b''))
         patch.setattr(pipeline, 'TrainingBatches', batches_of_this_process)
-        patch.setattr(presets, 'PRESETS', published_toys.any_size())
+        patch.setattr(benchmark, 'training', train_briefly)
+        patch.setattr(presets, 'PRESETS', published_toys.small())
         patch.setattr(inception, 'from_file', instrument)
         patch.setattr(classifier, '_EPOCHS', 1)  # nobody looks at its numbers
         patch.setattr(multihost, '_initialize', lambda *given, **options: None)  # alone
@@ -207,10 +221,13 @@ def world(root):
         yield
 
 
-def located(arguments, root):
-    """Arguments with the places of other machines below `root`, and patterns of names filled in."""
+def located(arguments):
+    """Arguments with the places of other machines in this directory, and patterns of names filled.
+
+    Bash fills patterns too, but has run before there was anything.
+    """
     filled = []
     for argument in arguments:
-        argument = _PLACE.sub(lambda found: str(root / PLACES[found[1]]), argument)
+        argument = _PLACE.sub(lambda found: PLACES[found[1]], argument)
         filled += sorted(map(str, Path().glob(argument))) if '*' in argument else [argument]
     return filled
