@@ -23,21 +23,8 @@ OWN_TESTS = {
     'scripts/explore.py': 'explorer/test_command.py::test_it_serves_until_interrupted',
     'experiments/failures.py': 'experiments/test_failures.py::test_the_command',
     'experiments/figure2.py': 'experiments/test_figure2.py::test_command_writes_everything',
-    'experiments/figures_samples.py': 'experiments/test_figures_samples.py::test_command',
     'experiments/classifier_guidance.py': (
         'experiments/test_guidance_methods.py::test_one_command_shows_all_methods_with_their_cost'
-    ),
-    'experiments/table1.py --preset=digits': (
-        'experiments/test_paper_tables.py::test_table1_runs_three_models'
-    ),
-    'experiments/table2.py --preset=digits': (
-        'experiments/test_paper_tables.py::test_table2_samples_one_model_three_ways'
-    ),
-    # These with CFG_JAX_SLOW=1 only.
-    'experiments/ablations.py': 'experiments/test_ablations.py::test_command_writes_every_row',
-    'experiments/guidance_zoo.py': 'experiments/test_guidance_zoo.py::test_the_command',
-    'experiments/tiny_imagenet64.py': (
-        'experiments/test_tiny_imagenet64.py::test_one_command_leaves_everything'
     ),
 }
 # What no test runs, by what it needs; its options are checked.
@@ -62,6 +49,10 @@ MADE_BEFORE = {
     'runs/digits': 'scripts/train.py --config=configs/digits.py --workdir=runs/digits',
     'runs/in64': (
         'scripts/train.py --config=configs/imagenet64.py --workdir=runs/in64'
+        ' --config.data.data_dir=/data/tfds'
+    ),
+    'runs/in64-guide': (
+        'scripts/train.py --config=configs/imagenet64.py --workdir=runs/in64-guide'
         ' --config.data.data_dir=/data/tfds'
     ),
     'runs/in64/sweep/plain': (
@@ -129,12 +120,6 @@ def parsed(main, arguments):
     return caught.value.args[0]
 
 
-def own_test(path, arguments):
-    """The test out of OWN_TESTS that runs such a command; None for one that is to run here."""
-    words = {path, *arguments}
-    return next((test for key, test in OWN_TESTS.items() if set(key.split()) <= words), None)
-
-
 def check_unrun(path, arguments):
     """Raises unless a command's parser takes its arguments, and its config exists."""
     options = parsed(main_of(path), arguments)
@@ -163,7 +148,7 @@ def run_once(path, *arguments, done):
     if command in done:
         return
     done.append(command)
-    if own_test(path, arguments) or path in UNTESTED:
+    if path in OWN_TESTS or path in UNTESTED:
         check_unrun(path, arguments)
     else:
         run(path, arguments, done)

@@ -13,6 +13,7 @@ import numpy as np
 import published_toys
 import pytest
 import tensorflow_datasets as tfds
+import toy_experiments
 from etils import epath
 from pictures import class_folder, encoded, random_pixels
 from PIL import Image
@@ -25,7 +26,7 @@ from cfg_jax import config_files, files
 from cfg_jax.data import pipeline, tfds_sets
 from cfg_jax.distributed import multihost
 from cfg_jax.evaluation import plots, sweep
-from cfg_jax.metrics.features import EXTRACTORS, classifier, conversion, inception
+from cfg_jax.metrics.features import EXTRACTORS, conversion, inception
 from cfg_jax.perf import benchmark
 from cfg_jax.pretrained import presets
 from cfg_jax.training.pictures import Pictures
@@ -195,6 +196,7 @@ def world(root):
     with (
         toy_instead_of_networks(),
         published_toys.run_quickly(),
+        toy_experiments.few(root, Instrument),
         unchecked(),
         pytest.MonkeyPatch.context() as patch,
     ):
@@ -212,9 +214,7 @@ def world(root):
         patch.setattr(benchmark, 'training', train_briefly)
         patch.setattr(presets, 'PRESETS', published_toys.small())
         patch.setattr(inception, 'from_file', instrument)
-        patch.setattr(classifier, '_EPOCHS', 1)  # nobody looks at its numbers
         patch.setattr(multihost, '_initialize', lambda *given, **options: None)  # alone
-        patch.setattr(experiment('cost'), '_ROOT', root)  # whose default it would overwrite
         _data_sets(root)
         _images(root)
         _weights(root, patch)
