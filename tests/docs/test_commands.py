@@ -26,6 +26,14 @@ OWN_TESTS = {
     'experiments/classifier_guidance.py': (
         'experiments/test_guidance_methods.py::test_one_command_shows_all_methods_with_their_cost'
     ),
+    'experiments/figures_samples.py': 'experiments/test_figures_samples.py::test_command',
+    # With fakes for the training and the sweep; the paper's size of both tables runs here.
+    'experiments/table1.py --preset=digits': (
+        'experiments/test_paper_tables.py::test_table1_runs_three_models'
+    ),
+    'experiments/table2.py --preset=digits': (
+        'experiments/test_paper_tables.py::test_table2_samples_one_model_three_ways'
+    ),
 }
 # What no test runs, by what it needs; its options are checked.
 UNTESTED = {'scripts/bench_peers.py': 'PyTorch, and a clone of another repository'}
@@ -120,6 +128,12 @@ def parsed(main, arguments):
     return caught.value.args[0]
 
 
+def own_test(path, arguments):
+    """The test out of OWN_TESTS that runs such a command; None for one that is to run here."""
+    words = {path, *arguments}
+    return next((test for key, test in OWN_TESTS.items() if set(key.split()) <= words), None)
+
+
 def check_unrun(path, arguments):
     """Raises unless a command's parser takes its arguments, and its config exists."""
     options = parsed(main_of(path), arguments)
@@ -148,7 +162,7 @@ def run_once(path, *arguments, done):
     if command in done:
         return
     done.append(command)
-    if path in OWN_TESTS or path in UNTESTED:
+    if own_test(path, arguments) or path in UNTESTED:
         check_unrun(path, arguments)
     else:
         run(path, arguments, done)
