@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import published_files as files
 import pytest
-from numpy_adm import Network, Spec
+from numpy_adm import Network, Spec, Tensors
 from numpy_dit import DiTNetwork
 from numpy_edm import EDM2Network, EDMNetwork
 from test_decoder import EIGHT, autoencoder
@@ -104,6 +104,7 @@ def _adm(folder):
 
 
 def _edm(folder):
+    """EDM, and EDM2 with a network that guides it."""
     network = drawn(EDMNetwork(Spec(**BASE)))
     edm_file(folder, network).rename(folder / 'edm-imagenet-64x64-cond-adm.pkl')
     for name, seed in (
@@ -111,7 +112,7 @@ def _edm(folder):
         ('edm2-img64-xs-0134217-0.110.pkl', 1),
     ):
         network = EDM2Network()
-        network.tensors._rng = np.random.default_rng(seed)
+        network.tensors = Tensors(seed)
         edm2_file(folder, drawn(network)).rename(folder / name)
 
 

@@ -17,7 +17,8 @@ from toy_world import located, main_of, world
 
 from cfg_jax import cli, config_files
 
-# What takes longer than the rest together, by the test that runs its `main`.
+# What takes longer than most of the rest together, or does not end, by the test that runs it; the
+# first where XLA's compilers for TPUs and GPUs are.
 OWN_TESTS = {
     'scripts/compile_for.py': 'perf/test_topologies.py::test_the_digits_compile',
     'scripts/explore.py': 'explorer/test_command.py::test_it_serves_until_interrupted',
@@ -27,7 +28,7 @@ OWN_TESTS = {
         'experiments/test_guidance_methods.py::test_one_command_shows_all_methods_with_their_cost'
     ),
     'experiments/figures_samples.py': 'experiments/test_figures_samples.py::test_command',
-    # With fakes for the training and the sweep; the paper's size of both tables runs here.
+    # With fakes for training and sweep there; the same commands for ImageNet run here.
     'experiments/table1.py --preset=digits': (
         'experiments/test_paper_tables.py::test_table1_runs_three_models'
     ),

@@ -2,6 +2,11 @@
 
 Configs, sweeps and presets are shrunk after a command has read its options, which stay as they are
 printed. Data sets, weights and published networks lie where the pages say, with little in them.
+
+What commands do not show here is tested elsewhere: a bucket is a directory (test_buckets.py), four
+processes are one (distributed/), workers that decode are none (data/test_workers.py), ImageNet is
+prepared already (data/test_tfds_sets.py), and pictures of training, sweeps and tables are empty
+files (evaluation/test_plots.py).
 """
 
 import contextlib
@@ -229,5 +234,7 @@ def located(arguments):
     filled = []
     for argument in arguments:
         argument = _PLACE.sub(lambda found: PLACES[found[1]], argument)
-        filled += sorted(map(str, Path().glob(argument))) if '*' in argument else [argument]
+        found = sorted(map(str, Path().glob(argument))) if '*' in argument else [argument]
+        assert found, argument
+        filled += found
     return filled
