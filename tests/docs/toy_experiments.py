@@ -12,7 +12,7 @@ from support import experiment
 from cfg_jax.metrics.features import classifier
 
 # Each of these is compared with others of them alone.
-_ABLATIONS = ('w = 0', 'w = 0.5', 'w = 1', 'w = 0.5, noise for eps(z)', 'p_uncond = 0.5')
+_ABLATIONS = ('w = 0', 'w = 0.5', 'w = 1', 'w = 0.5, noise for eps(z)')
 # (part, sampler, rule) of guidance_zoo.py, and how many strengths.
 _ZOO = {
     ('samplers', 'ancestral', 'classifier_free'): 1,  # the paper's
