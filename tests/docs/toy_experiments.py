@@ -64,6 +64,10 @@ def few(root, instrument):
     settings = experiment('guidance_zoo_parts.settings')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, 'train', _draw_classifier)
+        # One column of each table.
+        patch.setattr(experiment('table1'), 'P_UNCOND', (0.1,))
+        patch.setattr(experiment('table2'), 'STEPS', (128,))
+        patch.setattr(experiment('table2'), 'SMALL_STEPS', (4,))
         patch.setattr(rows, 'ROWS', tuple(row for row in rows.ROWS if row.name in _ABLATIONS))
         few_settings = functools.partial(_few_settings, settings.all_settings)
         patch.setattr(settings, 'all_settings', few_settings)
