@@ -1,6 +1,7 @@
 """Files under the names that docs/published_models.md gives, each a tiny network of its family."""
 
 import contextlib
+import json
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from cfg_jax.pretrained import presets
 LABELS = 1000
 LEVELS = 8  # that a sampler takes
 SIDE = 16  # of what stands for images of 256 pixels
+# Groups of a config that do not shape its network.
+_OF_USE = {'sampler', 'sweep', 'guidance', 'train'}
 # What a preset asks of a network so that its number means something: here it is smaller.
 _SIZES = {'data.image_size', 'model.width', 'model.depth', 'model.patch'}
 
@@ -69,7 +72,8 @@ def run_quickly():
         return make_denoiser(config, network or make_network_or_function(config))
 
     def shapes_once(config):
-        key = config.to_json()
+        groups = {name: value for name, value in config.to_dict().items() if name not in _OF_USE}
+        key = json.dumps(groups)
         known[key] = known[key] if key in known else shapes(config)
         return known[key]
 
