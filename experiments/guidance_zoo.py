@@ -1,8 +1,8 @@
 """Every guidance rule and every sampler on one trained model, measured against each other.
 
     python experiments/guidance_zoo.py                        (digits: trains what it needs)
-    python experiments/guidance_zoo.py --root=runs/zoo-tiny --model=runs/tiny/model \\
-        --guide=runs/tiny/guide --classifier=runs/tiny/classifier --inception=inception768.npz
+    python experiments/guidance_zoo.py --root=runs/zoo-in64 --model=runs/in64 \\
+        --guide=runs/in64-guide --classifier=runs/in64-classifier --inception=inception.npz
 
 Three --parts, all with the same noise and conditions, so that differences are paired:
 

@@ -8,9 +8,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import loading
+from cfg_jax.errors import UserError
 from cfg_jax.evaluation import dataset_reference, results as results_lib, sweep
 from cfg_jax.evaluation.cache import SampleCache
-from cfg_jax.metrics.features import FeatureExtractor
+from cfg_jax.metrics.features import FeatureExtractor, extraction
 from cfg_jax.metrics.inception_score import log_softmax
 from cfg_jax.metrics.influence import Influence
 from guidance_zoo_parts.networks import Paths
@@ -50,11 +51,20 @@ class Bench:
       root: of the experiment.
       paths: of the networks.
       extractor: of features.
+
+    Raises:
+      UserError: an extractor without logits.
     """
 
     def __init__(
         self, config: ConfigDict, root: epath.Path, paths: Paths, extractor: FeatureExtractor
     ):
+        image = config.data.image_size, config.data.image_size, config.data.channels
+        if extraction.shapes(extractor, image, 1).logits is None:
+            raise UserError(
+                f'{extractor.name} gives no logits, and rules are compared at equal IS: take a'
+                ' model with sweep.features=inception, and its whole weights as --inception'
+            )
         self._config, self._root, self._paths = config, root, paths
         self._extractor = extractor
         self._reference = dataset_reference.reference(config, root, extractor)

@@ -1,27 +1,43 @@
 """Every shell block of README.md, CONTRIBUTING.md and docs/ runs, by bash, where programs are
-recorders; each command that they record is run then, or checked as far as its options.
+recorders; each command of Python that they record runs then, in this process, in a toy world.
 
-Commands of a few seconds whose files are here run. Others need ImageNet, weights, a cloud or
-hours: their own parser takes their arguments, and their config, fields, rules and presets exist.
+What does not run here is named: commands whose own test runs them, and what needs another machine.
 """
 
 import importlib.metadata
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from pages import blocks, pages
-from PIL import Image
 from recorder import Machine
-from support import DIGITS, ROOT, experiment, make_tiny_config, script, toy_instead_of_networks
+from support import ROOT
+from toy_world import located, main_of, world
 
-from cfg_jax import cli, config_files, inference
-from cfg_jax.evaluation import sweep
-from cfg_jax.metrics.features import classifier
-from cfg_jax.pretrained import presets
-from cfg_jax.training import loop
+from cfg_jax import cli, config_files
 
-QUICK = {'sample.py', 'report.py', 'export.py', 'claims.py'}
+# What takes longer than most of the rest together, or does not end, by the test that runs it; the
+# first where XLA's compilers for TPUs and GPUs are.
+OWN_TESTS = {
+    'scripts/compile_for.py': 'perf/test_topologies.py::test_the_digits_compile',
+    'scripts/explore.py': 'explorer/test_command.py::test_it_serves_until_interrupted',
+    'experiments/failures.py': 'experiments/test_failures.py::test_the_command',
+    'experiments/figure2.py': 'experiments/test_figure2.py::test_command_writes_everything',
+    'experiments/classifier_guidance.py': (
+        'experiments/test_guidance_methods.py::test_one_command_shows_all_methods_with_their_cost'
+    ),
+    'experiments/figures_samples.py': 'experiments/test_figures_samples.py::test_command',
+    # With fakes for training and sweep there; the same commands for ImageNet run here.
+    'experiments/table1.py --preset=digits': (
+        'experiments/test_paper_tables.py::test_table1_runs_three_models'
+    ),
+    'experiments/table2.py --preset=digits': (
+        'experiments/test_paper_tables.py::test_table2_samples_one_model_three_ways'
+    ),
+}
+# What no test runs, by what it needs; its options are checked.
+UNTESTED = {'scripts/bench_peers.py': 'PyTorch, and a clone of another repository'}
 # Programs of others, by what their commands do not show without their service.
 ELSEWHERE = {'squeue': 'Slurm', 'scancel': 'Slurm', 'tail': 'the log of a job of Slurm'}
 # Blocks in another language, and what runs them.
@@ -36,7 +52,26 @@ bash @SCRIPT@ "$1" --dry-run "${@:2}" || exit
 while (($#)) && [[ $1 != -- ]]; do shift; done
 "${@:2}"
 """
-# By commands that run, so that their choice is known to find them.
+# What pages take for granted, by what makes it where no page has before.
+MADE_BEFORE = {
+    'runs/digits': 'scripts/train.py --config=configs/digits.py --workdir=runs/digits',
+    'runs/in64': (
+        'scripts/train.py --config=configs/imagenet64.py --workdir=runs/in64'
+        ' --config.data.data_dir=/data/tfds'
+    ),
+    'runs/in64-guide': (
+        'scripts/train.py --config=configs/imagenet64.py --workdir=runs/in64-guide'
+        ' --config.data.data_dir=/data/tfds'
+    ),
+    'runs/in64/sweep/plain': (
+        'scripts/sweep.py --model=runs/in64 --inception=inception.npz --name=plain'
+    ),
+    'runs/in64/sweep/interval': (
+        'scripts/sweep.py --model=runs/in64 --inception=inception.npz --name=interval'
+        ' --guidance=interval:highest=5'
+    ),
+}
+# By commands of a page, beside what they name as --out or --workdir.
 WRITTEN = {
     'README.md': ('grid.png', 'report.html', 'digits.safetensors', 'MODEL_CARD.md'),
     'sampling.md': ('grid.png',),
@@ -55,15 +90,8 @@ class Parsed(Exception):
 
 
 @pytest.fixture(scope='module')
-def toys():
-    """Toy networks, which compile at once."""
-    with toy_instead_of_networks():
-        yield
-
-
-@pytest.fixture(scope='module')
-def place(toys, tmp_path_factory):
-    """A machine with the files that the quick commands name, where nothing but recorders runs."""
+def place(tmp_path_factory):
+    """A machine where nothing but recorders runs, and the toy world in its directory."""
     machine = Machine(tmp_path_factory.mktemp('commands'))
     root = machine.root
     for name in LAUNCHERS:
@@ -75,16 +103,8 @@ def place(toys, tmp_path_factory):
     (root / '.venv').mkdir()
     (root / '.venv' / 'bin').symlink_to('../bin')
     (root / 'configs').symlink_to(ROOT / 'configs')
-    run = root / 'runs' / 'quickstart'
-    loop.train(make_tiny_config(), run)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, '_EPOCHS', 1)  # nobody looks at its numbers
-        sweep.run(make_tiny_config(), run)
-    (root / 'runs' / 'digits').symlink_to('quickstart')
-    (root / 'inception.npz').touch()  # for `--copy`
-    for name in ('seven.png', 'half.png'):
-        Image.linear_gradient('L').resize((8, 8)).save(root / name)
-    return machine
+    with world(root):
+        yield machine
 
 
 def recorded(machine, texts):
@@ -93,13 +113,6 @@ def recorded(machine, texts):
     done = machine.run('-euc', '\n'.join(texts))
     assert done.returncode == 0, done.stderr
     return machine.calls()
-
-
-def main_of(path):
-    """The `main(argv)` of a command of scripts/ or experiments/."""
-    folder, name = Path(path).parts
-    assert (ROOT / path).is_file(), path
-    return (script(name) if folder == 'scripts' else experiment(Path(name).stem)).main
 
 
 def parsed(main, arguments):
@@ -115,50 +128,52 @@ def parsed(main, arguments):
     return caught.value.args[0]
 
 
-def check_options(path, options, arguments):
-    """Raises unless config, fields, rule, sampler, grid and preset exist."""
-    overrides = [argument for argument in arguments if argument.startswith('--config.')]
-    config = getattr(options, 'config', None) or 'configs/imagenet64.py'
-    config_files.load_config(config, overrides)
-    if path.startswith('scripts/') and getattr(options, 'preset', None):
-        assert options.preset in presets.PRESETS
-    if hasattr(options, 'guidance'):
-        options.preset = options.decoder = None
-        config = config_files.load_config(DIGITS)
-        cli.apply_model_options(config, options)
-        inference.make_rule(config)
-        inference.make_sampler(config)
+def own_test(path, arguments):
+    """The test out of OWN_TESTS that runs such a command; None for one that is to run here."""
+    words = {path, *arguments}
+    return next((test for key, test in OWN_TESTS.items() if set(key.split()) <= words), None)
 
 
-def files_of(arguments):
-    """The files and directories that a command reads, and those that it writes."""
-    reads, writes = [], []
+def check_unrun(path, arguments):
+    """Raises unless a command's parser takes its arguments, and its config exists."""
+    options = parsed(main_of(path), arguments)
+    if getattr(options, 'config', None):
+        overrides = [argument for argument in arguments if argument.startswith('--config.')]
+        config_files.load_config(options.config, overrides)
+
+
+def run(path, arguments, done):
+    """Runs a command, after what makes the runs that it names; `done` has those that have been."""
+    for name, command in MADE_BEFORE.items():
+        named = any(re.fullmatch(f'(--(model|guide)=)?{name}', each) for each in arguments)
+        if named and not Path(name).exists():
+            run_once(*shlex.split(command), done=done)
+    main_of(path)(arguments)
     for argument in arguments:
-        value = argument.partition('=')[2] or argument
-        if argument.startswith('--out='):
-            writes.append(Path(value))
-        elif re.fullmatch(r'.*/.*|.*\.[a-z]\w*', value):
-            reads.append(Path(value))
-    return reads, writes
+        option, _, value = argument.partition('=')
+        assert option not in {'--out', '--workdir', '--root'} or Path(value).exists(), argument
+
+
+def run_once(path, *arguments, done):
+    """Runs a command, or checks one that does not run here, unless it is among those of `done`."""
+    # Two names of one run here: test_cli.py has the quick start.
+    arguments = [each.replace('runs/quickstart', 'runs/digits') for each in located(arguments)]
+    command = [path, *arguments]
+    if command in done:
+        return
+    done.append(command)
+    if own_test(path, arguments) or path in UNTESTED:
+        check_unrun(path, arguments)
+    else:
+        run(path, arguments, done)
 
 
 def check_python(arguments, done):
-    """Runs or checks `python ARGUMENTS`; `done` has those that have been."""
+    """Runs or checks `python ARGUMENTS`."""
     if arguments[:2] == ['-m', 'pytest']:
         assert all((ROOT / path).exists() for path in arguments[2:]), arguments
-        return
-    # Two names of one run here.
-    command = [argument.replace('runs/quickstart', 'runs/digits') for argument in arguments]
-    if arguments[:2] == ['-m', 'venv'] or command in done:
-        return
-    done.append(command)
-    path, *arguments = arguments
-    main = main_of(path)
-    check_options(path, parsed(main, arguments), arguments)
-    reads, writes = files_of(arguments)
-    if Path(path).name in QUICK and all(file.exists() for file in reads):
-        main(arguments)
-        assert all(file.exists() for file in writes), path
+    elif arguments[:2] != ['-m', 'venv']:
+        run_once(*arguments, done=done)
 
 
 def check(program, arguments, done):
@@ -178,7 +193,7 @@ def check(program, arguments, done):
 
 @pytest.fixture(scope='module')
 def done():
-    """Commands of python that have been checked: pages repeat them."""
+    """Commands of python that have run or been checked: pages repeat them."""
     return []
 
 
@@ -190,6 +205,12 @@ def test_the_shell_of_a_page_is_right(name, place, done, monkeypatch):
     for program, *arguments in calls:
         check(program, arguments, done)
     assert all((place.root / file).exists() for file in WRITTEN.get(name, ()))
+
+
+@pytest.mark.parametrize('test', OWN_TESTS.values())
+def test_commands_that_do_not_run_here_have_a_test(test):
+    path, _, name = test.partition('::')
+    assert f'\ndef {name}(' in (ROOT / 'tests' / path).read_text()
 
 
 def test_no_block_is_left_out():

@@ -7,7 +7,15 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from support import ROOT, experiment, make_tiny_config, tiny_arguments, toy_instead_of_networks
+from support import (
+    ROOT,
+    experiment,
+    make_tiny_config,
+    tiny_arguments,
+    toy_instead_of_networks,
+    user_error,
+)
+from test_comparison import Means
 
 from cfg_jax.guidance import RULES, make_rule
 from cfg_jax.metrics.features import classifier
@@ -160,6 +168,18 @@ def test_what_is_together_costs_a_tenth():
             calls -= setting.sampler == 'heun'
             most = calls * make_rule(setting.rule).nfe_per_level(1.0)
             assert 10 * most <= 2 * 256 * 1.0
+
+
+def test_an_extractor_without_logits_is_refused_before_anything_is_sampled(tmp_path):
+    class WithoutLogits(Means):
+        def apply(self, params, images):
+            return super().apply(params, images)._replace(logits=None)
+
+    config = make_tiny_config(data__channels=3)
+    message = user_error(measurement.Bench, config, tmp_path, None, WithoutLogits())
+    assert 'means gives no logits' in message
+    assert 'sweep.features=inception' in message
+    assert not list(tmp_path.iterdir())
 
 
 def few_settings(config, options):
