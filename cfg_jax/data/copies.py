@@ -259,6 +259,10 @@ def _write(builder: _Copy, what: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
         tfds_sets.prepare(builder)
     builder.parts().remove()
+    for left in directory.parent.glob(f'incomplete.*_{directory.name}'):  # as TFDS calls it
+        logging.warning(
+            f'{left} was left by a run that was killed, if none is under way; remove it then'
+        )
     left_out = f', {builder.left_out} bad examples left out' if builder.left_out else ''
     counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in builder.info.splits.items())
     return f'{what} is in {directory} ({counts}{left_out}); {advice}'

@@ -58,10 +58,13 @@ def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
     kept = sorted(path.name for path in (tmp_path / 'resized/digits_4/1.0.0.parts').iterdir())
     assert kept[:2] == ['made_from.json', 'train-000000.npz']
     made.clear()
+    unfinished = tmp_path / 'resized' / 'digits_4' / 'incomplete.ABC_1.0.0'  # as SIGKILL leaves it
+    unfinished.mkdir()
     monkeypatch.setattr(copies, '_resized', resized)
     with logged() as lines:
         copies.resize(str(digits_dir), '', 4, str(tmp_path))
     assert any('images were made before' in line for line in lines)
+    assert any(f'{unfinished} was left by a run that was killed' in line for line in lines)
     assert len(made) < 1797
     again = tmp_path / 'resized' / 'digits_4' / '1.0.0'
     assert not again.with_name('1.0.0.parts').exists()
