@@ -1,4 +1,4 @@
-# What launch_tpu.sh and launch_slurm.sh share; sourced, never run. Bash 3.2 will do (macOS).
+# What the launch_*.sh share; sourced, never run. Bash 3.2 will do (macOS).
 # shellcheck shell=bash
 
 # Ends with one line on standard error and status 2, as every command of this repository does.

@@ -85,6 +85,7 @@ check() {
   tasks_per_node=${tasks_per_node:-1}
   require_natural tasks_per_node "$tasks_per_node"
   [[ -z $cpus_per_task ]] || require_natural cpus_per_task "$cpus_per_task"
+  ((warn_seconds <= 65535)) || die "--warn_seconds=$warn_seconds: Slurm takes at most 65535"
   ((nodes && tasks_per_node)) || die '--nodes and --tasks_per_node must be at least 1'
   ((${#command[@]})) || die 'no command; give it after --, such as -- python scripts/train.py ...'
   ((dry_run)) || require_program sbatch 'run this on a login node of a Slurm cluster'
@@ -155,7 +156,7 @@ task_flags() {
   flags=(--kill-on-bad-exit=0 "--wait=$warn_seconds" --open-mode=append
     "--output=$(quoted "$logs/$job_name")-%j-%t.log")
   if [[ -n $cpus_per_task ]]; then
-    flags+=("--cpus-per-task=$cpus_per_task") # srun does not take it from sbatch
+    flags+=("--cpus-per-task=$cpus_per_task") # not every version's srun takes it from sbatch
   fi
 }
 
@@ -179,7 +180,9 @@ cancelled() {
   local job
   ((ending)) || return
   job=$(scontrol show job "$SLURM_JOB_ID")
-  [[ $job == *PreemptTime=None* && $job != *Reason=TimeLimit* ]]
+  [[ $job != *Reason=TimeLimit* ]] || return
+  # Where the cluster preempts nothing, PreemptTime is not shown.
+  [[ $job != *PreemptTime=* || $job == *PreemptTime=None* ]]
 }
 echo "$(date -u +%Y-%m-%dT%H:%M:%SZ) launch_slurm: ended with status $status"
 if cancelled; then

@@ -99,6 +99,7 @@ check() {
     [[ -n $type ]] || die '--type is missing, such as --type=v4-32'
     version=${version:-$(software_of "$type")}
     [[ $type != v5e-* ]] || die "gcloud calls --type=$type v5litepod-${type#v5e-}"
+    [[ $type != tpu7x* ]] || die "--type=$type: gcloud ends with v6e; use Kubernetes"
     [[ -n $version ]] || die "no software is known for --type=$type; give --version"
   fi
   if [[ $verb == run ]]; then
@@ -149,11 +150,11 @@ check_all() {
   else
     lacks 'project; give --project, or run: gcloud config set project PROJECT'
   fi
-  if gcloud compute tpus accelerator-types describe "$type" "${place[@]}" >/dev/null; then
+  if gcloud compute tpus tpu-vm accelerator-types describe "$type" "${place[@]}" >/dev/null; then
     found "$type in $zone"
   else
     lacks "$type in $zone; gcloud's message stands above; see which there are: gcloud compute tpus" \
-      "accelerator-types list --zone=$zone"
+      "tpu-vm accelerator-types list --zone=$zone"
   fi
   unknown "quota: https://console.cloud.google.com/iam-admin/quotas?service=tpu.googleapis.com"
   bucket=$(given workdir "${command[@]}")$(given root "${command[@]}")

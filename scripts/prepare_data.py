@@ -17,7 +17,7 @@ train/, val/ and so on keeps its own splits. Files that cannot be decoded are na
 (Training can also read the folder as it is: --config.data.name=folder:PATH.)
 
 --resize writes a copy of a prepared set or of a folder, cropped and area-resized as training does,
-as lossless PNG: training then decodes tens of times faster (scripts/bench_input.py). The copy's
+as lossless PNG: training then decodes about ten times faster (scripts/bench_input.py). The copy's
 pixels are rounded to 8 bits, where training on the original keeps the mean's fraction. Interrupted
 or killed, the same command goes on from the last few thousand images (until the copy is written,
 they lie beside it and take its size again). It tells how many images each class has.

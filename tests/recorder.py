@@ -35,8 +35,12 @@ class Machine:
         self.root = root
         self.scripts = root / 'checkout' / 'scripts'
         self.scripts.mkdir(parents=True)
-        for name in ('launch_common.sh', 'launch_tpu.sh', 'launch_slurm.sh', 'tpu_worker.sh'):
-            shutil.copy(SCRIPTS / name, self.scripts)
+        for path in (
+            *SCRIPTS.glob('launch_*.sh'),
+            SCRIPTS / 'tpu_worker.sh',
+            SCRIPTS / 'jobset.yaml',
+        ):
+            shutil.copy(path, self.scripts)
         self._bin = root / 'bin'
         self._bin.mkdir()
         self._record = root / 'record'

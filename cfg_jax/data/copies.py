@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cfg_jax import files
-from cfg_jax.data import Source, parts, reading, sources, tfds_sets, workers
+from cfg_jax.data import Source, imagenet, parts, reading, sources, tfds_sets, workers
 from cfg_jax.data.reading import BadExample, Example, Reader
 from cfg_jax.errors import UserError
 
@@ -34,6 +34,7 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Args:
       name: of the copy.
+      original: the set's name.
       data: a config's `data` group: the set, its directory, `image_size` and `channels`.
       splits: of the copy, each with the split or slice of the set that it holds.
       out: a TFDS directory.
@@ -41,8 +42,10 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version('1.0.0')
 
-    def __init__(self, name: str, data: ConfigDict, splits: Mapping[str, str], out: str):
-        self._data, self._splits = data, dict(splits)
+    def __init__(
+        self, name: str, original: str, data: ConfigDict, splits: Mapping[str, str], out: str
+    ):
+        self._original, self._data, self._splits = original, data, dict(splits)
         self.left_out = 0
         super().__init__(
             data_dir=os.fspath(files.as_path(out)) if out else None,
@@ -125,7 +128,7 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return parts.Parts(self._place.with_name(f'{self._place.name}.parts'), what)
 
     def _report(self, split: str, counts: np.ndarray) -> None:
-        """How many images the classes have; a class without one is worth a warning."""
+        """How many images the classes have; a class without one, or less than all, is a warning."""
         logging.info(
             f'{split}: {counts.sum():,} images, {counts.min():,} to {counts.max():,} of each of'
             f' {len(counts)} classes'
@@ -136,6 +139,9 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             logging.warning(
                 f'{split}: {len(empty)} of {len(names)} classes have no image, such as {empty[0]}'
             )
+        different = imagenet.difference(self._original, split, counts)
+        if different:
+            logging.warning(different)
 
     def _image_shape(self) -> tuple[int | None, int | None, int]:
         raise NotImplementedError
@@ -189,7 +195,8 @@ def resize(
     source = sources.open_source(name, data_dir)
     data = _group(name, data_dir, source, size, num_workers)
     splits = _splits(data, source, validation)
-    return _write(Resized(f'{source.name}_{size}', data, splits, out), f'{name} at {size} pixels')
+    builder = Resized(f'{source.name}_{size}', source.name, data, splits, out)
+    return _write(builder, f'{name} at {size} pixels')
 
 
 def copy_folder(path: str, out: str, num_workers: int = 0, validation: float = 0.0) -> str:
@@ -202,7 +209,8 @@ def copy_folder(path: str, out: str, num_workers: int = 0, validation: float = 0
     name = f'folder:{path}'
     source = sources.open_source(name)
     data = _group(name, '', source, 1, num_workers)
-    return _write(Folder(source.name, data, _splits(data, source, validation), out), path)
+    splits = _splits(data, source, validation)
+    return _write(Folder(source.name, source.name, data, splits, out), path)
 
 
 def _group(name: str, data_dir: str, source: Source, size: int, num_workers: int) -> ConfigDict:
@@ -251,6 +259,10 @@ def _write(builder: _Copy, what: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
         tfds_sets.prepare(builder)
     builder.parts().remove()
+    for left in directory.parent.glob(f'incomplete.*_{directory.name}'):  # as TFDS calls it
+        logging.warning(
+            f'{left} was left by a run that was killed, if none is under way; remove it then'
+        )
     left_out = f', {builder.left_out} bad examples left out' if builder.left_out else ''
     counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in builder.info.splits.items())
     return f'{what} is in {directory} ({counts}{left_out}); {advice}'

@@ -162,17 +162,28 @@ def area_resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """
     if pixels.shape[0] == size:
         return pixels.astype(np.float32)
-    weights = _area_weights(pixels.shape[0], size)  # [size, S]
-    return np.einsum(
-        'iy,jx,yxc->ijc', weights, weights, pixels.astype(np.float32), optimize=True
-    ).astype(np.float32)
+    rows = np.zeros((size, *pixels.shape[1:]), np.float32)
+    resized = np.zeros((size, size, pixels.shape[2]), np.float32)
+    # Sums rather than products with a matrix: BLAS would start its own threads in every worker.
+    for y, share in _footprints(pixels.shape[0], size):
+        rows += share[:, None, None] * pixels[y]
+    for x, share in _footprints(pixels.shape[0], size):
+        resized += share[:, None] * rows[:, x]
+    return resized
 
 
 @functools.lru_cache(maxsize=1024)
-def _area_weights(source: int, target: int) -> np.ndarray:
-    """weights[i, y] = share of output pixel i's footprint that source pixel y covers."""
+def _footprints(source: int, target: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """(y [target], share [target]) for the first, second, ... source pixel of all footprints.
+
+    `share` is the part of output pixel i's footprint that source pixel y[i] covers; 0 past its end.
+    """
     edges = np.linspace(0.0, source, target + 1)
-    low, high = edges[:-1, None], edges[1:, None]  # [target, 1]
-    y = np.arange(source)[None, :]
-    overlap = np.clip(np.minimum(high, y + 1) - np.maximum(low, y), 0.0, None)
-    return (overlap / (high - low)).astype(np.float32)
+    low, high = edges[:-1], edges[1:]
+    first = np.floor(low).astype(np.int64)
+    footprints = []
+    for y in range(int((np.ceil(high) - first).max())):
+        overlap = np.minimum(high, first + y + 1) - np.maximum(low, first + y)
+        share = np.clip(overlap, 0.0, None) / (high - low)
+        footprints.append((np.minimum(first + y, source - 1), share.astype(np.float32)))
+    return tuple(footprints)

@@ -8,7 +8,7 @@ from etils import epath
 from pictures import class_folder, encoded, random_pixels
 from support import logged, make_tiny_config, run_here, user_error
 
-from cfg_jax.data import copies, parts, pipeline, reading, sources
+from cfg_jax.data import copies, imagenet, parts, pipeline, reading, sources
 
 COMMAND = 'scripts/prepare_data.py'
 
@@ -58,13 +58,21 @@ def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
     kept = sorted(path.name for path in (tmp_path / 'resized/digits_4/1.0.0.parts').iterdir())
     assert kept[:2] == ['made_from.json', 'train-000000.npz']
     made.clear()
+    unfinished = tmp_path / 'resized' / 'digits_4' / 'incomplete.ABC_1.0.0'  # as SIGKILL leaves it
+    unfinished.mkdir()
     monkeypatch.setattr(copies, '_resized', resized)
     with logged() as lines:
         copies.resize(str(digits_dir), '', 4, str(tmp_path))
     assert any('images were made before' in line for line in lines)
+    assert any(f'{unfinished} was left by a run that was killed' in line for line in lines)
     assert len(made) < 1797
     again = tmp_path / 'resized' / 'digits_4' / '1.0.0'
     assert not again.with_name('1.0.0.parts').exists()
+    files, whole = (
+        {path.name: path.read_bytes() for path in directory.iterdir() if 'array' in path.name}
+        for directory in (again, epath.Path(copy))
+    )
+    assert files == whole and files
     ours, theirs = (
         sources.data_source(make_tiny_config(data__name=str(directory)).data, 'train')
         for directory in (again, copy)
@@ -80,6 +88,48 @@ def test_the_images_of_each_class_are_counted(tmp_path, digits_dir):
     counts = np.bincount(batch['condition'], minlength=10)
     line = f'train: {counts.sum():,} images, {counts.min()} to {counts.max()} of each of 10 classes'
     assert line in lines
+
+
+def test_a_copy_of_less_than_imagenet_is_noticed(tmp_path, digits_dir):
+    """The digits under ImageNet's name."""
+    original = tmp_path / 'imagenet2012' / '1.0.0'
+    original.mkdir(parents=True)
+    for path in digits_dir.iterdir():
+        content = path.read_bytes()
+        if path.suffix == '.json':
+            content = content.replace(b'"digits"', b'"imagenet2012"')
+        (original / path.name.replace('digits', 'imagenet2012')).write_bytes(content)
+    with logged() as lines:
+        copies.resize(str(original), '', 2, str(tmp_path / 'out'))
+    assert (tmp_path / 'out' / 'resized' / 'imagenet2012_2').is_dir()
+    [line] = [line for line in lines if 'ImageNet' in line]
+    assert line == (
+        'warning: train is not the whole of ImageNet: 1,797 images, 174 to 183 of each of 10'
+        ' classes; it has 1,281,167 images, 732 to 1,300 of each of 1000 classes'
+    )
+
+
+def imagenet_counts():
+    """1,000 numbers from 732 to 1,300 with ImageNet's sum, which are not ImageNet's own."""
+    counts = np.full(1000, 1300)
+    counts[0] = 732
+    counts[1:101] -= 182
+    counts[101] -= 1_300_000 - 568 - 18_200 - 1_281_167
+    return counts
+
+
+def test_the_counts_of_imagenet():
+    train, validation = imagenet_counts(), np.full(1000, 50)
+    assert (train.sum(), train.min(), train.max()) == (1_281_167, 732, 1300)
+    assert imagenet.difference('imagenet2012', 'train', train) == ''
+    assert imagenet.difference('imagenet2012', 'validation', validation) == ''
+    assert imagenet.difference('imagenet2012', 'test', train[:5]) == ''
+    assert imagenet.difference('pets', 'train', train[:5]) == ''
+    one, other = np.eye(1000, dtype=int)[[0, 500]]
+    for wrong in (train[1:], train + one, train - other, train - one + other):
+        assert imagenet.difference('imagenet2012', 'train', wrong)
+    swapped = validation + one - other  # the sum is right
+    assert '49 to 51 of each' in imagenet.difference('imagenet2012', 'validation', swapped)
 
 
 def test_parts_of_another_copy_are_not_used(tmp_path):

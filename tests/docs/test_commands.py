@@ -44,11 +44,11 @@ ELSEWHERE = {'squeue': 'Slurm', 'scancel': 'Slurm', 'tail': 'the log of a job of
 UNCHECKED = {'dockerfile': 'Docker'}
 # What bash and the launchers need.
 PROGRAMS = ('bash', 'env', 'dirname', 'sed', 'awk', 'cut', 'cat')
-LAUNCHERS = ('launch_tpu.sh', 'launch_slurm.sh')
+LAUNCHERS = ('launch_tpu.sh', 'launch_slurm.sh', 'launch_jobset.sh')
 # A launcher says what it would do, then its command is recorded.
 LAUNCH = """
 set -- "${@/#--check/--dry-run}"
-bash @SCRIPT@ "$1" --dry-run "${@:2}" || exit
+bash @SCRIPT@ --dry-run "$@" || exit
 while (($#)) && [[ $1 != -- ]]; do shift; done
 "${@:2}"
 """

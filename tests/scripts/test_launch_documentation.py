@@ -1,14 +1,18 @@
 """Every flag and name that the launchers give, word for word as the documentation has it.
 
-Sources, read in November 2026:
+Sources, all read again on 2026-11-26:
 
-* gcloud: the command definitions of Google Cloud SDK 528.0.0 (June 2025), which its reference
-  https://cloud.google.com/sdk/gcloud/reference/compute/tpus is made from.
-* Versions of TPU software: https://cloud.google.com/tpu/docs/runtimes (a copy without a date).
-* States of queued resources: https://cloud.google.com/tpu/docs/queued-resources (likewise).
-* Slurm: `man sbatch` and `man srun` of Slurm 22.05, which https://slurm.schedmd.com continues.
+* gcloud: the command definitions of Google Cloud SDK 528.0.0 (June 2025), and stored copies of the
+  reference that is made from them, https://cloud.google.com/sdk/gcloud/reference/compute/tpus
+  (of May to October 2025). `accelerator-types` stands there twice: below `tpu-vm` for TPU VMs.
+* Versions of TPU software: https://docs.cloud.google.com/tpu/docs/runtimes (a copy without a date,
+  which says that the Cloud TPU API stops before TPU7x and only gets corrections).
+* States of queued resources: https://docs.cloud.google.com/tpu/docs/queued-resources (likewise).
+* Slurm: doc/man/man1 of https://github.com/SchedMD/slurm at slurm-26-05-3-1 (August 2026): sbatch,
+  srun, scontrol, sinfo; earlier `man` of 22.05, which has the same flags.
+* kubectl: `kubectl COMMAND --help` of 1.32.4.
 
-JobSet is in test_launchers.py.
+JobSet's fields are in test_launchers.py.
 """
 
 import re
@@ -87,11 +91,18 @@ def test_the_software_of_a_tpu(machine, kind, software):
     assert f'--runtime-version={software}' in create
 
 
-def test_a_name_that_gcloud_does_not_know(machine):
-    arguments = ['up', '--name=a', '--zone=z', '--type=v5e-8', '--dry-run']
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        ('v5e-8', 'gcloud calls --type=v5e-8 v5litepod-8'),
+        ('tpu7x-8', '--type=tpu7x-8: gcloud ends with v6e; use Kubernetes'),
+    ],
+)
+def test_a_name_that_gcloud_does_not_know(machine, kind, message):
+    arguments = ['up', '--name=a', '--zone=z', f'--type={kind}', '--dry-run']
     result = machine.run(machine.scripts / 'launch_tpu.sh', *arguments)
     assert result.returncode == 2
-    assert result.stderr == 'error: gcloud calls --type=v5e-8 v5litepod-8\n'
+    assert result.stderr == f'error: {message}\n'
 
 
 def test_every_flag_of_slurm_is_documented(machine):
@@ -122,6 +133,14 @@ def test_check_of_a_tpu_finds_all(machine):
     status, lines = check(machine, *arguments, '--config.data.data_dir=/data/tfds')
     assert status == 0
     assert [line.split()[0] for line in lines] == ['ok'] * 3 + ['look'] + ['ok'] * 3 + ['look']
+    place = ['--quiet', '--zone=us-central2-b', '--project=mine']
+    tpu_vm = ['gcloud', 'compute', 'tpus', 'tpu-vm']
+    assert machine.calls('gcloud', 'ssh-add') == [
+        ['gcloud', 'auth', 'list', '--filter=status:ACTIVE', '--format=value(account)'],
+        [*tpu_vm, 'accelerator-types', 'describe', 'v6e-8', *place],
+        ['gcloud', 'storage', 'buckets', 'describe', 'gs://b', '--format=value(name)'],
+        ['ssh-add', '-L'],
+    ]
 
 
 def test_check_of_a_tpu_names_what_is_missing(machine):
@@ -166,4 +185,5 @@ def test_check_of_slurm(machine):
     python.touch(mode=0o755)
     result = machine.run(machine.scripts / 'launch_slurm.sh', *arguments)
     assert result.returncode == 0, result.stderr
-    assert machine.calls('sbatch') == []
+    sinfo = ['sinfo', '--noheader', '--partition=gpu', '--format=%P']
+    assert machine.calls() == [sinfo, sinfo]  # and no sbatch

@@ -112,6 +112,7 @@ def test_a_crash_after_an_hour_begins_a_new_row(machine):
     ('job', 'requeued'),
     [
         ('Reason=None PreemptTime=None', False),  # scancel
+        ('Reason=None', False),  # scancel where nothing preempts
         ('Reason=TimeLimit PreemptTime=None', True),
         ('Reason=None PreemptTime=2026-11-21T16:23:28', True),
     ],
@@ -139,6 +140,7 @@ def test_a_signalled_batch_shell_waits_for_the_tasks_and_tells_scancel(machine, 
         (['--job_name=a b'], "--job_name='a b'"),
         (['--job_name=a', '--nodes=0'], 'at least 1'),
         (['--job_name=a', '--nodes=two'], '--nodes=two'),
+        (['--job_name=a', '--warn_seconds=90000'], 'at most 65535'),
         (['--job_name=a', '--node=2'], 'unknown argument --node=2'),
     ],
 )

@@ -1,3 +1,13 @@
+"""Help, shellcheck, and the manifest for Kubernetes.
+
+Sources of the manifest's fields, read on 2026-11-26: https://github.com/kubernetes-sigs/jobset at
+v0.12.0 (May 2026), whose definition in config/components/crd takes the manifest and knows its every
+field, and so does that of its newest commit (08dfbdf, August 2026); the schemas of a Job of
+Kubernetes 1.32, 1.35 and 1.37 (kubernetes-validate 1.37.0); site/static/examples/tpu-multislice of
+JobSet for the labels of nodes with TPUs. The message of a Job that status 2 ends is the Job
+controller's "Container %s for pod %s/%s failed with exit code %v matching %v rule at index %d".
+"""
+
 import shutil
 import subprocess
 import sys
@@ -10,7 +20,9 @@ from recorder import SCRIPTS
 SHELL_SCRIPTS = sorted(SCRIPTS.glob('*.sh'))
 
 
-@pytest.mark.parametrize('name', ['launch_tpu.sh', 'launch_slurm.sh', 'tpu_worker.sh'])
+@pytest.mark.parametrize(
+    'name', ['launch_tpu.sh', 'launch_slurm.sh', 'launch_jobset.sh', 'tpu_worker.sh']
+)
 def test_help_explains_with_an_example(name):
     result = subprocess.run(
         ['bash', SCRIPTS / name, '--help'], capture_output=True, text=True, check=True
@@ -43,8 +55,11 @@ def test_the_jobset_is_one_of_v1alpha2(jobset):
     [job] = spec['replicatedJobs']
     assert spec['coordinator']['replicatedJob'] == job['name']
     assert spec['network']['enableDNSHostnames'] is True
-    # The longest pod hostname has to fit into 63 characters.
-    assert len(f'{jobset["metadata"]["name"]}-{job["name"]}-0-999') < 64
+    # The longest pod hostname has to fit into 63 characters, and so has the coordinator's address,
+    # which is a label (JobSet 0.11 refuses a longer one).
+    name = jobset['metadata']['name']
+    assert len(f'{name}-{job["name"]}-0-999') < 64
+    assert len(f'{name}-{job["name"]}-0-0.{name}') < 64
 
 
 def test_the_jobset_restarts_as_the_status_says(jobset):
