@@ -25,12 +25,3 @@ def together(arrays: Any) -> Any:
 @together.defjvp
 def _together(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
     return together(*primals), computed_again(*tangents)
-
-
-def written_first(arrays: Any) -> Any:
-    """The same arrays, which CPUs have in memory before they compute with them.
-
-    XLA for CPUs computes what is joined or padded number by number, with a decision for each.
-    """
-    barrier = jax.lax.optimization_barrier
-    return jax.lax.platform_dependent(arrays, cpu=barrier, default=lambda arrays: arrays)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cfg_jax.models.barriers import computed_again, written_first
+from cfg_jax.models.barriers import computed_again
 from cfg_jax.models.modulation import modulate, spread
 
 _EPSILON = 1e-5
@@ -179,10 +179,20 @@ def _channel_statistics(part: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _group_mean(groups: int, sums: jax.Array, h: Parts) -> jax.Array:
     """Sums over positions [B, C] -> the group's mean, repeated for every channel, [B, C]."""
-    batch, channels = sums.shape
-    width = channels // groups
-    means = sums.reshape(batch, groups, width).sum(-1) / (math.prod(h[0].shape[1:-1]) * width)
-    return jnp.repeat(means, width, axis=1)
+    width = sums.shape[1] // groups
+    count = math.prod(h[0].shape[1:-1]) * width
+
+    def reshaped(sums: jax.Array) -> jax.Array:
+        means = sums.reshape(sums.shape[0], groups, width).sum(-1) / count
+        return jnp.repeat(means, width, axis=1)
+
+    def products(sums: jax.Array) -> jax.Array:
+        # XLA for CPUs would look up the group of every single number of h; not of a product.
+        member = jnp.repeat(jnp.eye(groups, dtype=sums.dtype), width, axis=1)  # [groups, C]
+        exactly = functools.partial(jnp.matmul, precision='highest')
+        return exactly(exactly(sums, member.T) / count, member)
+
+    return jax.lax.platform_dependent(sums, cpu=products, default=reshaped)
 
 
 def _positions(part: jax.Array) -> tuple[int, ...]:
@@ -201,4 +211,4 @@ def _at(part: jax.Array, columns: slice, per_channel: jax.Array) -> jax.Array:
 
 
 def _joined(parts: Sequence[jax.Array]) -> jax.Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(written_first(parts), axis=-1)
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
