@@ -85,6 +85,19 @@ def toy_networks():
         yield
 
 
+@pytest.fixture
+def undrawn():
+    """Sweeps write empty files for pictures, which would take half their time; `undo()` draws."""
+    from support import draw_nothing
+
+    from cfg_jax.evaluation import plots, sweep
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, '_save_samples', draw_nothing)
+        patch.setattr(plots, 'save_tradeoff', draw_nothing)
+        yield patch
+
+
 @pytest.fixture(scope='session')
 def digits_dir():
     """The directory of the prepared digits in the session's data_dir."""
@@ -158,5 +171,5 @@ def _sweep(workdir):
     from cfg_jax.metrics.features import classifier
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, '_EPOCHS', 40)  # good enough, in a quarter of the time
+        patch.setattr(classifier, '_EPOCHS', 5)  # nobody looks at how good it is
         sweep.run(make_tiny_config(), workdir, name='tiny')
