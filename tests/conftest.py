@@ -38,6 +38,8 @@ def pytest_configure(config):
     xla.set_flags()  # as commands do: the same rounding, and their compilations in the cache
     # Small matrices go faster without threads that wait for each other.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+    # Looking through all old objects takes a tenth of the time; the end of each module is enough.
+    gc.set_threshold(700, 10, 1000)
     # Before any of them is imported: what their annotations say of shapes is checked at every call.
     jaxtyping.install_import_hook([f'cfg_jax.{name}' for name in _SHAPED], 'shapes.checked')
 
@@ -83,6 +85,19 @@ def toy_networks():
 
     with toy_instead_of_networks():
         yield
+
+
+@pytest.fixture
+def undrawn():
+    """Sweeps write empty files for pictures, which would take half their time; `undo()` draws."""
+    from support import draw_nothing
+
+    from cfg_jax.evaluation import plots, sweep
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, '_save_samples', draw_nothing)
+        patch.setattr(plots, 'save_tradeoff', draw_nothing)
+        yield patch
 
 
 @pytest.fixture(scope='session')
@@ -158,5 +173,5 @@ def _sweep(workdir):
     from cfg_jax.metrics.features import classifier
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, '_EPOCHS', 40)  # good enough, in a quarter of the time
+        patch.setattr(classifier, '_EPOCHS', 5)  # nobody looks at how good it is
         sweep.run(make_tiny_config(), workdir, name='tiny')

@@ -19,11 +19,10 @@ import published_toys
 import pytest
 import tensorflow_datasets as tfds
 import toy_experiments
-from etils import epath
 from pictures import class_folder, encoded, random_pixels
 from PIL import Image
 from shapes import unchecked
-from support import ROOT, experiment, script, toy_instead_of_networks
+from support import ROOT, draw_nothing, experiment, script, toy_instead_of_networks
 from test_comparison import Means
 from test_conversion import LAYERS, draw, write_torch
 
@@ -98,12 +97,6 @@ class Instrument(Means):
     def apply(self, params, images):
         found = super().apply(params, images)
         return found if self.name == 'inception' else found._replace(logits=None)
-
-
-def draw_nothing(*arguments, **options):
-    """In the place of what draws a picture of a sweep, to the path that is among its arguments."""
-    (path,) = [argument for argument in arguments if isinstance(argument, epath.Path)]
-    files.write_bytes(path, b'')
 
 
 def instrument(path, name='inception', dtype='float32'):

@@ -14,8 +14,8 @@ from cfg_jax.inference import Model
 from cfg_jax.metrics.features import Features
 from cfg_jax.training import workdirs as workdir_lib
 
-# Tracing the U-Net anew would be most of every sweep; other files sweep with it.
-pytestmark = pytest.mark.usefixtures('toy_networks')
+# Tracing the U-Net anew, and pictures, would be most of every sweep; other files have both.
+pytestmark = pytest.mark.usefixtures('toy_networks', 'undrawn')
 
 
 def results_of(workdir, name='tiny'):
@@ -182,8 +182,9 @@ def test_a_lost_shard_is_computed_again(workdir, sampled):
 
 
 @pytest.mark.parametrize('given', [(0.0, 1.0, 2.0), (2.0,), (2.0, 2.0, -0.0)])
-def test_more_w_join_the_same_sweep(workdir, sampled, given):
+def test_more_w_join_the_same_sweep(workdir, sampled, given, undrawn):
     """Finished w are not computed again, and every file shows all of them, each once."""
+    undrawn.undo()
     directory = workdir / 'sweep' / 'tiny'
     old_rows = results_of(workdir)['rows']
     old_picture = Image.open(directory / 'samples.png').size
@@ -283,8 +284,9 @@ def test_other_metrics_cost_no_sampling(workdir, sampled):
     assert '| KID |' in (workdir / 'sweep' / 'tiny' / 'table.md').read_text()
 
 
-def test_an_extractor_from_outside_the_library(workdir):
+def test_an_extractor_from_outside_the_library(workdir, undrawn):
     """Its name for the distance is kept, and class agreement, which it cannot judge, left out."""
+    undrawn.undo()
     metrics = ('fid', 'sfid', 'is')
     config = make_tiny_config(sweep__w=(1.0,), sweep__metrics=metrics)
     directory = sweep.run(config, workdir, name='outside', extractor=Brightness())
@@ -300,7 +302,8 @@ def test_an_extractor_from_outside_the_library(workdir):
 
 
 @pytest.mark.parametrize('metrics', [('is',), ('precision', 'recall'), ('kid', 'fid_infinity')])
-def test_any_choice_of_metrics_has_a_table_and_a_picture(workdir, metrics):
+def test_any_choice_of_metrics_has_a_table_and_a_picture(workdir, metrics, undrawn):
+    undrawn.undo()
     config = make_tiny_config(sweep__metrics=metrics)
     directory = sweep.run(config, workdir, name='tiny')
     shown = (directory / 'table.md').read_text().splitlines()[0]

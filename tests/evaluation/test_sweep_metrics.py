@@ -10,8 +10,8 @@ from support import logged, make_tiny_config, user_error
 from cfg_jax import files
 from cfg_jax.evaluation import sweep
 
-# Tracing the U-Net anew would be most of every sweep; other files sweep with it.
-pytestmark = pytest.mark.usefixtures('toy_networks')
+# Tracing the U-Net anew, and pictures, would be most of every sweep; other files have both.
+pytestmark = pytest.mark.usefixtures('toy_networks', 'undrawn')
 
 
 @pytest.fixture
