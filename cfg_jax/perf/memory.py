@@ -21,7 +21,7 @@ _CGROUP = Path('/sys/fs/cgroup/memory.max')  # the limit of a container
 # their peak: XLA computes cheap results again; a policy of remat leaves less that is cheap. Seen in
 # what scripts/compile_for.py compiled for h100:8 with 64 and 256 images at once; on TPUs seen for
 # v4:2x2x1 when a quarter less was kept, with the same peak assumed.
-_IN_MEMORY = {'gpu': 0.28, 'tpu': 0.5}
+_IN_MEMORY = {'gpu': 0.225, 'tpu': 0.5}
 _IN_MEMORY_OF_REMAT = {'gpu': 0.85, 'tpu': 1.15}
 _ASKED = re.compile(r'allocat\w*\s+(?:([\d.]+\s?[KMGTP]i?B)|(\d+)\s?bytes)')  # XLA, NumPy
 

@@ -4,8 +4,8 @@ import importlib.metadata
 import os
 from collections.abc import Mapping, MutableMapping
 
-# What YNNPACK's kernels are left to do: products of matrices, not convolutions.
-_YNN = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT'
+# What YNNPACK's kernels are left to do: nothing.
+_YNN = '--xla_cpu_experimental_ynn_fusion_type='
 # Versions of jaxlib that know the flag; another one may end at a flag it does not know.
 _KNOW_IT = ('0.10.', '0.11.', '0.12.')
 # What XLA for GPUs does together it copies together, and apart again: gradients to be sent, up to
@@ -25,8 +25,8 @@ def set_flags(
     """Adds the flags that pay for this project to XLA_FLAGS, unless the user has chosen otherwise.
 
     Commands call it before anything starts JAX; importing the library changes no environment. On
-    CPUs jaxlib sends convolutions to YNNPACK's kernels since 0.10, which are slower here than
-    XLA's own: see docs/performance.md. On GPUs large gradients are not copied to be sent, and a
+    CPUs jaxlib sends convolutions and products to YNNPACK's kernels since 0.10, which are slower
+    here than XLA's own: see docs/performance.md. On GPUs large gradients are not copied to be sent, and a
     process may have nine tenths of the memory: what a large batch needs, with room for the
     libraries' own.
 

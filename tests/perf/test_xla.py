@@ -10,7 +10,7 @@ from cfg_jax.perf import xla
 OPTION = '--xla_cpu_experimental_ynn_fusion_type='
 GPU_OPTION = '--xla_gpu_all_reduce_combine_threshold_bytes='
 MERGER = '--xla_gpu_dot_merger_threshold_mb='
-FLAG = f'{OPTION}LIBRARY_FUSION_TYPE_DOT {GPU_OPTION}1048576 {MERGER}4'
+FLAG = f'{OPTION} {GPU_OPTION}1048576 {MERGER}4'
 
 
 def test_added_to_what_the_user_has():
@@ -21,7 +21,7 @@ def test_added_to_what_the_user_has():
 
 
 def test_the_users_choice_and_other_versions_stay():
-    chosen = {'XLA_FLAGS': f'{GPU_OPTION}9 {OPTION} {MERGER}7'}
+    chosen = {'XLA_FLAGS': f'{GPU_OPTION}9 {OPTION}LIBRARY_FUSION_TYPE_DOT {MERGER}7'}
     before = dict(chosen)
     xla.set_flags(chosen, '0.10.2')
     assert chosen['XLA_FLAGS'] == before['XLA_FLAGS']
