@@ -26,8 +26,8 @@ def set_flags(
 
     Commands call it before anything starts JAX; importing the library changes no environment. On
     CPUs jaxlib sends convolutions and products to YNNPACK's kernels since 0.10, which are slower
-    here than XLA's own: see docs/performance.md. On GPUs large gradients are not copied to be sent, and a
-    process may have nine tenths of the memory: what a large batch needs, with room for the
+    here than XLA's own: see docs/performance.md. On GPUs large gradients are not copied to be sent,
+    and a process may have nine tenths of the memory: what a large batch needs, with room for the
     libraries' own.
 
     Args:
