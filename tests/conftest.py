@@ -173,5 +173,5 @@ def _sweep(workdir):
     from cfg_jax.metrics.features import classifier
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, '_EPOCHS', 5)  # nobody looks at how good it is
+        patch.setattr(classifier, '_EPOCHS', 20)  # half of them: good enough
         sweep.run(make_tiny_config(), workdir, name='tiny')

@@ -12,14 +12,18 @@ def count_flops(fn: Callable, *args: Any) -> int:
 
     Counts convolutions and matrix products (dense layers and attention), the operations that
     decide the time of a network; element-wise work is left out. Of the branches of a condition the
-    most expensive counts. `args` may be `jax.ShapeDtypeStruct`s.
+    most expensive counts, of those that platforms choose the default. `args` may be
+    `jax.ShapeDtypeStruct`s.
     """
     return _count(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
 def _count(jaxpr: Any) -> int:
     total = 0
+    platforms: list[Any] = []
     for equation in jaxpr.eqns:
+        if equation.primitive.name == 'platform_index':
+            platforms += equation.outvars
         if equation.primitive.name == 'conv_general_dilated':
             total += _conv_flops(equation)
         elif equation.primitive.name == 'dot_general':
@@ -27,7 +31,10 @@ def _count(jaxpr: Any) -> int:
         elif equation.primitive.name.startswith('dot_product_attention_'):  # cuDNN's
             total += _attention_flops(equation)
         counts = [_count(sub) for sub in _inner_jaxprs(tuple(equation.params.values()))]
-        inner = max(counts) if equation.primitive.name == 'cond' else sum(counts)
+        inner = sum(counts)
+        if equation.primitive.name == 'cond':
+            by_platform = any(equation.invars[0] is index for index in platforms)
+            inner = counts[-1] if by_platform else max(counts)
         # A scan runs its body `length` times, a map over devices on each of them.
         times = equation.params.get('length', 1)
         if equation.primitive.name == 'shard_map':

@@ -142,6 +142,7 @@ def _data_sets(root):
     (root / 'runs').mkdir()
     (root / 'runs' / 'tfds').symlink_to(root / 'data' / 'tfds')  # the bucket holds it too
     class_folder(root / 'data' / 'birds', {f'bird_{n:02d}': 2 for n in range(12)}, SIDE)
+    class_folder(root / 'data' / 'jpegs', {'pictures': 4}, SIDE)
 
 
 def _images(root):

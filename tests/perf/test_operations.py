@@ -27,6 +27,16 @@ def test_dense():
     assert operations.count_flops(lambda x, w: jnp.tanh(x @ w) + 1, array(5, 3), array(3, 7)) == 210
 
 
+def test_the_default_of_what_platforms_choose():
+    def on_cpus_more(x):
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+    assert operations.count_flops(on_cpus_more, array(4, 4)) == 2 * 4**3
+    assert operations.count_flops(jax.vmap(on_cpus_more), array(3, 4, 4)) == 3 * 2 * 4**3
+    either = functools.partial(jax.lax.cond, True, lambda x: x @ x @ x, lambda x: x @ x)
+    assert operations.count_flops(either, array(4, 4)) == 2 * 2 * 4**3
+
+
 def test_batched_product():
     product = functools.partial(jnp.einsum, 'bhqd,bhkd->bhqk')
     flops = operations.count_flops(product, array(2, 4, 6, 8), array(2, 4, 5, 8))
