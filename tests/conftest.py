@@ -90,13 +90,10 @@ def toy_networks():
 @pytest.fixture
 def undrawn():
     """Sweeps write empty files for pictures, which would take half their time; `undo()` draws."""
-    from support import draw_nothing
-
-    from cfg_jax.evaluation import plots, sweep
+    from support import undraw_sweeps
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, '_save_samples', draw_nothing)
-        patch.setattr(plots, 'save_tradeoff', draw_nothing)
+        undraw_sweeps(patch)
         yield patch
 
 

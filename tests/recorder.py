@@ -88,6 +88,13 @@ class Machine:
         self._record.unlink(missing_ok=True)
 
 
+def error_of(result: subprocess.CompletedProcess[str]) -> str:
+    """The error of a command, which must end with one line of it and status 2."""
+    assert result.returncode == 2
+    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
+    return result.stderr
+
+
 def printed_calls(text: str, names: Sequence[str]) -> list[list[str]]:
     """The commands of a dry run, as `Machine.calls` gives those of a real one."""
     return [shlex.split(line) for line in text.splitlines() if line.split(' ')[0] in names]

@@ -118,6 +118,14 @@ def draw_nothing(*arguments, **options):
     files.write_bytes(path, b'')
 
 
+def undraw_sweeps(patch):
+    """Sweeps write empty files for pictures, until the MonkeyPatch `patch` is undone."""
+    from cfg_jax.evaluation import plots, sweep
+
+    patch.setattr(sweep, '_save_samples', draw_nothing)
+    patch.setattr(plots, 'save_tradeoff', draw_nothing)
+
+
 def user_error(fn, *args, **kwargs):
     """The message of the UserError that fn(*args, **kwargs) must raise: one clean line."""
     with pytest.raises(UserError) as caught:

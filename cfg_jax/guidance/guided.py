@@ -168,16 +168,11 @@ def for_a_loop(
     networks: Mapping[str, Any], params: Mapping[str, Any], z: jax.Array, condition: Condition
 ) -> dict[str, Any]:
     """`params` with those of denoisers cast before the loop that uses them at every level."""
-
-    def cast(name: str, of: Any) -> Any:
-        network = networks.get(name)
-        return (
-            network.for_a_loop(of, z, jnp.zeros(()), condition)
-            if isinstance(network, Denoiser)
-            else of
-        )
-
-    return {name: cast(name, of) for name, of in params.items()}
+    cast = dict(params)
+    for name, network in networks.items():
+        if isinstance(network, Denoiser) and name in params:
+            cast[name] = network.for_a_loop(params[name], z, jnp.zeros(()), condition)
+    return cast
 
 
 def _batches(evaluations: tuple[Evaluation, ...]) -> list[list[Evaluation]]:

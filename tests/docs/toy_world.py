@@ -22,12 +22,19 @@ import toy_experiments
 from pictures import class_folder, encoded, random_pixels
 from PIL import Image
 from shapes import unchecked
-from support import ROOT, draw_nothing, experiment, script, toy_instead_of_networks
+from support import (
+    ROOT,
+    draw_nothing,
+    experiment,
+    script,
+    toy_instead_of_networks,
+    undraw_sweeps,
+)
 from test_comparison import Means
 from test_conversion import LAYERS, draw, write_torch
 
 from cfg_jax import config_files, files
-from cfg_jax.data import pipeline, tfds_sets
+from cfg_jax.data import tfds_sets, workers
 from cfg_jax.distributed import multihost
 from cfg_jax.evaluation import plots, sweep
 from cfg_jax.metrics.features import EXTRACTORS, conversion, inception
@@ -178,15 +185,11 @@ def _weights(root, patch):
 def world(root):
     """Fills a directory with what the pages take for granted, and puts toys in the place of it."""
     load, prepare = config_files.load_config, sweep.prepare
-    batches, training = pipeline.TrainingBatches, benchmark.training
+    iterator, training = workers.WorkerIterator, benchmark.training
 
     def train_briefly(config, steps, rounds, *arguments, **options):
         config.train.batch_size = 8
         return training(config, 1, 1, *arguments, **options)
-
-    def batches_of_this_process(data, **options):
-        data.num_workers = 0
-        return batches(data, **options)
 
     def prepare_toy(config, *arguments, **options):
         shrink_sweep(config)
@@ -201,15 +204,11 @@ def world(root):
     ):
         patch.setattr(config_files, 'load_config', lambda *given: shrink(load(*given)))
         patch.setattr(sweep, 'prepare', prepare_toy)
-        for module, name in (
-            (sweep, '_save_samples'),
-            (plots, 'save_tradeoff'),
-            (experiment('tables_parts.layout'), 'draw'),
-        ):
-            patch.setattr(module, name, draw_nothing)
+        undraw_sweeps(patch)
+        patch.setattr(experiment('tables_parts.layout'), 'draw', draw_nothing)
         patch.setattr(Pictures, 'draw', lambda pictures, step, params: None)
         patch.setattr(plots, 'save', lambda path, figure: files.write_bytes(path, b''))
-        patch.setattr(pipeline, 'TrainingBatches', batches_of_this_process)
+        patch.setattr(workers, 'WorkerIterator', lambda dataset, count: iterator(dataset, 0))
         patch.setattr(benchmark, 'training', train_briefly)
         patch.setattr(presets, 'PRESETS', published_toys.small())
         patch.setattr(inception, 'from_file', instrument)

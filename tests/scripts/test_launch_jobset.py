@@ -5,7 +5,7 @@ and of 0.9.0 (2026-11-26); flags are those of `kubectl COMMAND --help` of that v
 """
 
 import pytest
-from recorder import Machine
+from recorder import Machine, error_of
 
 KUBECTL = """
 case "$*" in
@@ -140,17 +140,11 @@ def test_the_dry_run_prints_what_is_called(machine, manifest):
     ],
 )
 def test_mistakes_end_in_one_line(machine, arguments, message):
-    result = launch(machine, *arguments)
-    assert result.returncode == 2
-    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
-    assert message in result.stderr
+    assert message in error_of(launch(machine, *arguments))
     assert machine.calls() == []
 
 
 def test_without_kubectl(tmp_path):
     machine = Machine(tmp_path)
     machine.only('bash', 'dirname')
-    result = launch(machine, '--check')
-    assert result.returncode == 2
-    assert result.stderr.startswith('error: kubectl is not on PATH')
-    assert result.stderr.count('\n') == 1
+    assert error_of(launch(machine, '--check')).startswith('error: kubectl is not on PATH')

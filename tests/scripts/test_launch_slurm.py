@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from recorder import Machine
+from recorder import Machine, error_of
 
 COMMAND = ['python', 'train.py', '--workdir=/a b/c', "it's", '$HOME']
 
@@ -145,10 +145,7 @@ def test_a_signalled_batch_shell_waits_for_the_tasks_and_tells_scancel(machine, 
     ],
 )
 def test_mistakes_end_in_one_line(machine, arguments, message):
-    result = launch(machine, *arguments)
-    assert result.returncode == 2
-    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
-    assert message in result.stderr
+    assert message in error_of(launch(machine, *arguments))
     assert machine.calls() == []
 
 
@@ -161,6 +158,4 @@ def test_without_a_command(machine):
 def test_without_slurm(tmp_path):
     machine = Machine(tmp_path)
     machine.only('bash', 'dirname')
-    result = launch(machine, '--job_name=a')
-    assert result.returncode == 2
-    assert result.stderr.startswith('error: sbatch is not on PATH')
+    assert error_of(launch(machine, '--job_name=a')).startswith('error: sbatch is not on PATH')

@@ -4,7 +4,7 @@ import tarfile
 import time
 
 import pytest
-from recorder import Machine, printed_calls
+from recorder import Machine, error_of, printed_calls
 
 STATE = (
     '--command=mkdir -p cfg_jax_run/files && if [ -e cfg_jax_run/tpu_worker.sh ]; then'
@@ -222,20 +222,16 @@ def test_status_logs_stop_and_delete(machine, tmp_path):
     ],
 )
 def test_mistakes_end_in_one_line(machine, arguments, message):
-    result = launch(machine, *arguments)
-    assert result.returncode == 2
-    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
-    assert message in result.stderr
+    assert message in error_of(launch(machine, *arguments))
     assert machine.calls('gcloud') == []
 
 
 def test_without_gcloud(tmp_path):
     machine = Machine(tmp_path)
     machine.only('bash', 'dirname')
-    result = launch(machine, 'stop', '--name=a', '--zone=z')
-    assert result.returncode == 2
-    assert result.stderr.startswith('error: gcloud is not on PATH')
-    assert result.stderr.count('\n') == 1
+    assert error_of(launch(machine, 'stop', '--name=a', '--zone=z')).startswith(
+        'error: gcloud is not on PATH'
+    )
 
 
 def test_a_work_directory_on_the_workers_disk_is_remarked(machine):
