@@ -14,7 +14,7 @@ from cfg_jax.registry import PRECONDITIONINGS, SCALINGS, SCHEDULES, TARGETS, TIM
 from cfg_jax.samplers import GRIDS, SAMPLERS
 
 DTYPES = ('float32', 'bfloat16')
-ATTENTION_KERNELS = ('auto', 'cudnn', 'xla')
+ATTENTION_KERNELS = ('auto', 'cudnn', 'pallas', 'xla')
 REMATS = ('none', 'convolutions', 'blocks')
 LABEL_RULES = ('uniform', 'balanced')
 ROUNDINGS = ('round', 'truncate')  # of data.images.to_uint8, which needs JAX
@@ -133,7 +133,7 @@ FIELDS: dict[str, Field] = {
     'model.attention': Field(
         'auto',
         _one_of(ATTENTION_KERNELS),
-        "auto: flash attention where cuDNN has it; xla: XLA's; cudnn: without asking the device",
+        "auto: cuDNN's on GPUs, pallas on TPUs, where it knows the heads; cudnn, pallas: unasked",
     ),
     'model.patch': Field(1, _whole(1, 64), 'pixels a side that the network sees as channels'),
     'model.dtype': Field('float32', _one_of(DTYPES), 'of convolutions and products'),

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-KERNELS = ('auto', 'cudnn', 'xla')
+from cfg_jax.models import tpu_attention
+
+KERNELS = ('auto', 'cudnn', 'pallas', 'xla')
 _LARGE = 512 * 512  # weights of a head, more than a core's cache holds of several images
 
 
@@ -17,14 +19,20 @@ def attend(
 ) -> Float[Array, 'B T heads C']:
     """softmax(q k^T / sqrt(C)) v over positions; [B, positions, heads, C].
 
-    XLA's kernel, on CPUs `products`, writes the T x T weights to memory; cuDNN's flash attention
-    does not, and exists for 16-bit heads on NVIDIA GPUs. `kernel` is 'auto' for cuDNN's where it
-    exists and XLA's elsewhere, 'cudnn' for cuDNN's wherever it knows the heads, whatever devices
-    are here, or 'xla'.
+    XLA's kernel, on CPUs `products`, writes the T x T weights to memory. Two others do not, of
+    16-bit heads: cuDNN's flash attention on NVIDIA GPUs, and `tpu_attention`. `kernel` is 'auto'
+    for these where they run and XLA's elsewhere; 'cudnn' or 'pallas' for one of them wherever it
+    knows the heads, whatever devices are here; or 'xla'.
     """
-    choose = {'auto': has_flash_kernel, 'cudnn': knows_heads, 'xla': lambda dtype, channels: False}
-    if choose[kernel](q.dtype, q.shape[-1]):
+    queries, keys, channels = q.shape[1], k.shape[1], q.shape[-1]
+    if kernel == 'auto':
+        kernel = flash_kernel(jax.local_devices()[0])
+    if kernel == 'cudnn' and knows_heads(q.dtype, channels):
         return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
+    if kernel == 'pallas' and tpu_attention.knows(q.dtype, queries, keys, channels):
+        return jax.lax.platform_dependent(
+            q, k, v, tpu=tpu_attention.attend, default=jax.nn.dot_product_attention
+        )
     return jax.lax.platform_dependent(q, k, v, cpu=products, default=jax.nn.dot_product_attention)
 
 
@@ -53,19 +61,19 @@ def products(
     return jnp.moveaxis(jax.lax.map(of, heads) if large else of(heads), 1, 2)
 
 
-def has_flash_kernel(dtype: jnp.dtype, head_channels: int) -> bool:
-    """Whether cuDNN's flash attention is on this machine and knows such heads."""
-    return runs_flash_kernel(jax.local_devices()[0]) and knows_heads(dtype, head_channels)
+def flash_kernel(device: jax.Device) -> str:
+    """The kernel beside XLA's that runs on a device, present or described; 'xla' for none.
 
-
-def runs_flash_kernel(device: jax.Device) -> bool:
-    """Whether it runs on a device, present or described: compute capability 8.0."""
+    cuDNN's needs compute capability 8.0.
+    """
+    if device.platform == 'tpu':
+        return 'pallas'
     version = device.client.platform_version  # a described GPU's says its name
     if device.platform != 'gpu' or not ('cuda' in version or 'NVIDIA' in version):
-        return False
-    return float(device.compute_capability) >= 8.0
+        return 'xla'
+    return 'cudnn' if float(device.compute_capability) >= 8.0 else 'xla'
 
 
 def knows_heads(dtype: jnp.dtype, head_channels: int) -> bool:
-    """Whether it knows such heads: 16 bits and at most 128 channels, in eights."""
+    """Whether cuDNN's knows such heads: 16 bits and at most 128 channels, in eights."""
     return dtype in (jnp.bfloat16, jnp.float16) and head_channels % 8 == 0 and head_channels <= 128

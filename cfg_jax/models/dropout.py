@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from cfg_jax.models.barriers import computed_once
+
 
 class Dropout(nn.Module):
     """h / (1 - rate) where it is kept, with probability 1 - rate, else 0 (Srivastava et al. 2014).
@@ -26,7 +28,20 @@ class Dropout(nn.Module):
         if not train or self.rate == 0.0:
             return jnp.asarray(h)
         keep = 1.0 - self.rate
-        return _drop(keep, jax.random.bernoulli(self.make_rng('dropout'), keep, h.shape), h)
+        return _drop(keep, _draw(self.make_rng('dropout'), keep, h.shape), h)
+
+
+def _draw(key: jax.Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, '*shape']:
+    """True with probability `keep`."""
+    by_threefry = functools.partial(jax.random.bernoulli, p=keep, shape=shape)
+    on_tpus = functools.partial(_draw_by_the_chip, keep=keep, shape=shape)
+    return jax.lax.platform_dependent(key, tpu=on_tpus, default=by_threefry)
+
+
+def _draw_by_the_chip(key: jax.Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, '*shape']:
+    """The same by a TPU's own generator, which takes a third of the cycles there."""
+    words = jnp.tile(jax.random.key_data(key), 2)
+    return jax.random.bernoulli(jax.random.wrap_key_data(words, impl='rbg'), keep, shape)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -36,7 +51,7 @@ def _drop(
     """h / keep where kept, else 0. A kept 0 is the smallest number: only what is dropped is 0."""
     scaled = h / keep
     scaled = jnp.where(scaled == 0.0, jnp.finfo(h.dtype).tiny, scaled)
-    return jnp.where(kept, scaled, jnp.zeros_like(h))
+    return computed_once(jnp.where(kept, scaled, jnp.zeros_like(h)))
 
 
 @_drop.defjvp

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -79,8 +80,7 @@ def resolved(config: ConfigDict, target: Target) -> ConfigDict:
     """A copy of the config with what its attention's 'auto' means on the target."""
     config = config.copy_and_resolve_references()
     if config.model.attention == 'auto':
-        flash = attention.runs_flash_kernel(target.device)
-        config.model.attention = 'cudnn' if flash else 'xla'
+        config.model.attention = attention.flash_kernel(target.device)
     return config
 
 
@@ -115,13 +115,12 @@ def _compiled(lower: Any, flops: float, images: int, target: Target) -> Result:
     result |= {'compiles': True, 'compile_seconds': time.perf_counter() - start}
     memory = _memory(compiled, target)
     moved = traffic.measure(program_text.parse(compiled.as_text()))
-    flash = sum(n for name, n in moved.kernels.items() if 'fmha' in name)
     return (
         result
         | {'memory': memory, 'fits': memory['peak'] <= target.usable_bytes}
         | {'usable_bytes': target.usable_bytes}
         | {'traffic': traffic.to_json(moved)}
-        | {'attention': f"cuDNN's, {flash} calls" if flash else "XLA's"}
+        | {'attention': _attention(moved.kernels)}
         | {'roofline': roofline(moved, flops / target.chips, images, target)}
     )
 
@@ -160,6 +159,15 @@ def roofline(moved: traffic.Traffic, flops: float, images: int, target: Target) 
         'estimated_images_per_second': images / seconds,
         'estimated_images_per_second_a_chip': images / seconds / target.chips,
     }
+
+
+def _attention(kernels: Mapping[str, int]) -> str:
+    """Whose attention it is: XLA's is no call of a library."""
+    for whose, name in (("cuDNN's", 'fmha'), ("Pallas's", 'tpu_custom_call')):
+        calls = sum(count for kernel, count in kernels.items() if name in kernel)
+        if calls:
+            return f'{whose}, {calls} calls'
+    return "XLA's"
 
 
 def _memory(compiled: jax.stages.Compiled, target: Target) -> dict[str, int]:

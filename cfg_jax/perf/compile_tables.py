@@ -23,12 +23,13 @@ _TRAINING = (
     'all-reduced, GiB',
     'read and written, GiB',
     'estimate, images/s',
+    'cycles, M',
     'attention',
     'compiled in',
 )
 _SCOPES = 16  # modules that move the most, of each program
 _SAMPLING = ('machine', 'images', 'peak, GiB of', 'read and written, GiB', 'estimate, images/s')
-_SAMPLING += ('attention', 'compiled in')
+_SAMPLING += ('cycles, M', 'attention', 'compiled in')
 
 
 def of_one(content: Result) -> str:
@@ -61,7 +62,11 @@ def of_one(content: Result) -> str:
             for kind, found in moved['collectives'].items()
         ]
         if moved['estimated_cycles']:
-            lines.append(f'  estimated cycles {moved["estimated_cycles"] / 1e6:,.1f} M')
+            kernels = moved['library_calls'].get('tpu_custom_call', 0)
+            lines.append(
+                f'  estimated cycles {moved["estimated_cycles"] / 1e6:,.1f} M, without {kernels}'
+                ' calls of kernels'
+            )
         lines.append(
             f'  estimate        {line["estimated_images_per_second"]:,.1f} images/s'
             f' ({line["estimated_ms"]:,.1f} ms): a bound, not a measurement'
@@ -145,7 +150,7 @@ def _advice(program: Result) -> str:
 def _training_row(machine: str, remat: str, program: Result) -> list[str]:
     cells = [machine, remat, str(program['images_at_once_a_chip']), str(program['grad_accum'])]
     if not program['compiles']:
-        return [*cells, _needed(program), *[''] * 6]
+        return [*cells, _needed(program), *[''] * 7]
     reduced = program['traffic']['collectives'].get('all-reduce', {'bytes': 0, 'count': 0})
     sent = f'{reduced["bytes"] / 2**30:.2f} in {reduced["count"]}'
     flops = f'{program["gflop_per_image"]:,.1f}'
@@ -155,14 +160,16 @@ def _training_row(machine: str, remat: str, program: Result) -> list[str]:
 def _sampling_row(machine: str, program: Result) -> list[str]:
     cells = [machine, str(program['batch_size'])]
     if not program['compiles']:
-        return [*cells, _needed(program), *[''] * 4]
+        return [*cells, _needed(program), *[''] * 5]
     return [*cells, _peak(program), *_common(program)]
 
 
 def _common(program: Result) -> list[str]:
+    cycles = program['traffic']['estimated_cycles']
     return [
         f'{program["traffic"]["bytes"] / 2**30:,.0f}',
         f'{program["roofline"]["estimated_images_per_second"]:,.0f}',
+        f'{cycles / 1e6:,.0f}' if cycles else '',
         program['attention'],
         f'{program["compile_seconds"]:.0f} s',
     ]

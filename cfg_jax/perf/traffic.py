@@ -22,7 +22,7 @@ _SLICES = ('slice', 'dynamic-slice', 'gather')
 _MOVES = {'copy', 'transpose', 'reshape', 'slice', 'dynamic-slice', 'concatenate', 'pad', 'bitcast'}
 _MOVES |= {'broadcast', 'reverse', 'copy-start', 'dynamic-update-slice', 'iota'}
 _TARGETS = (
-    (re.compile('fmha|flash|attention', re.I), 'attention'),
+    (re.compile('fmha|flash|attention|tpu_custom_call', re.I), 'attention'),  # TPUs' kernel is one
     (re.compile('conv', re.I), 'convolution'),
     (re.compile('gemm|matmul|dot', re.I), 'matrix product'),
 )
@@ -38,7 +38,7 @@ class Traffic(NamedTuple):
       bytes: read and written in its memory, by kind of instruction.
       calls: how many of them ran, by kind.
       collectives: by opcode, {'count', 'bytes'}.
-      cycles: the compiler's own estimates, summed; 0 where it gives none.
+      cycles: the compiler's own estimates, summed, of all but kernels; 0 where it gives none.
       kernels: targets of its calls of libraries, and how many.
       scopes: bytes by pass and module, see `scopes.scope_of`.
     """

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from cfg_jax.distributed import devices
 from cfg_jax.models import networks
-from cfg_jax.models.barriers import computed_again
 from cfg_jax.training import posthoc_ema
 from cfg_jax.training.ema import update_ema
 from cfg_jax.training.objectives import PerExample, make_objective
@@ -152,23 +151,29 @@ def make_train_step(
     gradient, optimizer = make_gradient(config, machine), make_optimizer(config)
     bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
 
-    def updated(state: TrainState, grads: Any) -> tuple[Any, tuple[Any, Any, Any]]:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = update_ema(state.ema_params, params, state.step, config.train.ema_decay)
-        return updates, (params, ema_params, opt_state)
-
     def update(state: TrainState, grads: Any, loss: jax.Array) -> tuple[Any, Metrics]:
-        updates, (params, *_) = updated(state, grads)
-        norms = {'grad_norm': grads, 'param_norm': params, 'update_norm': updates}
-        norms = {name: optax.tree.norm(tree) for name, tree in norms.items()}
-        # One bad batch must not spoil weeks: such an update is left out, the step counts.
-        applied = jnp.all(jnp.isfinite(jnp.stack([loss, *norms.values()])))
-        # The norms are known before anything is written in the old state's place.
-        state = computed_again(state)
-        old = state.params, state.ema_params, state.opt_state
-        kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), updated(state, grads)[1], old)
-        return kept, {'applied': applied, **norms}
+        grad_norm = optax.tree.norm(grads)
+        # One bad batch must not spoil weeks: such an update is left out, the step counts. These two
+        # decide, before anything is written in the old state's place: what Adam makes of a
+        # gradient with a finite norm is finite.
+        applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+
+        def where_applied(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
+
+        # From what is written, not from what might have been: XLA then reads everything once.
+        params = where_applied(optax.apply_updates(state.params, updates), state.params)
+        changes = jax.tree.map(jnp.subtract, params, state.params)
+        ema_params = update_ema(state.ema_params, params, state.step, config.train.ema_decay)
+        ema_params = where_applied(ema_params, state.ema_params)
+        opt_state = where_applied(opt_state, state.opt_state)
+        norms = {'param_norm': optax.tree.norm(params), 'update_norm': optax.tree.norm(changes)}
+        return (params, ema_params, opt_state), {
+            'applied': applied,
+            'grad_norm': grad_norm,
+            **norms,
+        }
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)

@@ -18,23 +18,34 @@ def gpu(capability='9.0', platform_version='PJRT C API\ncuda 12090'):
 
 
 @pytest.mark.parametrize(
-    ('device', 'dtype', 'channels', 'expected'),
+    ('device', 'expected'),
     [
-        (gpu(), jnp.bfloat16, 64, True),
-        (gpu('8.0'), jnp.bfloat16, 128, True),
-        (gpu('10.3'), jnp.bfloat16, 64, True),
-        (gpu('7.5'), jnp.bfloat16, 64, False),
-        (gpu(platform_version='PJRT C API\nNVIDIA H200'), jnp.bfloat16, 64, True),  # described
-        (gpu(platform_version='rocm 60400'), jnp.bfloat16, 64, False),
-        (gpu(), jnp.float32, 64, False),
-        (gpu(), jnp.bfloat16, 256, False),
-        (gpu(), jnp.bfloat16, 20, False),
-        (types.SimpleNamespace(platform='tpu', client=gpu().client), jnp.bfloat16, 64, False),
+        (gpu(), 'cudnn'),
+        (gpu('8.0'), 'cudnn'),
+        (gpu('10.3'), 'cudnn'),
+        (gpu('7.5'), 'xla'),
+        (gpu(platform_version='PJRT C API\nNVIDIA H200'), 'cudnn'),  # described
+        (gpu(platform_version='rocm 60400'), 'xla'),
+        (types.SimpleNamespace(platform='tpu', client=gpu().client), 'pallas'),
+        (types.SimpleNamespace(platform='cpu', client=gpu().client), 'xla'),
     ],
 )
-def test_where_the_flash_kernel_is(monkeypatch, device, dtype, channels, expected):
-    monkeypatch.setattr(jax, 'local_devices', lambda: [device])
-    assert attention.has_flash_kernel(jnp.zeros((), dtype).dtype, channels) == expected
+def test_the_kernel_of_a_device(device, expected):
+    assert attention.flash_kernel(device) == expected
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'channels', 'expected'),
+    [
+        (jnp.bfloat16, 64, True),
+        (jnp.float16, 128, True),
+        (jnp.float32, 64, False),
+        (jnp.bfloat16, 256, False),
+        (jnp.bfloat16, 20, False),
+    ],
+)
+def test_heads_that_cudnn_knows(dtype, channels, expected):
+    assert attention.knows_heads(jnp.zeros((), dtype).dtype, channels) == expected
 
 
 def test_xla_computes_the_formula():
@@ -42,7 +53,7 @@ def test_xla_computes_the_formula():
     weights = np.exp(np.einsum('bthc,bshc->bhts', q, k) / 2.0)
     weights /= weights.sum(-1, keepdims=True)
     expected = np.einsum('bhts,bshc->bthc', weights, v)
-    for kernel in attention.KERNELS:  # both are XLA's on this machine
+    for kernel in attention.KERNELS:  # all are XLA's on this machine
         np.testing.assert_allclose(attention.attend(q, k, v, kernel), expected, atol=1e-5)
 
 
@@ -80,7 +91,7 @@ class TestFlash:
         monkeypatch.setattr(f'{cudnn}.check_cudnn_version', lambda: 91000)
         monkeypatch.setattr(f'{cudnn}.check_compute_capability', lambda capability: True)
         monkeypatch.setattr(f'{cudnn}.is_cuda_compute_capability_equal', lambda capability: False)
-        monkeypatch.setattr(attention, 'has_flash_kernel', lambda dtype, channels: True)
+        monkeypatch.setattr(attention, 'flash_kernel', lambda device: 'cudnn')
 
     def test_both_directions_and_labels_in_pairs_are_lowered_to_it(self):
         def attend(q):

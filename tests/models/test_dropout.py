@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from cfg_jax.models import dropout
 from cfg_jax.models.dropout import Dropout
 
 RATE = 0.25
@@ -69,3 +70,26 @@ def test_forward_and_reverse_are_one_diagonal(h):
     (backward,) = reverse(jnp.ones_like(h))
     np.testing.assert_array_equal(forward, backward)
     np.testing.assert_allclose(backward, np.where(np.asarray(out) != 0, 1 / (1 - RATE), 0))
+
+
+def test_a_tpus_own_draws_have_the_rate_and_follow_the_key():
+    keys = jax.random.split(jax.random.key(0), 2)
+    first, again, other = (
+        np.asarray(dropout._draw_by_the_chip(keys[i], 0.75, (200, 500))) for i in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    deviation = np.sqrt(0.75 * 0.25 / first.size)
+    for kept in (first, other):
+        assert abs(kept.mean() - 0.75) < 5 * deviation
+    together = np.mean(first & other)
+    assert abs(together - 0.75**2) < 5 * np.sqrt(0.75**2 * (1 - 0.75**2) / first.size)
+
+
+@pytest.mark.parametrize(('platform', 'own'), [('tpu', True), ('cuda', False), ('cpu', False)])
+def test_only_tpus_draw_their_own(platform, own):
+    def dropped(h, key):
+        return Dropout(RATE).apply({}, h, True, rngs={'dropout': key})
+
+    traced = jax.jit(dropped).trace(jnp.zeros((4, 5)), jax.random.key(0))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ('rng_bit_generator' in text) == own

@@ -124,7 +124,7 @@ def test_tables(machine, tmp_path):
     assert new.startswith(f'before\n{compile_tables.BEGIN}\n\n')
     assert new.endswith(f'\n{compile_tables.END}\nafter\n')
     rows = [line for line in new.splitlines() if line.startswith('| v4-8')]
-    row = "| 8 | 2 | 8.0 of 8.0 | 2.0 | 1.00 in 2 | 3 | 123 | XLA's | 7 s |"
+    row = "| 8 | 2 | 8.0 of 8.0 | 2.0 | 1.00 in 2 | 3 | 123 |  | XLA's | 7 s |"
     assert rows == [f'| v4-8 | none {row}', f'| v4-8 | blocks {row}']
     assert 'old' not in new
     assert 'lacks the lines' in user_error(compile_tables.replaced, 'a page', tmp_path)
@@ -140,9 +140,9 @@ def test_a_tpu_takes_xlas_attention():
         {},
     )
     config = make_tiny_config()
-    assert ahead_of_time.resolved(config, target).model.attention == 'xla'
+    assert ahead_of_time.resolved(config, target).model.attention == 'pallas'
     assert config.model.attention == 'auto'
-    assert set(attention.KERNELS) == {'auto', 'cudnn', 'xla'}
+    assert set(attention.KERNELS) == {'auto', 'cudnn', 'pallas', 'xla'}
 
 
 def test_roofline():

@@ -61,14 +61,14 @@ def test_slices_of_tpus(name, chips, local, links, kind):
     assert target.chip is accelerators.ACCELERATORS[kind]
     assert accelerators.of_device(target.device.device_kind) is target.chip
     assert target.usable_bytes < 1.01 * target.chip.memory_gib * 2**30
-    assert not attention.runs_flash_kernel(target.device)
+    assert attention.flash_kernel(target.device) == 'pallas'
 
 
 @GPU
 def test_hosts_of_gpus():
     target = topologies.target('h100:2x8')
     assert (target.chips, target.machine.processes, target.machine.local_devices) == (16, 2, 8)
-    assert attention.runs_flash_kernel(target.device)
+    assert attention.flash_kernel(target.device) == 'cudnn'
     assert target.usable_bytes == int(xla.gpu_memory_share() * 84_942_979_072)
     assert 'at most 8' in user_error(topologies.target, 'h100:16')
 
