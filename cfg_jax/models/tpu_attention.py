@@ -96,12 +96,13 @@ def _gradients(
 def _heads(channels: int, width: int) -> Iterator[tuple[Any, jax.Array | None]]:
     """Of each head the lanes it lies in, and which of these are its own; None: all."""
     for start in range(0, width, _LANES):
-        lanes = pl.ds(start, min(_LANES, width - start))
-        if lanes.size == channels:
+        size = min(_LANES, width - start)
+        lanes = pl.ds(start, size)
+        if size == channels:
             yield lanes, None
             continue
-        lane = jax.lax.broadcasted_iota(jnp.int32, (1, lanes.size), 1)
-        for first in range(0, lanes.size, channels):
+        lane = jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
+        for first in range(0, size, channels):
             yield lanes, (lane >= first) & (lane < first + channels)
 
 
