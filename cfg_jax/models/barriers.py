@@ -26,10 +26,15 @@ def computed_once(arrays: Any) -> Any:
 
 @jax.custom_jvp
 def together(arrays: Any) -> Any:
-    """The same arrays, whose gradients accelerators compute at one time."""
+    """The same arrays, whose gradients GPUs compute at one time.
+
+    TPUs need not be told, and would no longer make sums of a gradient while they compute it.
+    """
     return arrays
 
 
 @together.defjvp
 def _together(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    return together(*primals), computed_again(*tangents)
+    barrier = jax.lax.optimization_barrier
+    choices = {'cuda': barrier, 'rocm': barrier, 'default': lambda arrays: arrays}
+    return together(*primals), jax.lax.platform_dependent(*tangents, **choices)

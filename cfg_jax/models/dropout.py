@@ -39,9 +39,10 @@ def _draw(key: jax.Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, '*
 
 
 def _draw_by_the_chip(key: jax.Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, '*shape']:
-    """The same by a TPU's own generator, which takes a third of the cycles there."""
+    """The same to 16 bits by a TPU's own generator, which takes a third of the cycles there."""
     words = jnp.tile(jax.random.key_data(key), 2)
-    return jax.random.bernoulli(jax.random.wrap_key_data(words, impl='rbg'), keep, shape)
+    drawn = jax.random.bits(jax.random.wrap_key_data(words, impl='rbg'), shape, jnp.uint16)
+    return drawn < jnp.uint16(min(round(keep * 2**16), 2**16 - 1))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cfg_jax.models.barriers import computed_again
+from cfg_jax.models.group_mean import group_mean
 from cfg_jax.models.modulation import modulate, spread
 
 _EPSILON = 1e-5
@@ -121,7 +122,8 @@ def _derivative(
         v = tangent.astype(xhat.dtype) * _at(part, columns, rstd)
         sums.append((jnp.sum(v, _positions(part)), jnp.sum(v * xhat, _positions(part))))
         pieces.append(v * _at(part, columns, gain) * slope)
-    of_v, of_v_xhat = (_group_mean(groups, _joined(of), h) for of in zip(*sums, strict=True))
+    count = math.prod(h[0].shape[1:-1])
+    of_v, of_v_xhat = (group_mean(_joined(of) / count, groups) for of in zip(*sums, strict=True))
     a, b = d_offset - gain * of_v, d_gain - gain * of_v_xhat
     for i, (part, columns) in enumerate(zip(h, _columns(h), strict=True)):
         # The sums in reverse are a pass of their own: xhat and slope would be float32 in memory.
@@ -156,10 +158,10 @@ def _statistics(groups: int, h: Parts) -> tuple[jax.Array, jax.Array]:
     found = zip(*map(_channel_statistics, h), strict=True)
     means, squares = (_joined(of_parts) for of_parts in found)
     count = math.prod(h[0].shape[1:-1])
-    mean = _group_mean(groups, count * means, h)
+    mean = group_mean(means, groups)
     # From the channel's mean to the group's (Chan, Golub & LeVeque 1983).
-    squares = squares + count * jnp.square(means - mean)
-    return mean, jax.lax.rsqrt(_group_mean(groups, squares, h) + _EPSILON)
+    variances = squares / count + jnp.square(means - mean)
+    return mean, jax.lax.rsqrt(group_mean(variances, groups) + _EPSILON)
 
 
 def _channel_statistics(part: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -175,24 +177,6 @@ def _channel_statistics(part: jax.Array) -> tuple[jax.Array, jax.Array]:
     count = math.prod(part.shape[1:-1])
     sums, squares = jnp.sum(apart, positions), jnp.sum(jnp.square(apart), positions)
     return shift + sums / count, squares - jnp.square(sums) / count
-
-
-def _group_mean(groups: int, sums: jax.Array, h: Parts) -> jax.Array:
-    """Sums over positions [B, C] -> the group's mean, repeated for every channel, [B, C]."""
-    width = sums.shape[1] // groups
-    count = math.prod(h[0].shape[1:-1]) * width
-
-    def reshaped(sums: jax.Array) -> jax.Array:
-        means = sums.reshape(sums.shape[0], groups, width).sum(-1) / count
-        return jnp.repeat(means, width, axis=1)
-
-    def products(sums: jax.Array) -> jax.Array:
-        # XLA for CPUs would look up the group of every single number of h; not of a product.
-        member = jnp.repeat(jnp.eye(groups, dtype=sums.dtype), width, axis=1)  # [groups, C]
-        exactly = functools.partial(jnp.matmul, precision='highest')
-        return exactly(exactly(sums, member.T) / count, member)
-
-    return jax.lax.platform_dependent(sums, cpu=products, default=reshaped)
 
 
 def _positions(part: jax.Array) -> tuple[int, ...]:

@@ -158,22 +158,16 @@ def make_train_step(
         # gradient with a finite norm is finite.
         applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-
-        def where_applied(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
-
-        # From what is written, not from what might have been: XLA then reads everything once.
-        params = where_applied(optax.apply_updates(state.params, updates), state.params)
-        changes = jax.tree.map(jnp.subtract, params, state.params)
+        params = optax.apply_updates(state.params, updates)
         ema_params = update_ema(state.ema_params, params, state.step, config.train.ema_decay)
-        ema_params = where_applied(ema_params, state.ema_params)
-        opt_state = where_applied(opt_state, state.opt_state)
-        norms = {'param_norm': optax.tree.norm(params), 'update_norm': optax.tree.norm(changes)}
-        return (params, ema_params, opt_state), {
-            'applied': applied,
-            'grad_norm': grad_norm,
-            **norms,
-        }
+        new, old = (
+            (params, ema_params, opt_state),
+            (state.params, state.ema_params, state.opt_state),
+        )
+        kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
+        # Norms of just these: of others XLA makes passes over the parameters of their own.
+        norms = {'param_norm': optax.tree.norm(kept[0]), 'update_norm': optax.tree.norm(updates)}
+        return kept, {'applied': applied, 'grad_norm': grad_norm, **norms}
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)

@@ -85,11 +85,14 @@ def test_a_tpus_own_draws_have_the_rate_and_follow_the_key():
     assert abs(together - 0.75**2) < 5 * np.sqrt(0.75**2 * (1 - 0.75**2) / first.size)
 
 
-@pytest.mark.parametrize(('platform', 'own'), [('tpu', True), ('cuda', False), ('cpu', False)])
-def test_only_tpus_draw_their_own(platform, own):
+@pytest.mark.parametrize(
+    ('platform', 'own', 'barriers'), [('tpu', True, 1), ('cuda', False, 1), ('cpu', False, 0)]
+)
+def test_only_tpus_draw_their_own_and_nobody_twice(platform, own, barriers):
     def dropped(h, key):
         return Dropout(RATE).apply({}, h, True, rngs={'dropout': key})
 
     traced = jax.jit(dropped).trace(jnp.zeros((4, 5)), jax.random.key(0))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ('rng_bit_generator' in text) == own
+    assert text.count('stablehlo.optimization_barrier') == barriers

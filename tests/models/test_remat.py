@@ -75,7 +75,7 @@ def test_a_blocks_gradients_come_together(name):
 
 
 def test_gradients_that_come_together():
-    """In the reverse pass alone, and not on a CPU, which has nothing to gain from waiting."""
+    """In the reverse pass alone, and on GPUs alone: others have nothing to gain from waiting."""
 
     def product(x, kernel):
         return jnp.sum(jnp.dot(*barriers.together((x, kernel))) ** 2)
@@ -86,7 +86,7 @@ def test_gradients_that_come_together():
         for platform in ('cpu', 'cuda', 'tpu')
     }
     count = {name: text.count('stablehlo.optimization_barrier') for name, text in texts.items()}
-    assert count == {'cpu': 0, 'cuda': 1, 'tpu': 1}
+    assert count == {'cpu': 0, 'cuda': 1, 'tpu': 0}
     (barrier,) = re.findall(r'= stablehlo.optimization_barrier (.*)', texts['cuda'])
     assert barrier.count('tensor<5x6xf32>') == barrier.count('tensor<6x5xf32>') == 1
 
