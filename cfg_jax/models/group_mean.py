@@ -48,7 +48,8 @@ _mean.def_impl(jax.jit(_reshaped, static_argnames='groups'))
 ad.deflinear2(_mean, lambda cotangent, sums, *, groups: [_mean.bind(cotangent, groups=groups)])
 
 
-def _mapped(arguments, axes, *, groups):  # over an axis of the sums, which becomes the first
+def _mapped(arguments: tuple[jax.Array], axes: tuple[int], *, groups: int) -> tuple[jax.Array, int]:
+    """Over an axis of the sums, which becomes the first."""
     (sums,), (axis,) = arguments, axes
     return _mean.bind(jnp.moveaxis(sums, axis, 0), groups=groups), 0
 

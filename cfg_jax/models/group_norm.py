@@ -70,8 +70,6 @@ class GroupNorm(nn.Module):
         """
         parts = tuple(map(jnp.asarray, h if isinstance(h, tuple) else (h,)))
         batch, channels = parts[0].shape[0], sum(part.shape[-1] for part in parts)
-        if channels % self.num_groups:
-            raise ValueError(f'{channels} channels do not split into {self.num_groups} groups')
         gain = self.param('scale', nn.initializers.ones_init(), (channels,))
         offset = self.param('bias', nn.initializers.zeros_init(), (channels,))
         if scale is not None:
