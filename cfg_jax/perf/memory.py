@@ -19,8 +19,8 @@ from cfg_jax.training.step import create_state
 _CGROUP = Path('/sys/fs/cgroup/memory.max')  # the limit of a container
 # Share of what differentiation keeps for the backward pass that compiled programs have in memory at
 # their peak: XLA computes cheap results again; a policy of remat leaves less that is cheap. Seen in
-# what scripts/compile_for.py compiled for h100:8 with 64 and 256 images at once, and for v5e-8 with 32
-# and v4-8 with 64; of TPUs with a policy of remat an earlier program was seen, of v4 alone.
+# what scripts/compile_for.py compiled for h100:8 with 64 and 256 images at once, for v5e-8 with 32
+# and for v4-8 with 64; of TPUs with a policy of remat an earlier program was seen, for v4 alone.
 _IN_MEMORY = {'gpu': 0.225, 'tpu': 0.26}
 _IN_MEMORY_OF_REMAT = {'gpu': 0.85, 'tpu': 1.15}
 _ASKED = re.compile(r'allocat\w*\s+(?:([\d.]+\s?[KMGTP]i?B)|(\d+)\s?bytes)')  # XLA, NumPy
