@@ -65,6 +65,9 @@ _positive = _whole(1)
 _count = _whole(0)
 _probability = _number(lambda p: 0.0 <= p <= 1.0, 'a number in [0, 1]')
 _rate = _number(lambda p: 0.0 <= p < 1.0, 'a number in [0, 1)')
+# What float32 still tells from 1 in Adam's bias correction, and from 0 in its denominator.
+_beta = _number(lambda b: 0.0 <= b <= 1.0 - 1e-6, 'a number from 0 to 1 - 1e-6')
+_epsilon = _number(lambda e: 1e-30 <= e < 1e6, 'a number from 1e-30 to below 1e6')
 _above_zero = _number(lambda a: 0.0 < a < 1e6, 'a number above 0 and below 1e6')
 _norm = _number(lambda a: 0.0 < a <= 1e12, 'a number above 0 and at most 1e12')
 _logsnr = _number(lambda a: abs(a) <= 100.0, 'a number in [-100, 100]')
@@ -149,9 +152,9 @@ FIELDS: dict[str, Field] = {
     'train.warmup_steps': Field(1000, _count, 'linear rise of the learning rate'),
     'train.anneal_steps': Field(0, _count, 'linear decay of the learning rate to 0; 0: none'),
     'train.weight_decay': Field(0.0, _rate, 'decoupled, times the learning rate'),
-    'train.beta1': Field(0.9, _rate, 'of Adam'),
-    'train.beta2': Field(0.999, _rate, 'of Adam'),
-    'train.adam_eps': Field(1e-8, _above_zero, 'of Adam'),
+    'train.beta1': Field(0.9, _beta, 'of Adam'),
+    'train.beta2': Field(0.999, _beta, 'of Adam'),
+    'train.adam_eps': Field(1e-8, _epsilon, 'of Adam'),
     'train.grad_clip': Field(1.0, _norm, 'largest norm of the gradient'),
     'train.ema_decay': Field(0.9999, _rate, 'of the exponential moving average of parameters'),
     'train.averages_every': Field(

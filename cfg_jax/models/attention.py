@@ -19,19 +19,24 @@ def attend(
 ) -> Float[Array, 'B T heads C']:
     """softmax(q k^T / sqrt(C)) v over positions; [B, positions, heads, C].
 
-    XLA's kernel, on CPUs `products`, writes the T x T weights to memory. Two others do not, of
-    16-bit heads: cuDNN's flash attention on NVIDIA GPUs, and `tpu_attention`. `kernel` is 'auto'
-    for these where they run and XLA's elsewhere; 'cudnn' or 'pallas' for one of them wherever it
-    knows the heads, whatever devices are here; or 'xla'.
+    XLA's kernel, on CPUs `products`, writes the T x T weights to memory. Two others do not: cuDNN's
+    flash attention, of 16-bit heads on NVIDIA GPUs, and `tpu_attention`, of bfloat16. `kernel` is
+    'auto' for these where they run and XLA's elsewhere; 'cudnn' or 'pallas' for one of them
+    wherever it knows the heads, whatever devices are here; or 'xla'.
     """
     queries, keys, channels = q.shape[1], k.shape[1], q.shape[-1]
     if kernel == 'auto':
         kernel = flash_kernel(jax.local_devices()[0])
     if kernel == 'cudnn' and knows_heads(q.dtype, channels):
         return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
-    if kernel == 'pallas' and tpu_attention.knows(q.dtype, queries, keys, channels):
+    if kernel == 'pallas' and tpu_attention.knows(q.dtype, queries, keys, q.shape[2], channels):
         return jax.lax.platform_dependent(
-            q, k, v, tpu=tpu_attention.attend, default=jax.nn.dot_product_attention
+            q,
+            k,
+            v,
+            tpu=tpu_attention.attend,
+            cpu=products,
+            default=jax.nn.dot_product_attention,
         )
     return jax.lax.platform_dependent(q, k, v, cpu=products, default=jax.nn.dot_product_attention)
 

@@ -17,9 +17,9 @@ def computed_again(arrays: Any) -> Any:
 
 
 def computed_once(arrays: Any) -> Any:
-    """The same arrays, which are in memory once and are read by all that use them.
+    """The same arrays, which accelerators write to memory once for all that use them.
 
-    XLA for TPUs computes elementwise operations again for each of their users, long ones too.
+    XLA for TPUs would compute elementwise operations again for each of their users, long ones too.
     """
     return computed_again(arrays)
 
@@ -28,7 +28,8 @@ def computed_once(arrays: Any) -> Any:
 def together(arrays: Any) -> Any:
     """The same arrays, whose gradients GPUs compute at one time.
 
-    TPUs need not be told, and would no longer make sums of a gradient while they compute it.
+    TPUs need not be told, and would no longer make the sums that group norm takes of a gradient
+    while a convolution computes it.
     """
     return arrays
 

@@ -1,6 +1,6 @@
 """Blocks that keep less for the backward pass, by name, and compute the rest again there.
 
-XLA for accelerators is free to leave all gradients of weights to the end of the backward pass, and
+XLA for GPUs is free to leave all gradients of weights to the end of the backward pass, and
 keeps for them what they are made of, computed again or not. So the gradients of a convolution's
 features and kernel pass one barrier (`barriers.together`): what comes before it waits for both.
 Where a block computes again, its inputs and parameters themselves pass one too.
@@ -20,7 +20,7 @@ Policy = Callable[..., bool]
 
 def _products(primitive: Any, *_: Any, **__: Any) -> bool:
     """Results of convolutions, matrix products and attention."""
-    products = ('conv_general_dilated', 'dot_general')
+    products = ('conv_general_dilated', 'dot_general', 'pallas_call')  # the last is attention's
     return primitive.name in products or primitive.name.startswith('dot_product_attention_fwd')
 
 

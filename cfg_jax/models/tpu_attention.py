@@ -1,8 +1,9 @@
 """Attention for TPUs whose weights never leave the chip, forward and in reverse.
 
-XLA writes the T x T weights and their derivatives to memory. Here a core holds a head's keys and
-values and takes its queries some rows at a time: rows of weights are whole, so that softmax is its
-plain formula, and the reverse pass computes them again.
+XLA writes the T x T weights and their derivatives to memory. Here a core holds keys and values of
+128 channels and takes a head's queries some rows at a time: rows of weights are whole, so that
+softmax is its plain formula, and the reverse pass computes them again. Products take weights and
+their derivatives rounded to the features' type, and sum in float32.
 """
 
 import functools
@@ -15,14 +16,23 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-_AT_ONCE = 512 * 1024  # weights, 2 MiB in float32; a kernel has 16 MiB of a core's memory
+_AT_ONCE = 512 * 1024  # weights, 2 MiB in float32
+_ON_CHIP = 14 * 2**20  # bytes of a core's memory, of 16 MiB that a kernel has
 _LANES = 128  # channels of a register's row, and of a product at once
 
 
-def knows(dtype: jnp.dtype, queries: int, keys: int, channels: int) -> bool:
-    """Whether it is for such heads: bfloat16, positions in 128s, a power of 2 of channels."""
+def knows(dtype: jnp.dtype, queries: int, keys: int, heads: int, channels: int) -> bool:
+    """Whether it is for such heads: bfloat16, positions in 128s, a power of 2 of channels.
+
+    And not so many positions that the reverse pass would not fit on the chip.
+    """
     even = queries % _LANES == 0 and keys % _LANES == 0 and _LANES % channels == 0
-    return dtype == jnp.bfloat16 and even and _rows(queries, keys) > 0
+    rows = _rows(queries, keys)
+    # Three arrays as long as the queries and four as the keys, twice, for copies under way; two
+    # sums, and weights, their derivatives and those of the logits in float32.
+    blocks = 2 * (3 * queries + 4 * keys) * _lanes(heads * channels) * dtype.itemsize
+    kept = blocks + 4 * (2 * keys * _LANES + 3 * rows * keys)
+    return dtype == jnp.bfloat16 and even and rows > 0 and kept <= _ON_CHIP
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -112,6 +122,11 @@ def _rows(queries: int, keys: int) -> int:
     return next((rows for rows in parts if rows * keys <= _AT_ONCE), 0)
 
 
+def _lanes(width: int) -> int:
+    """Channels of a block: a register's row of them, or all."""
+    return width if width % _LANES else _LANES
+
+
 def _parts(queries: int, rows: int) -> list[Any]:
     return [pl.ds(start, rows) for start in range(0, queries, rows)]
 
@@ -149,7 +164,7 @@ def _of_every_head(
     """
     (batch, queries, heads, channels), keys = inputs[0].shape, inputs[1].shape[1]
     logits, width = batch * heads * queries * keys, heads * channels
-    lanes = width if width % _LANES else _LANES
+    lanes = _lanes(width)
     moved = sum(a.size * a.dtype.itemsize for a in (*inputs, *like))
     products = 2 if len(like) == 1 else 5
 

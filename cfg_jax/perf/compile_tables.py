@@ -63,10 +63,9 @@ def of_one(content: Result) -> str:
         ]
         if moved['estimated_cycles']:
             kernels = moved['library_calls'].get('tpu_custom_call', 0)
-            lines.append(
-                f'  estimated cycles {moved["estimated_cycles"] / 1e6:,.1f} M, without {kernels}'
-                ' calls of kernels'
-            )
+            without = f', without {kernels} calls of kernels' if kernels else ''
+            cycles = moved['estimated_cycles'] / 1e6
+            lines.append(f'  estimated cycles {cycles:,.1f} M{without}')
         lines.append(
             f'  estimate        {line["estimated_images_per_second"]:,.1f} images/s'
             f' ({line["estimated_ms"]:,.1f} ms): a bound, not a measurement'

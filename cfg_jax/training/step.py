@@ -154,8 +154,8 @@ def make_train_step(
     def update(state: TrainState, grads: Any, loss: jax.Array) -> tuple[Any, Metrics]:
         grad_norm = optax.tree.norm(grads)
         # One bad batch must not spoil weeks: such an update is left out, the step counts. These two
-        # decide, before anything is written in the old state's place: what Adam makes of a
-        # gradient with a finite norm is finite.
+        # decide, before anything is written in the old state's place: clipped, a gradient with a
+        # finite norm has finite squares, and so has what Adam makes of it.
         applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -85,6 +85,12 @@ def test_a_tpus_own_draws_have_the_rate_and_follow_the_key():
     assert abs(together - 0.75**2) < 5 * np.sqrt(0.75**2 * (1 - 0.75**2) / first.size)
 
 
+def test_keys_of_four_words_will_do():
+    key = jax.random.key(0, impl='rbg')
+    out = Dropout(RATE).apply({}, jnp.ones((50, 40)), True, rngs={'dropout': key})
+    assert 0.7 < np.mean(np.asarray(out) != 0) < 0.8
+
+
 @pytest.mark.parametrize(
     ('platform', 'own', 'barriers'), [('tpu', True, 1), ('cuda', False, 1), ('cpu', False, 0)]
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfg_jax.models import attention, tpu_attention
+from cfg_jax.models import attention, remat, tpu_attention
 
 
 def formula(q, k, v):
@@ -41,7 +41,7 @@ def test_both_directions_are_the_formula(monkeypatch, queries, keys, at_once, sh
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * np.abs(b).max())
 
 
-def test_in_16_bits_only_inputs_and_results_are_rounded():
+def test_in_16_bits_it_is_the_formula_up_to_their_rounding():
     q, k, v = (jnp.asarray(heads(128, seed), jnp.bfloat16) for seed in range(3))
     ours, reverse = jax.vjp(lambda *a: tpu_attention.attend(*a, True), q, k, v)
     expected, exact = jax.vjp(formula, *(a.astype(jnp.float32) for a in (q, k, v)))
@@ -74,6 +74,12 @@ class TestChoice:
         assert both.count('tpu_custom_call') == 2
         assert 'dot_general' not in both  # no weights outside of it
 
+    def test_remat_of_all_but_products_keeps_it(self):
+        policy = remat.POLICIES['convolutions']
+        again = jax.checkpoint(lambda q: jnp.sin(self.attend(jnp.cos(q))), policy=policy)
+        gradient = jax.grad(lambda q: again(q).astype(jnp.float32).sum())
+        assert lowered(gradient, self.many).count('tpu_custom_call') == 2  # one in each direction
+
     @pytest.mark.parametrize(
         ('shape', 'dtype'),
         [
@@ -81,6 +87,8 @@ class TestChoice:
             ((2, 1024, 3, 64), jnp.float32),
             ((2, 1000, 3, 64), jnp.bfloat16),
             ((2, 1024, 3, 72), jnp.bfloat16),
+            ((2, 1024, 9, 64), jnp.bfloat16),  # a block of 576 channels does not fit
+            ((2, 2048, 4, 64), jnp.bfloat16),
             ((2, 8192, 3, 64), jnp.bfloat16),  # rows that do not fit
         ],
     )

@@ -72,9 +72,10 @@ def machine(monkeypatch):
         reduced = {'all-reduce': {'count': 2, 'bytes': GIB}}
         kinds = {'copy': {'bytes': 3 * GIB, 'instructions': 5}}
         moved = {'bytes': 3 * GIB, 'bytes_by_kind': kinds, 'collectives': reduced}
+        moved |= {'estimated_cycles': 5_300_000, 'library_calls': {'tpu_custom_call': 14}}
         line = dict.fromkeys(('operations_ms', 'collectives_ms', 'estimated_ms'), 1.0)
         line['estimated_images_per_second'] = 123.0
-        result |= {'memory': sizes, 'traffic': moved | {'estimated_cycles': None}}
+        result |= {'memory': sizes, 'traffic': moved}
         return result | {'roofline': line, 'attention': "XLA's", 'gflop_per_image': 2.0}
 
     target = topologies.Target(
@@ -119,18 +120,20 @@ def test_tables(machine, tmp_path):
     assert 'remat=blocks: 8 images at once a chip fit: train.grad_accum=2' in compile_tables.of_one(
         found.content()
     )
+    shown = compile_tables.of_one(found.content())
+    assert 'estimated cycles 5.3 M, without 14 calls of kernels' in shown
     page = f'before\n{compile_tables.BEGIN}\nold\n{compile_tables.END}\nafter\n'
     new = compile_tables.replaced(page, files.as_path(tmp_path))
     assert new.startswith(f'before\n{compile_tables.BEGIN}\n\n')
     assert new.endswith(f'\n{compile_tables.END}\nafter\n')
     rows = [line for line in new.splitlines() if line.startswith('| v4-8')]
-    row = "| 8 | 2 | 8.0 of 8.0 | 2.0 | 1.00 in 2 | 3 | 123 |  | XLA's | 7 s |"
+    row = "| 8 | 2 | 8.0 of 8.0 | 2.0 | 1.00 in 2 | 3 | 123 | 5 | XLA's | 7 s |"
     assert rows == [f'| v4-8 | none {row}', f'| v4-8 | blocks {row}']
     assert 'old' not in new
     assert 'lacks the lines' in user_error(compile_tables.replaced, 'a page', tmp_path)
 
 
-def test_a_tpu_takes_xlas_attention():
+def test_a_tpu_takes_its_own_attention():
     target = topologies.Target(
         'v4-8',
         topologies.ACCELERATORS['tpu-v4'],
@@ -143,6 +146,13 @@ def test_a_tpu_takes_xlas_attention():
     assert ahead_of_time.resolved(config, target).model.attention == 'pallas'
     assert config.model.attention == 'auto'
     assert set(attention.KERNELS) == {'auto', 'cudnn', 'pallas', 'xla'}
+
+
+def test_whose_attention_it_is():
+    kernels = {'__cudnn$fmhaSoftmax': 3, '__cudnn$fmhaSoftmaxBackward': 2, '__cudnn$convForward': 9}
+    assert ahead_of_time._attention(kernels) == "cuDNN's, 5 calls"
+    assert ahead_of_time._attention({'tpu_custom_call': 4}) == "Pallas's, 4 calls"
+    assert ahead_of_time._attention({'AllocateBuffer': 4}) == "XLA's"
 
 
 def test_roofline():

@@ -203,6 +203,33 @@ def test_metrics_describe_the_step(toy_networks):
     assert float(metrics['update_norm']) == pytest.approx(float(optax.tree.norm(update)), rel=1e-3)
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, 1e30])  # the last one's square overflows
+def test_a_gradient_without_a_finite_norm_is_left_out(bad, toy_networks, monkeypatch):
+    """Though the loss is finite: nothing but the step's number changes."""
+    config = make_tiny_config()
+
+    def spoilt(params, *others):
+        gradient, per_example = train_step.make_gradient(config)(params, *others)
+        leaves, tree = jax.tree.flatten(gradient)
+        return jax.tree.unflatten(tree, [leaves[0] + bad, *leaves[1:]]), per_example
+
+    before = toy_steps(1)[0][0]
+    for gradient, applied in ((spoilt, False), (train_step.make_gradient(config), True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(train_step, 'make_gradient', lambda *_, g=gradient: g)
+            one = train_step.make_train_step(config)
+        one = jax.vmap(one, in_axes=(None, 0), out_axes=(None, 0), axis_name=devices_lib.AXIS)
+        batch = {'image': np.zeros((1, 16, 8, 8, 1), np.float32)}
+        batch['condition'] = np.zeros((1, 16), np.int32)
+        after, metrics = jax.jit(one, compiler_options=FAST_COMPILE)(before, batch)
+        assert np.isfinite(metrics['loss'][0])
+        assert metrics['applied'][0] == applied
+        assert after.step == before.step + 1
+        kept, old = ((s.params, s.ema_params, s.opt_state) for s in (after, before))
+        same = jax.tree.map(np.array_equal, kept, old)
+        assert all(jax.tree.leaves(same)) == (not applied)
+
+
 def test_bins_share_training_equally(tiny_config):
     edges = train_step.logsnr_bin_edges(tiny_config)
     assert edges.shape == (train_step.LOGSNR_BINS + 1,)
