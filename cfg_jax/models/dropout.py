@@ -40,7 +40,7 @@ def _draw(key: jax.Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, '*
 
 def _draw_by_the_chip(key: jax.Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, '*shape']:
     """The same to 16 bits by a TPU's own generator, which takes a third of the cycles there."""
-    words = jnp.resize(jax.random.key_data(key), 4)  # of two that threefry has, or of four
+    words = jnp.resize(jax.random.key_data(key), (4,))  # of two that threefry has, or of four
     drawn = jax.random.bits(jax.random.wrap_key_data(words, impl='rbg'), shape, jnp.uint16)
     return drawn < jnp.uint16(min(round(keep * 2**16), 2**16 - 1))
 
