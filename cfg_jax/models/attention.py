@@ -7,7 +7,6 @@ from jaxtyping import Array, Float
 
 from cfg_jax.models import tpu_attention
 
-KERNELS = ('auto', 'cudnn', 'pallas', 'xla')
 _LARGE = 512 * 512  # weights of a head, more than a core's cache holds of several images
 
 
@@ -24,21 +23,15 @@ def attend(
     'auto' for these where they run and XLA's elsewhere; 'cudnn' or 'pallas' for one of them
     wherever it knows the heads, whatever devices are here; or 'xla'.
     """
-    queries, keys, channels = q.shape[1], k.shape[1], q.shape[-1]
+    (_, queries, heads, channels), keys = q.shape, k.shape[1]
     if kernel == 'auto':
         kernel = flash_kernel(jax.local_devices()[0])
     if kernel == 'cudnn' and knows_heads(q.dtype, channels):
         return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
-    if kernel == 'pallas' and tpu_attention.knows(q.dtype, queries, keys, q.shape[2], channels):
-        return jax.lax.platform_dependent(
-            q,
-            k,
-            v,
-            tpu=tpu_attention.attend,
-            cpu=products,
-            default=jax.nn.dot_product_attention,
-        )
-    return jax.lax.platform_dependent(q, k, v, cpu=products, default=jax.nn.dot_product_attention)
+    kernels = {'cpu': products, 'default': jax.nn.dot_product_attention}
+    if kernel == 'pallas' and tpu_attention.knows(q.dtype, queries, keys, heads, channels):
+        kernels['tpu'] = tpu_attention.attend
+    return jax.lax.platform_dependent(q, k, v, **kernels)
 
 
 def products(

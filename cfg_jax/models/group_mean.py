@@ -14,44 +14,44 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 
-def group_mean(sums: Float[Array | np.ndarray, '*B C'], groups: int) -> Float[Array, '*B C']:
+def group_mean(values: Float[Array | np.ndarray, '*B C'], groups: int) -> Float[Array, '*B C']:
     """Of C numbers in `groups` groups of neighbours: each group's mean, in every one's place.
 
     Raises:
       ValueError: `groups` does not divide C.
     """
-    if sums.shape[-1] % groups:
-        raise ValueError(f'{sums.shape[-1]} channels do not split into {groups} groups')
-    return _mean.bind(jnp.asarray(sums), groups=groups)
+    if values.shape[-1] % groups:
+        raise ValueError(f'{values.shape[-1]} channels do not split into {groups} groups')
+    return _mean.bind(jnp.asarray(values), groups=groups)
 
 
 _mean = Primitive('group_mean')
 
 
-def _reshaped(sums: jax.Array, *, groups: int) -> jax.Array:
-    width = sums.shape[-1] // groups
-    means = sums.reshape(*sums.shape[:-1], groups, width).sum(-1) / width
+def _reshaped(values: jax.Array, *, groups: int) -> jax.Array:
+    width = values.shape[-1] // groups
+    means = values.reshape(*values.shape[:-1], groups, width).sum(-1) / width
     return jnp.repeat(means, width, axis=-1)
 
 
-def _products(sums: jax.Array, *, groups: int) -> jax.Array:
+def _products(values: jax.Array, *, groups: int) -> jax.Array:
     """The same with matrices: XLA for CPUs would look up the group of every feature."""
-    width = sums.shape[-1] // groups
-    member = jnp.repeat(jnp.eye(groups, dtype=sums.dtype), width, axis=1)  # [groups, C]
+    width = values.shape[-1] // groups
+    member = jnp.repeat(jnp.eye(groups, dtype=values.dtype), width, axis=1)  # [groups, C]
     exactly = functools.partial(jnp.matmul, precision='highest')
-    return exactly(exactly(sums, member.T) / width, member)
+    return exactly(exactly(values, member.T) / width, member)
 
 
-_mean.def_abstract_eval(lambda sums, *, groups: sums)
+_mean.def_abstract_eval(lambda values, *, groups: values)
 _mean.def_impl(jax.jit(_reshaped, static_argnames='groups'))
-# The matrix that takes sums to means is symmetric.
-ad.deflinear2(_mean, lambda cotangent, sums, *, groups: [_mean.bind(cotangent, groups=groups)])
+# The matrix that takes values to means is symmetric.
+ad.deflinear2(_mean, lambda cotangent, values, *, groups: [_mean.bind(cotangent, groups=groups)])
 
 
 def _mapped(arguments: tuple[jax.Array], axes: tuple[int], *, groups: int) -> tuple[jax.Array, int]:
-    """Over an axis of the sums, which becomes the first."""
-    (sums,), (axis,) = arguments, axes
-    return _mean.bind(jnp.moveaxis(sums, axis, 0), groups=groups), 0
+    """Over an axis of the values, which becomes the first."""
+    (values,), (axis,) = arguments, axes
+    return _mean.bind(jnp.moveaxis(values, axis, 0), groups=groups), 0
 
 
 batching.primitive_batchers[_mean] = _mapped

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cfg_jax import config_fields
 from cfg_jax.models import attention
 from cfg_jax.perf import operations
 
@@ -53,7 +54,7 @@ def test_xla_computes_the_formula():
     weights = np.exp(np.einsum('bthc,bshc->bhts', q, k) / 2.0)
     weights /= weights.sum(-1, keepdims=True)
     expected = np.einsum('bhts,bshc->bthc', weights, v)
-    for kernel in attention.KERNELS:  # all are XLA's on this machine
+    for kernel in config_fields.ATTENTION_KERNELS:  # all are XLA's on this machine
         np.testing.assert_allclose(attention.attend(q, k, v, kernel), expected, atol=1e-5)
 
 
@@ -115,7 +116,7 @@ class TestFlash:
             return attend(kernel, q).astype(jnp.float32).sum()
 
         forward = 4 * 2 * 16 * 16 * 3 * 8
-        for kernel in attention.KERNELS:
+        for kernel in config_fields.ATTENTION_KERNELS:
             gradient = jax.grad(functools.partial(loss, kernel))
             assert operations.count_flops(functools.partial(attend, kernel), self.q) == forward
             assert operations.count_flops(gradient, self.q) == 3 * forward

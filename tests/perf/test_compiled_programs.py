@@ -6,8 +6,7 @@ import json
 import pytest
 from support import make_tiny_config, user_error
 
-from cfg_jax import files
-from cfg_jax.models import attention
+from cfg_jax import config_fields, files
 from cfg_jax.perf import ahead_of_time, compile_tables, compiled_programs, memory, topologies
 
 GIB = 2**30
@@ -117,10 +116,8 @@ def test_tables(machine, tmp_path):
     found = kept(tmp_path)
     for policy in ('none', 'blocks'):
         found.fit(policy, images_at_once=[16, 8, 4])
-    assert 'remat=blocks: 8 images at once a chip fit: train.grad_accum=2' in compile_tables.of_one(
-        found.content()
-    )
     shown = compile_tables.of_one(found.content())
+    assert 'remat=blocks: 8 images at once a chip fit: train.grad_accum=2' in shown
     assert 'estimated cycles 5.3 M, without 14 calls of kernels' in shown
     page = f'before\n{compile_tables.BEGIN}\nold\n{compile_tables.END}\nafter\n'
     new = compile_tables.replaced(page, files.as_path(tmp_path))
@@ -145,7 +142,7 @@ def test_a_tpu_takes_its_own_attention():
     config = make_tiny_config()
     assert ahead_of_time.resolved(config, target).model.attention == 'pallas'
     assert config.model.attention == 'auto'
-    assert set(attention.KERNELS) == {'auto', 'cudnn', 'pallas', 'xla'}
+    assert set(config_fields.ATTENTION_KERNELS) == {'auto', 'cudnn', 'pallas', 'xla'}
 
 
 def test_whose_attention_it_is():
