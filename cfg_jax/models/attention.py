@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cfg_jax.models import tpu_attention
+from cfg_jax.models.sliced_sum import folded, sliced_sum
 
 _LARGE = 512 * 512  # weights of a head, more than a core's cache holds of several images
+_QUERIES = 256  # at a time, where they are large
 
 
 def attend(
@@ -39,9 +41,10 @@ def products(
     k: Float[Array | np.ndarray, 'B S heads C'],
     v: Float[Array | np.ndarray, 'B S heads C'],
 ) -> Float[Array, 'B T heads C']:
-    """The same as products of matrices of a head, for CPUs: there JAX's takes 2 to 4 times as long.
+    """The same as products of matrices of a head, for CPUs: there JAX's takes 2 to 9 times as long.
 
-    Where the weights are large, one image after the other: they stay in the cache.
+    Where the weights are large, one image and a part of its queries after the other: they stay in
+    the cache, and are computed again in reverse.
     """
 
     def of(heads: tuple[Array, ...]) -> Array:  # [..., positions, C]
@@ -51,12 +54,24 @@ def products(
             jnp.swapaxes(k, -1, -2),
             preferred_element_type=jnp.promote_types(q.dtype, jnp.float32),
         )
-        weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1)
-        return jnp.matmul(weights.astype(v.dtype), v)
+        scaled = logits * q.shape[-1] ** -0.5
+        # Any number near the largest will do, which has no derivative then.
+        fixed = jax.lax.stop_gradient(scaled)
+        weights = jnp.exp(scaled - jnp.max(folded(fixed, -1, jnp.maximum), -1, keepdims=True))
+        total = sliced_sum(weights, (weights.ndim - 1,))[..., None]
+        # Divided is the result, not the weights: they are not read and written once more.
+        return (jnp.matmul(weights.astype(v.dtype), v) / total).astype(v.dtype)
+
+    def in_parts(heads: tuple[Array, ...]) -> Array:
+        q, k, v = heads
+        count = q.shape[-2] // _QUERIES if q.shape[-2] % _QUERIES == 0 else 1
+        parts = jnp.stack(jnp.split(q, count, axis=-2))
+        found = jax.lax.map(jax.checkpoint(lambda part: of((part, k, v))), parts)
+        return jnp.concatenate(list(found), axis=-2)
 
     heads = tuple(jnp.moveaxis(a, 2, 1) for a in (q, k, v))
     large = q.shape[1] * k.shape[1] >= _LARGE
-    return jnp.moveaxis(jax.lax.map(of, heads) if large else of(heads), 1, 2)
+    return jnp.moveaxis(jax.lax.map(in_parts, heads) if large else of(heads), 1, 2)
 
 
 def flash_kernel(device: jax.Device) -> str:

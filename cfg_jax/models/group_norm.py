@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from cfg_jax.models.barriers import computed_again
 from cfg_jax.models.group_mean import group_mean
 from cfg_jax.models.modulation import modulate, spread
+from cfg_jax.models.sliced_sum import positions, sliced_sum
 
 _EPSILON = 1e-5
 
@@ -118,7 +119,7 @@ def _derivative(
     for part, columns, tangent in zip(h, _columns(h), dh, strict=True):
         xhat, slope = xhat_and_slope(part, columns)
         v = tangent.astype(xhat.dtype) * _at(part, columns, rstd)
-        sums.append((jnp.sum(v, _positions(part)), jnp.sum(v * xhat, _positions(part))))
+        sums.append(tuple(sliced_sum(a, positions(a)) for a in (v, v * xhat)))
         pieces.append(v * _at(part, columns, gain) * slope)
     count = math.prod(h[0].shape[1:-1])
     of_v, of_v_xhat = (group_mean(_joined(of) / count, groups) for of in zip(*sums, strict=True))
@@ -164,21 +165,17 @@ def _statistics(groups: int, h: Parts) -> tuple[jax.Array, jax.Array]:
 
 def _channel_statistics(part: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Means and sums of squared differences to them over positions, [B, C], in one pass."""
-    positions, dtype = _positions(part), at_least_float32(part).dtype
+    dtype = at_least_float32(part).dtype
     if part.dtype.itemsize == 2:
         # Of features with a mean of r deviations, rounding to 16 bits has lost more than E[h^2] -
         # E[h]^2 loses in float32; and a pass that need not know one of them can make them too.
         shift = jnp.zeros((part.shape[0], part.shape[-1]), dtype)
     else:
-        shift = part[(slice(None), *(0 for _ in positions))].astype(dtype)
+        shift = part[(slice(None), *(0 for _ in part.shape[1:-1]))].astype(dtype)
     apart = part - spread(shift, part.ndim)
     count = math.prod(part.shape[1:-1])
-    sums, squares = jnp.sum(apart, positions), jnp.sum(jnp.square(apart), positions)
+    sums, squares = (sliced_sum(a, positions(a)) for a in (apart, jnp.square(apart)))
     return shift + sums / count, squares - jnp.square(sums) / count
-
-
-def _positions(part: jax.Array) -> tuple[int, ...]:
-    return tuple(range(1, part.ndim - 1))
 
 
 def _columns(h: Parts) -> list[slice]:

@@ -15,6 +15,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from cfg_jax.models.sliced_sum import positions, sliced_sum
+
 _PARTS = 8  # sums are made of so many: work for all of a GPU's processors
 
 _modulate = Primitive('modulate')
@@ -82,8 +84,7 @@ def one_by_one(
     x: Float[Array, 'B *positions C'], y: Float[Array, 'B *positions C']
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
     """Sums of both over positions, [B, C] each."""
-    positions = tuple(range(1, x.ndim - 1))
-    return jnp.sum(x, positions), jnp.sum(y, positions)
+    return sliced_sum(x, positions(x)), sliced_sum(y, positions(y))
 
 
 def in_one_pass(

@@ -49,6 +49,28 @@ def test_heads_that_cudnn_knows(dtype, channels, expected):
     assert attention.knows_heads(jnp.zeros((), dtype).dtype, channels) == expected
 
 
+@pytest.mark.parametrize('positions', [6, 16, 512, 520])  # apart, in slices, in parts, of one
+def test_products_and_their_gradients_are_the_formula(positions):
+    q, k, v, cotangent = np.random.default_rng(1).normal(size=(4, 2, positions, 2, 4))
+
+    def formula(q, k, v):
+        logits = jnp.einsum('bthc,bshc->bhts', q, k) / 2.0
+        return jnp.einsum('bhts,bshc->bthc', jax.nn.softmax(logits), v)
+
+    with jax.enable_x64(True):
+        expected, backward = jax.vjp(formula, q, k, v)
+        expected_gradients = backward(cotangent)
+        found, backward = jax.vjp(jax.jit(attention.products), q, k, v)
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        for gradient, wanted in zip(backward(cotangent), expected_gradients, strict=True):
+            np.testing.assert_allclose(gradient, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_products_of_large_logits_are_finite():
+    q = k = v = np.full((1, 8, 1, 4), 1e3, np.float32)
+    np.testing.assert_allclose(attention.products(q, k, v), v)
+
+
 def test_xla_computes_the_formula():
     q, k, v = np.random.default_rng(0).normal(size=(3, 2, 5, 3, 4)).astype(np.float32)
     weights = np.exp(np.einsum('bthc,bshc->bhts', q, k) / 2.0)
