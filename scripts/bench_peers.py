@@ -30,6 +30,7 @@ from cfg_jax import (
     files,
 )
 from cfg_jax.errors import UserError
+from cfg_jax.perf import xla
 
 VARIANTS = ('eager', 'tuned', 'compile')
 WORK = ('training', 'sampling')
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         in_a_process(write_case, config_lib.to_json(config), vars(options), case)
         turns: list[dict] = []
         for _ in range(options.repeats):
-            turns.append(in_a_process(ours, config_lib.to_json(config), vars(options)))
+            turns.append(our_turn(config_lib.to_json(config), vars(options)))
             write(options.out, argv, turns)
             turns.append(theirs(options, case))
             write(options.out, argv, turns)
@@ -154,25 +155,36 @@ def write_case(values: dict, options: dict, case: str) -> None:
     (Path(case) / 'case.json').write_text(json.dumps(shapes))
 
 
-def ours(values: dict, options: dict) -> dict:
-    """Our rates, and what they were measured on.
+def our_turn(values: dict, options: dict) -> dict:
+    """Our rates, each work in a process as the commands for it start one, and on what."""
+    sampled, environment = in_a_process(ours, 'sampling', values, options)
+    trained, _ = in_a_process(ours, 'training', values, options)
+    return {'variants': {'ours': {'training': trained, 'sampling': sampled}}} | environment
+
+
+def ours(work: str, values: dict, options: dict) -> tuple[dict, dict]:
+    """The rates of one kind of work, and what they were measured on.
 
     Raises:
-      UserError: several devices, where the peer has one.
+      UserError: several accelerators, where the peer has one.
     """
+    if work == 'sampling':
+        xla.cores_as_devices()
+
     import jax
 
     from cfg_jax import provenance
     from cfg_jax.perf import benchmark
 
-    if jax.device_count() != 1:
+    if jax.default_backend() != 'cpu' and jax.device_count() != 1:
         raise UserError('the peer runs on one device; set CUDA_VISIBLE_DEVICES=0')
 
     config = config_lib.from_json(values)
-    sampled = benchmark.Sampling(config).measure(1.0, options['rounds'])
-    trained = benchmark.training(config, options['steps'], options['rounds'])
-    variants = {'ours': {'training': trained, 'sampling': sampled}}
-    return {'variants': variants} | provenance.describe_environment()
+    if work == 'sampling':
+        rates = benchmark.Sampling(config).measure(1.0, options['rounds'])
+    else:
+        rates = benchmark.training(config, options['steps'], options['rounds'])
+    return rates, provenance.describe_environment()
 
 
 def theirs(options, case: str) -> dict:

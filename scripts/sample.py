@@ -126,4 +126,4 @@ def _animate(model: 'Model', options: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    cli.run(main, samples=True)

@@ -1,12 +1,15 @@
 """What is added to XLA_FLAGS, and when it is not."""
 
+import os
 import subprocess
 import sys
 
+import pytest
 from support import ROOT
 
 from cfg_jax.perf import xla
 
+DEVICES = '--xla_force_host_platform_device_count'
 OPTION = '--xla_cpu_experimental_ynn_fusion_type='
 GPU_OPTION = '--xla_gpu_all_reduce_combine_threshold_bytes='
 MERGER = '--xla_gpu_dot_merger_threshold_mb='
@@ -42,6 +45,25 @@ def test_a_gpus_memory():
         xla.set_flags(chosen, '0.10.2')
         assert chosen == {name: '0.5', 'XLA_FLAGS': FLAG}  # both names at once are JAX's error
         assert xla.gpu_memory_share(chosen) == 0.5
+
+
+@pytest.mark.parametrize(('cores', 'devices'), [(1, None), (2, 2), (3, 3), (64, 4)])
+def test_cores_become_devices(monkeypatch, cores, devices):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(cores)), raising=False)
+    environment = {'XLA_FLAGS': OPTION}
+    xla.cores_as_devices(environment)
+    added = '' if devices is None else f' {DEVICES}={devices}'
+    assert environment == {'XLA_FLAGS': f'{OPTION}{added}'}
+
+
+@pytest.mark.parametrize(
+    'chosen', [{'XLA_FLAGS': f'{DEVICES}=1'}, {'XLA_FLAGS': '', 'JAX_NUM_CPU_DEVICES': '3'}]
+)
+def test_unless_the_user_says_how_many(monkeypatch, chosen):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1}, raising=False)
+    before = dict(chosen)
+    xla.cores_as_devices(chosen)
+    assert chosen == before
 
 
 def run(code, **environment):
@@ -84,3 +106,11 @@ def test_commands_set_it_and_imports_do_not():
     environment = {}
     xla.set_flags(environment)
     assert run(command) == str(environment.get('XLA_FLAGS'))
+
+
+@pytest.mark.parametrize('samples', [False, True])
+def test_commands_that_sample_use_all_cores(samples):
+    see = 'import jax; print(jax.device_count())'
+    command = f'from cfg_jax import cli\ncli.run(lambda argv: exec({see!r}), samples={samples})'
+    expected = min(len(os.sched_getaffinity(0)), 4) if samples else 1
+    assert run(command) == str(expected)
