@@ -159,11 +159,15 @@ def write(results: dict[str, Any] | None, model: Model, directory: epath.Path) -
             rows = results_lib.with_earlier_rows(directory, results, results['rows'])
             best = differences.best_weights(directory, rows)
             results = results | {'rows': rows, 'best': best}
-            if not _drawn(directory, rows):
-                _save_samples(model, rows, directory / 'samples.png')
+            picture = directory / 'samples.png'
+            drawn = _drawn(picture, rows)
+            if not drawn:
+                picture.unlink(missing_ok=True)  # of other w
             files.write_json(directory / 'results.json', results)
             files.write_bytes(directory / 'table.md', tables.sweep_table(rows).encode())
             plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(results))
+            if not drawn:
+                _save_samples(model, rows, picture)
         for line in differences.sentences(best):
             logging.info('%s', line)
     multihost.barrier('swept', multihost.LONGEST)
@@ -302,11 +306,11 @@ def _rounding(config: ConfigDict, extractor: FeatureExtractor) -> dict[str, floa
     return {'bfloat16_error': error}
 
 
-def _drawn(directory: epath.Path, rows: list[Row]) -> bool:
-    """Whether samples.png was drawn for the w of `rows`, by what the last results.json says."""
-    if not (directory / 'samples.png').exists():
+def _drawn(picture: epath.Path, rows: list[Row]) -> bool:
+    """Whether the picture was drawn for the w of `rows`, by what the last results.json says."""
+    if not picture.exists():
         return False
-    return results_lib.earlier_weights(directory) == [row['w'] for row in rows]
+    return results_lib.earlier_weights(picture.parent) == [row['w'] for row in rows]
 
 
 def _title(settings: dict[str, Any]) -> str:
@@ -323,6 +327,7 @@ def _save_samples(model: Model, rows: Sequence[Row], path: epath.Path) -> None:
     columns = [row['w'] for row in rows]
     classes = np.arange(min(_PICTURE_CLASSES, config.data.num_classes))
     labels = np.repeat(classes, len(columns))
+    logging.info('drawing the %d images of %s', len(labels), path.name)
     condition = model.conditioning.from_user(labels.tolist())
     x = model.generate(config.sweep.seed, labels, condition, np.tile(columns, len(classes))).x
     picture = np.asarray(images.to_uint8(x)).reshape(len(classes), len(columns), *x.shape[1:])
