@@ -117,19 +117,32 @@ def parse(text: str) -> Program:
     return Program(computations, entry)
 
 
-def array_bytes(text: str, everywhere: bool = False) -> int:
-    """Bytes of all arrays of a type's text that lie in the chip's main memory, or `everywhere`.
+class ArrayType(NamedTuple):
+    """An array in a type's text, such as 'bf16[8,4]{1,0:T(8,128)(2,1)S(1)}'.
 
-    'bf16[8,4]{1,0:T(8,128)(2,1)S(1)}' lies in another memory (S), on the chip itself.
+    Attributes:
+      bytes: of its numbers.
+      on_chip: whether it lies in another memory (S) than the chip's main one.
     """
-    total = 0
+
+    bytes: int
+    on_chip: bool
+
+
+def arrays(text: str) -> list[ArrayType]:
+    """All arrays of a type's text, in its order."""
+    found = []
     for array in _ARRAY.finditer(text):
-        if not everywhere and re.search(r'S\([1-9]', array['layout'] or ''):
-            continue
         bits = 8 if array['type'] == 'pred' else int(re.findall(r'\d+', array['type'])[0])
         shape = [int(n) for n in array['shape'].split(',') if n]
-        total += math.prod(shape) * bits // 8
-    return total
+        on_chip = re.search(r'S\([1-9]', array['layout'] or '') is not None
+        found.append(ArrayType(math.prod(shape) * bits // 8, on_chip))
+    return found
+
+
+def array_bytes(text: str, everywhere: bool = False) -> int:
+    """Bytes of all arrays of a type's text that lie in the chip's main memory, or `everywhere`."""
+    return sum(array.bytes for array in arrays(text) if everywhere or not array.on_chip)
 
 
 def _split_operands(rest: str) -> tuple[str, str]:

@@ -8,16 +8,19 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _WRAPPERS = {'shard_map', 'while', 'body', 'cond', 'closed_call', 'checkpoint', 'scan'}
 _WRAPPERS |= {'rematted_computation', 'custom_jvp_call', 'branch_0_fun', 'branch_1_fun'}
 OUTSIDE = 'outside the network'
+UNNAMED = 'without a name'
 
 
 def scope_of(instruction: Instruction) -> str:
     """'backward norm_in': the pass, and the innermost module's name without its numbers.
 
-    A fusion is where its result is. Outside of networks are the update of the parameters, the
-    sampler, and what the compiler adds without a name.
+    A fusion is where its result is. Outside of networks are the update of the parameters and the
+    sampler; without a name is what the compiler adds, such as what it fetches ahead of its use.
     """
     found = _NAME.search(instruction.attributes)
-    name = found[1] if found else ''
+    if not found:
+        return UNNAMED
+    name = found[1]
     *path, _primitive = name.split('/')
     # Neither transformations such as jvp(UNet), nor methods such as UNet.block.
     modules = [

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from cfg_jax.perf.program_text import Computation, Instruction, Program, array_bytes
+from cfg_jax.perf.program_text import Computation, Instruction, Program, array_bytes, arrays
 from cfg_jax.perf.scopes import scope_of
 
 COLLECTIVES = (
@@ -19,13 +19,15 @@ PRODUCTS = ('convolution', 'matrix product', 'attention')
 _FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'while'}
 _FREE |= {'partition-id', 'replica-id', 'opt-barrier', 'conditional', 'call', 'async-start'}
 _SLICES = ('slice', 'dynamic-slice', 'gather')
-_MOVES = {'copy', 'transpose', 'reshape', 'slice', 'dynamic-slice', 'concatenate', 'pad', 'bitcast'}
-_MOVES |= {'broadcast', 'reverse', 'copy-start', 'dynamic-update-slice', 'iota'}
+_MOVES = {'copy', 'copy-start', 'transpose', 'reshape', 'reverse', 'bitcast', 'broadcast', 'iota'}
+_MOVES |= {'slice', 'slice-start', 'dynamic-slice', 'dynamic-slice-start', 'dynamic-update-slice'}
+_MOVES |= {'concatenate', 'pad'}
 _TARGETS = (
     (re.compile('fmha|flash|attention|tpu_custom_call', re.I), 'attention'),  # TPUs' kernel is one
     (re.compile('conv', re.I), 'convolution'),
     (re.compile('gemm|matmul|dot', re.I), 'matrix product'),
 )
+_NAMES = {'AllocateBuffer', 'ConcatBitcast'}  # targets of TPUs that name memory, no libraries
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _WORKSPACE = re.compile(r', [su]8\[\d+\]\S*\)')  # scratch memory of a library's call
 _TARGET = re.compile(r'custom_call_target="([^"]+)"')
@@ -132,6 +134,12 @@ def to_json(traffic: Traffic) -> dict[str, Any]:
 def _moved(instruction: Instruction, computation: Computation, program: Program) -> int:
     if instruction.opcode in _SLICES:
         return 2 * array_bytes(instruction.result)
+    if instruction.opcode.removesuffix('-start') in _SLICES:  # its result names the whole, first
+        whole, taken, *_ = arrays(instruction.result)
+        return taken.bytes * (2 - whole.on_chip - taken.on_chip)
+    target = _TARGET.search(instruction.attributes)
+    if target and target[1] in _NAMES:
+        return 0
     if instruction.opcode == 'dynamic-update-slice':
         return 2 * _bytes_of(instruction.operands[1], computation)
     if instruction.opcode == 'copy-start':  # its result names both ends

@@ -119,6 +119,18 @@ ENTRY %main (x: bf16[16,128], w: bf16[128,128], y: f32[1,4,4,8], v: f32[3,3,8,8]
 """
 CYCLES = r'backend_config={"window_config":{"estimated_cycles":"\1"}}'
 
+FETCHED = """\
+ENTRY %main (x: f32[8,128]) -> f32[2,128] {
+  %x = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %s = ((f32[8,128]{1,0:T(8,128)}), f32[2,128]{1,0:T(2,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:2], [0:128]}
+  %here = f32[2,128]{1,0:T(2,128)S(1)} slice-done(%s)
+  %t = ((f32[8,128]{1,0:T(8,128)}), f32[4,128]{1,0:T(4,128)}, s32[]{:S(2)}) slice-start(%x), slice={[0:4], [0:128]}
+  %there = f32[4,128]{1,0:T(4,128)} slice-done(%t)
+  %room = f32[64,128]{1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %both = f32[6,128]{1,0:T(8,128)S(1)} custom-call(%here, %there), custom_call_target="ConcatBitcast"
+}
+"""  # noqa: E501
+
 
 def measured(trips=TRIPS):
     return traffic.measure(program_text.parse(GPU.replace('%TRIPS%', trips)))
@@ -153,6 +165,12 @@ def test_bytes_by_kind():
         'elementwise': 3 * (64 + 16 + 64),
         'copy': (3200 + 32) + (32 + 4 + 32) + (32 + 32),
     }
+
+
+def test_slices_that_a_tpu_fetches_ahead():
+    """Two rows of 512 bytes are read into the chip, four read and written; names move nothing."""
+    found = traffic.measure(program_text.parse(FETCHED)).bytes
+    assert found == {'copy': 2 * 512 + 2 * 4 * 512, 'other library': 0}
 
 
 def test_slices_of_a_view():
@@ -197,7 +215,7 @@ def test_a_ring_of_collectives():
         ('jit(f)/transpose(jvp(UNet))/UNet._res/up_1_0/norm_in/jvp(UNet)/up_1_0/norm_in/mul', 0),
         ('jit(f)/jvp(UNet)/UNet.block/UNet._res/down_1_resample/add', 'down_resample'),
         ('jit(_fun)/shard_map/jit(_where)/select_n', None),
-        ('', None),
+        ('', 'unnamed'),
     ],
 )
 def test_where_an_instruction_comes_from(name, expected):
@@ -208,7 +226,8 @@ def test_where_an_instruction_comes_from(name, expected):
     )
     found = traffic.measure(program_text.parse(text)).scopes
     scope = 'backward norm_in' if expected == 0 else f'forward {expected}'
-    assert found == {'outside the network' if expected is None else scope: 8}
+    scope = {None: 'outside the network', 'unnamed': 'without a name'}.get(expected, scope)
+    assert found == {scope: 8}
 
 
 def test_what_is_no_program():
