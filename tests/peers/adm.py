@@ -80,11 +80,22 @@ def compare(clone: str, report: harness.Report, full: bool) -> None:
         compare_classifier(size, report)
 
 
-def unet(name: str, width: int = 0) -> torch.nn.Module:
-    """A network of guided-diffusion, of the published width or another."""
+def save_narrow(clone: str, path: str) -> None:
+    """Writes the 64x64 network, 32 channels wide on every level and random, as its authors would.
+
+    Its depth is the published one, its heads have 32 channels.
+    """
+    sys.path.insert(0, clone)
+    torch.manual_seed(0)
+    network = harness.randomise(unet('64x64_diffusion', 32, channel_mult='1,1,1,1'))
+    torch.save(network.state_dict(), path)
+
+
+def unet(name: str, width: int = 0, **settings: Any) -> torch.nn.Module:
+    """A network of guided-diffusion, of the published width or another, with other settings."""
     from guided_diffusion.script_util import create_model
 
-    settings = _COMMON | PUBLISHED[name]
+    settings = _COMMON | PUBLISHED[name] | settings
     if width:
         settings['num_channels'] = width
         if 'num_head_channels' in settings:
