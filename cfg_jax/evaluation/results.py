@@ -50,6 +50,15 @@ def claim(
     return directory
 
 
+def release(directory: epath.Path) -> None:
+    """Gives up a claim on a directory that holds nothing else yet."""
+    path = directory / _SETTINGS
+    if [each.name for each in directory.iterdir()] == [path.name]:
+        path.unlink()
+        if not files.is_remote(directory):  # object stores have no directories
+            directory.rmdir()
+
+
 def step_of(directory: epath.Path) -> int | None:
     """The checkpoint step that a sweep's directory was started with, or None."""
     path = directory / _SETTINGS

@@ -162,8 +162,9 @@ def notes(count: int, distance: str, reference: Reference) -> list[str]:
     found = []
     if count < _FEW:
         found.append(
-            f'{distance} is biased upward by about 1 / N: from {count:,} samples it compares only'
-            f' with {distance} from {count:,} samples, not with published values (50,000)'
+            f'{distance} is biased upward by about 1 / N, and precision and recall depend on N:'
+            f' from {count:,} samples they compare only with those from {count:,} samples, not with'
+            ' published values (50,000)'
         )
     if 'file' in reference.record and 'features' not in reference.record:
         found.append(

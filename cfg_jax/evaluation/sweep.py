@@ -118,8 +118,12 @@ def measure(
     multihost.run_on_process_zero('claim', lambda: results_lib.claim(directory, settings))
 
     def open_table() -> _Table:
-        reference = dataset_reference.reference(config, workdir, extractor)
-        return _Table(config, extractor, reference)
+        try:
+            reference = dataset_reference.reference(config, workdir, extractor)
+            return _Table(config, extractor, reference)
+        except UserError:
+            results_lib.release(directory)  # the name stays free for other settings
+            raise
 
     # Before the samples: what is wrong with a reference is reported before hours of work.
     table = multihost.run_on_process_zero('reference', open_table)

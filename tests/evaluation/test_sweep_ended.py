@@ -1,0 +1,46 @@
+"""A sweep that ends early: refused, or killed while its picture is drawn."""
+
+import shutil
+
+import pytest
+from PIL import Image
+from support import make_tiny_config, user_error
+
+from cfg_jax.evaluation import sweep
+
+pytestmark = pytest.mark.usefixtures('toy_networks')
+
+
+@pytest.fixture
+def workdir(swept_toy_workdir, tmp_path):
+    """A copy of the swept work directory to change."""
+    return shutil.copytree(swept_toy_workdir, tmp_path / 'run')
+
+
+def test_a_refused_sweep_leaves_no_directory(workdir):
+    refused = make_tiny_config(sweep__reference='/nowhere/reference.npz')
+    assert '/nowhere/reference.npz' in user_error(sweep.run, refused, workdir, name='other')
+    assert [each.name for each in (workdir / 'sweep').iterdir()] == ['tiny']
+
+
+def test_a_refused_sweep_that_has_samples_keeps_them(workdir):
+    directory = workdir / 'sweep' / 'tiny'
+    before = sorted(each.name for each in directory.rglob('*'))
+    user_error(
+        sweep.run, make_tiny_config(sweep__reference='/nowhere/reference.npz'), workdir, name='tiny'
+    )
+    assert sorted(each.name for each in directory.rglob('*')) == before
+
+
+def test_the_table_is_there_before_the_picture(workdir, monkeypatch):
+    directory = workdir / 'sweep' / 'tiny'
+    old_picture = Image.open(directory / 'samples.png').size
+    config = make_tiny_config(sweep__w=(0.0, 1.0, 2.0))
+    with monkeypatch.context() as killed:
+        killed.setattr(sweep, '_save_samples', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(config, workdir, name='tiny')
+    assert (directory / 'table.md').read_text().count('\n') == 2 + 3
+    assert not (directory / 'samples.png').exists()  # the old one was of two w
+    sweep.run(config, workdir, name='tiny')
+    assert Image.open(directory / 'samples.png').size[0] > old_picture[0]
