@@ -20,16 +20,40 @@ shows z from noise to image, w shows the same noise while w grows from the first
 
 import argparse
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cfg_jax import cli
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cfg_jax.inference import Model
 
 
 def main(argv: Sequence[str]) -> None:
+    options = _parsed(argv)
+
+    from cfg_jax import loading
+
+    config = loading.read_config(options.model)
+    cli.apply_model_options(config, options)
+    model = loading.load(options.model, step=options.step, config=config)
+    if options.animate:
+        _animate(model, options)
+        return
+    labels = list(options.labels)
+    w = list(options.w or (config.sweep.w[:1] if options.preset else (0.0,)))
+    # One label at several weights: the same noise, so that the pictures differ by w alone.
+    indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
+    labels = labels * len(w) if len(labels) == 1 else labels
+    how = {'w': w[0] if len(w) == 1 else w, 'seed': options.seed, 'indices': indices}
+    pictures = _edited(model, labels, options, how) if options.init else model.sample(labels, **how)
+    out = _written(model, pictures, labels, w * len(labels) if len(w) == 1 else w, options)
+    print(f'{len(labels)} images written to {out}')
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_model_options(parser)
     parser.add_argument('--labels', type=cli.integer_list, required=True, help='class ids')
@@ -51,63 +75,55 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--animate', choices=('denoising', 'w'), help='what moves in a WebP')
     parser.add_argument('--out', help='to write: grid.png, or animation.webp')
     options = parser.parse_args(argv)
-
-    labels = list(options.labels)
     _check_together(parser, options)
-    if (
-        options.animate != 'w'
-        and options.w
-        and len(options.w) not in (1, len(labels))
-        and len(labels) > 1
-    ):
-        parser.error(
-            f'--w has {len(options.w)} entries; give one, or one per label ({len(labels)})'
-        )
-    if not options.init and (options.mask or options.resample > 1 or options.strength is not None):
-        parser.error('--strength, --mask and --resample change a given picture: give it as --init')
-
-    from cfg_jax import editing, loading
-    from cfg_jax.data import images, sources
-    from cfg_jax.evaluation import plots
-
-    config = loading.read_config(options.model)
-    cli.apply_model_options(config, options)
-    if options.animate:
-        _animate(loading.load(options.model, step=options.step, config=config), options)
-        return
-    w = list(options.w or (config.sweep.w[:1] if options.preset else (0.0,)))
-    # One label at several weights: the same noise, so that the pictures differ by w alone.
-    indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
-    labels = labels * len(w) if len(labels) == 1 else labels
-    model = loading.load(options.model, step=options.step, config=config)
-    how = {'w': w[0] if len(w) == 1 else w, 'seed': options.seed, 'indices': indices}
-    if options.init:
-        mask = editing.read_mask(options.mask, config.data) if options.mask else None
-        how |= {'strength': options.strength, 'mask': mask, 'resample': options.resample}
-        image = editing.read_image(options.init, config.data)
-        pictures = editing.edit(model, labels, image, **how)
-    else:
-        pictures = model.sample(labels, **how)
-    columns = options.columns or math.ceil(math.sqrt(len(labels)))
-    out = options.out or 'grid.png'
-    if options.names:
-        names = sources.class_names(config.data)
-        weights = w * len(labels) if len(w) == 1 else w
-        above = [
-            f'{plots.short_name(names[i])}\nw = {each:g}'
-            for i, each in zip(labels, weights, strict=True)
-        ]
-        plots.save_named_grid(out, pictures, above, columns)
-    else:
-        images.save_png(out, images.grid(pictures, columns), min_side=256)
-    print(f'{len(labels)} images written to {out}')
+    return options
 
 
 def _check_together(parser: cli.Parser, options: argparse.Namespace) -> None:
     if options.animate and (options.init or options.names):
         parser.error('--animate draws from noise and without names: leave --init and --names out')
-    if options.animate == 'w' and options.w and len(options.w) != 2:
-        parser.error('--animate=w goes from one weight to another: give --w=0,4')
+    count, weights = len(options.labels), options.w or ()
+    if options.animate == 'w':
+        if weights and len(weights) != 2:
+            parser.error('--animate=w goes from one weight to another: give --w=0,4')
+    elif count > 1 and len(weights) > 1 and len(weights) != count:
+        parser.error(f'--w has {len(weights)} entries; give one, or one per label ({count})')
+    if not options.init and (options.mask or options.resample > 1 or options.strength is not None):
+        parser.error('--strength, --mask and --resample change a given picture: give it as --init')
+
+
+def _edited(
+    model: 'Model', labels: Sequence[int], options: argparse.Namespace, how: Mapping[str, Any]
+) -> 'np.ndarray':
+    from cfg_jax import editing
+
+    data = model.config.data
+    mask = editing.read_mask(options.mask, data) if options.mask else None
+    change = {'strength': options.strength, 'mask': mask, 'resample': options.resample}
+    return editing.edit(model, labels, editing.read_image(options.init, data), **how, **change)
+
+
+def _written(
+    model: 'Model',
+    pictures: 'np.ndarray',
+    labels: Sequence[int],
+    weights: Sequence[float],
+    options: argparse.Namespace,
+) -> str:
+    from cfg_jax.data import images, sources
+    from cfg_jax.evaluation import plots
+
+    columns = options.columns or math.ceil(math.sqrt(len(labels)))
+    out = options.out or 'grid.png'
+    if options.names:
+        names = sources.class_names(model.config.data)
+        above = [
+            f'{plots.short_name(names[i])}\nw = {w:g}' for i, w in zip(labels, weights, strict=True)
+        ]
+        plots.save_named_grid(out, pictures, above, columns)
+    else:
+        images.save_png(out, images.grid(pictures, columns), min_side=256)
+    return out
 
 
 def _animate(model: 'Model', options: argparse.Namespace) -> None:
