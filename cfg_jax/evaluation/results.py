@@ -27,6 +27,18 @@ def claim(
 ) -> epath.Path:
     """Makes the directory of a sweep with these settings, or checks that it holds this very sweep.
 
+    Arguments and errors as `check`.
+    """
+    if not check(directory, settings, advice):
+        files.write_json(directory / _SETTINGS, settings)
+    return directory
+
+
+def check(
+    directory: epath.Path, settings: dict[str, Any], advice: str = 'choose another --name'
+) -> bool:
+    """Whether the directory holds a sweep, which is one with these very settings.
+
     Args:
       directory: of the sweep, or of other samples.
       settings: what decides them.
@@ -37,26 +49,13 @@ def claim(
     Raises:
       UserError: it holds a sweep with other settings.
     """
-    path = directory / _SETTINGS
     earlier = _comparable_settings(directory)
-    if earlier is not None:
-        differences = '; '.join(config_lib.differences(earlier, comparable(settings)))
-        if differences:
-            raise UserError(
-                f'{directory} holds a sweep with other settings ({differences}); {advice}'
-            )
-    else:
-        files.write_json(path, settings)
-    return directory
-
-
-def release(directory: epath.Path) -> None:
-    """Gives up a claim on a directory that holds nothing else yet."""
-    path = directory / _SETTINGS
-    if [each.name for each in directory.iterdir()] == [path.name]:
-        path.unlink()
-        if not files.is_remote(directory):  # object stores have no directories
-            directory.rmdir()
+    if earlier is None:
+        return False
+    differences = '; '.join(config_lib.differences(earlier, comparable(settings)))
+    if differences:
+        raise UserError(f'{directory} holds a sweep with other settings ({differences}); {advice}')
+    return True
 
 
 def step_of(directory: epath.Path) -> int | None:

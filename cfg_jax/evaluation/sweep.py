@@ -115,15 +115,13 @@ def measure(
     """
     config, workdir = model.config, files.as_path(workdir)
     settings, directory = settings_of(model, extractor), workdir / 'sweep' / name
-    multihost.run_on_process_zero('claim', lambda: results_lib.claim(directory, settings))
 
     def open_table() -> _Table:
-        try:
-            reference = dataset_reference.reference(config, workdir, extractor)
-            return _Table(config, extractor, reference)
-        except UserError:
-            results_lib.release(directory)  # the name stays free for other settings
-            raise
+        results_lib.check(directory, settings)
+        reference = dataset_reference.reference(config, workdir, extractor)
+        table = _Table(config, extractor, reference)
+        results_lib.claim(directory, settings)  # a refused sweep leaves the name to others
+        return table
 
     # Before the samples: what is wrong with a reference is reported before hours of work.
     table = multihost.run_on_process_zero('reference', open_table)

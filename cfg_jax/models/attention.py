@@ -9,7 +9,7 @@ from cfg_jax.models import tpu_attention
 from cfg_jax.models.sliced_sum import folded, sliced_sum
 
 _LARGE = 512 * 512  # weights of a head, more than a core's cache holds of several images
-_QUERIES = 256  # at a time, where they are large
+_QUERIES = 256  # computed at a time where weights are large
 
 
 def attend(
@@ -55,12 +55,13 @@ def products(
             preferred_element_type=jnp.promote_types(q.dtype, jnp.float32),
         )
         scaled = logits * q.shape[-1] ** -0.5
-        # Any number near the largest will do, which has no derivative then.
+        # The shift cancels, so it needs no derivative.
         fixed = jax.lax.stop_gradient(scaled)
         weights = jnp.exp(scaled - jnp.max(folded(fixed, -1, jnp.maximum), -1, keepdims=True))
         total = sliced_sum(weights, (weights.ndim - 1,))[..., None]
-        # Divided is the result, not the weights: they are not read and written once more.
-        return (jnp.matmul(weights.astype(v.dtype), v) / total).astype(v.dtype)
+        # Dividing the result, not the weights, saves a pass over them.
+        weights = weights.astype(v.dtype)
+        return (jnp.matmul(weights, v, preferred_element_type=total.dtype) / total).astype(v.dtype)
 
     def in_parts(heads: tuple[Array, ...]) -> Array:
         q, k, v = heads

@@ -1,9 +1,10 @@
 """A sum over axes as a primitive, for which CPUs have operations of their own.
 
-XLA for CPUs adds one number after the other; whole slices it adds with its vector units.
+XLA for CPUs adds one number after the other, but whole slices with the vector units.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -19,8 +20,8 @@ _SLICES = 8
 def sliced_sum(
     values: Float[Array | np.ndarray, '*shape'], axes: tuple[int, ...]
 ) -> Float[Array, '*rest']:
-    """jnp.sum(values, axes) of neighbouring axes, the first one first, counted from 0."""
-    return _sum.bind(jnp.asarray(values), axes=axes)
+    """jnp.sum(values, axes) of floats over neighbouring axes, the first one first, from 0."""
+    return _sum.bind(jnp.asarray(values), axes=axes) if axes else jnp.asarray(values)
 
 
 def positions(values: Float[Array | np.ndarray, 'B *positions C']) -> tuple[int, ...]:
@@ -47,7 +48,8 @@ def _whole(values: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
 def _sliced(values: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
     """The same of slices, which are added to each other first."""
     before, after = values.shape[: axes[0]], values.shape[axes[-1] + 1 :]
-    flat = values.reshape(*before, -1, *after)
+    count = math.prod(values.shape[i] for i in axes)
+    flat = values.reshape(*before, count, *after)
     return jnp.sum(folded(flat, len(before), jnp.add), len(before))
 
 

@@ -20,7 +20,7 @@ _FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'afte
 _FREE |= {'partition-id', 'replica-id', 'opt-barrier', 'conditional', 'call', 'async-start'}
 _SLICES = ('slice', 'dynamic-slice', 'gather')
 _MOVES = {'copy', 'copy-start', 'transpose', 'reshape', 'reverse', 'bitcast', 'broadcast', 'iota'}
-_MOVES |= {'slice', 'slice-start', 'dynamic-slice', 'dynamic-slice-start', 'dynamic-update-slice'}
+_MOVES |= {'slice', 'slice-start', 'dynamic-slice', 'dynamic-update-slice'}
 _MOVES |= {'concatenate', 'pad'}
 _TARGETS = (
     (re.compile('fmha|flash|attention|tpu_custom_call', re.I), 'attention'),  # TPUs' kernel is one
@@ -134,7 +134,7 @@ def to_json(traffic: Traffic) -> dict[str, Any]:
 def _moved(instruction: Instruction, computation: Computation, program: Program) -> int:
     if instruction.opcode in _SLICES:
         return 2 * array_bytes(instruction.result)
-    if instruction.opcode.removesuffix('-start') in _SLICES:  # its result names the whole, first
+    if instruction.opcode == 'slice-start':  # its result names the whole, then the slice
         whole, taken, *_ = arrays(instruction.result)
         return taken.bytes * (2 - whole.on_chip - taken.on_chip)
     target = _TARGET.search(instruction.attributes)

@@ -66,6 +66,18 @@ def test_products_and_their_gradients_are_the_formula(positions):
             np.testing.assert_allclose(gradient, wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize('queries', [3, 512])
+def test_products_of_other_keys_in_bfloat16(queries):
+    rng = np.random.default_rng(2)
+    q, k, v = (rng.normal(size=(1, length, 2, 8)) for length in (queries, 1024, 1024))
+    logits = np.einsum('bthc,bshc->bhts', q, k) / np.sqrt(8)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    expected = np.einsum('bhts,bshc->bthc', weights / weights.sum(-1, keepdims=True), v)
+    found = attention.products(*(jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=0.02)
+
+
 def test_products_of_large_logits_are_finite():
     q = k = v = np.full((1, 8, 1, 4), 1e3, np.float32)
     np.testing.assert_allclose(attention.products(q, k, v), v)

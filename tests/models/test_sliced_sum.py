@@ -66,6 +66,13 @@ def test_cpus_alone_take_slices(platform, slices):
     assert text.count('stablehlo.slice') == slices
 
 
+@pytest.mark.parametrize('shape', [(3, 5), (0, 8, 5), (3, 0, 5), (3, 8, 0)])
+def test_nothing_to_sum_over_and_nothing_at_all(shape):
+    values = random(shape)
+    found = jax.jit(lambda values: sliced_sum(values, positions(values)))(values)
+    np.testing.assert_array_equal(found, values.sum(tuple(range(1, len(shape) - 1))))
+
+
 def test_slices_combine_neighbours_apart():
     values = jnp.arange(16.0)
     np.testing.assert_array_equal(folded(values, 0, jnp.maximum), [14.0, 15.0])
