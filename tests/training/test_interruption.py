@@ -108,6 +108,8 @@ def test_sweep(swept_workdir, tmp_path):
     ours, straight = workdir / 'sweep' / 'tiny', swept_workdir / 'sweep' / 'tiny'
     assert (ours / 'table.md').read_bytes() == (straight / 'table.md').read_bytes()
     results, expected = (json.loads((d / 'results.json').read_text()) for d in (ours, straight))
+    # On CPUs the command samples on several devices, the fixture on one.
+    assert results['device'].pop('count') >= expected['device'].pop('count') == 1
     assert results == expected
     assert sorted(path.name for path in (ours / 'shards').iterdir()) == sorted(
         path.name for path in (straight / 'shards').iterdir()
