@@ -163,6 +163,12 @@ def swept_toy_workdir(tmp_path_factory, worker_id):
     return _made_once(tmp_path_factory, worker_id, 'swept_toy', make)
 
 
+@pytest.fixture
+def workdir(swept_toy_workdir, tmp_path):
+    """A copy of `swept_toy_workdir` to change; some files have one of another run."""
+    return shutil.copytree(swept_toy_workdir, tmp_path / 'run')
+
+
 def _sweep(workdir):
     from support import make_tiny_config
 

@@ -75,9 +75,9 @@ def measure(program: Program) -> Traffic:
             kind = 'collective'
         else:
             kind = kind_of(instruction, program)
-        target = _TARGET.search(instruction.attributes)
+        target = _target_of(instruction)
         if target:
-            found.kernels[target[1]] = found.kernels.get(target[1], 0) + times
+            found.kernels[target] = found.kernels.get(target, 0) + times
         moved = times * _moved(instruction, computation, program)
         found.bytes[kind] = found.bytes.get(kind, 0) + moved
         scope = scope_of(instruction)
@@ -88,9 +88,9 @@ def measure(program: Program) -> Traffic:
 
 def kind_of(instruction: Instruction, program: Program) -> str:
     """What an instruction mostly is: 'convolution', 'reduction', 'elementwise', 'copy', ..."""
-    target = _TARGET.search(instruction.attributes)
+    target = _target_of(instruction)
     if target:
-        matches = (kind for pattern, kind in _TARGETS if pattern.search(target[1]))
+        matches = (kind for pattern, kind in _TARGETS if pattern.search(target))
         return next(matches, 'other library')
     inside = [instruction, *_all_inside(instruction, program)]
     opcodes = {one.opcode for one in inside}
@@ -131,14 +131,19 @@ def to_json(traffic: Traffic) -> dict[str, Any]:
     }
 
 
+def _target_of(instruction: Instruction) -> str:
+    """What a call of a library calls; '' of other instructions."""
+    found = _TARGET.search(instruction.attributes)
+    return found[1] if found else ''
+
+
 def _moved(instruction: Instruction, computation: Computation, program: Program) -> int:
     if instruction.opcode in _SLICES:
         return 2 * array_bytes(instruction.result)
     if instruction.opcode == 'slice-start':  # its result names the whole, then the slice
         whole, taken, *_ = arrays(instruction.result)
         return taken.bytes * (2 - whole.on_chip - taken.on_chip)
-    target = _TARGET.search(instruction.attributes)
-    if target and target[1] in _NAMES:
+    if _target_of(instruction) in _NAMES:
         return 0
     if instruction.opcode == 'dynamic-update-slice':
         return 2 * _bytes_of(instruction.operands[1], computation)

@@ -1,6 +1,5 @@
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -56,12 +55,6 @@ class Brightness:
 
     def provenance(self):
         return {'name': self.name, 'sha256': 64 * '0'}
-
-
-@pytest.fixture
-def workdir(swept_toy_workdir, tmp_path):
-    """A copy of the swept work directory to change."""
-    return shutil.copytree(swept_toy_workdir, tmp_path / 'run')
 
 
 def test_results_have_the_fields_of_the_design(swept_toy_workdir):

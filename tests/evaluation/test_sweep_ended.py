@@ -1,7 +1,5 @@
 """A sweep that ends early: refused, or killed while its picture is drawn."""
 
-import shutil
-
 import pytest
 from PIL import Image
 from support import make_tiny_config, user_error
@@ -9,12 +7,6 @@ from support import make_tiny_config, user_error
 from cfg_jax.evaluation import sweep
 
 pytestmark = pytest.mark.usefixtures('toy_networks')
-
-
-@pytest.fixture
-def workdir(swept_toy_workdir, tmp_path):
-    """A copy of the swept work directory to change."""
-    return shutil.copytree(swept_toy_workdir, tmp_path / 'run')
 
 
 def test_a_refused_sweep_leaves_no_directory(workdir):

@@ -1,7 +1,6 @@
 """What a sweep makes of metrics: invalid rows, the best w, the rounding of samples."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -12,12 +11,6 @@ from cfg_jax.evaluation import sweep
 
 # Tracing the U-Net anew, and pictures, would be most of every sweep; other files have both.
 pytestmark = pytest.mark.usefixtures('toy_networks', 'undrawn')
-
-
-@pytest.fixture
-def workdir(swept_toy_workdir, tmp_path):
-    """A copy of the swept work directory to change."""
-    return shutil.copytree(swept_toy_workdir, tmp_path / 'run')
 
 
 def results_of(workdir, name='tiny'):
