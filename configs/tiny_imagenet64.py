@@ -18,7 +18,7 @@ script over widths; half of that share is as likely for convolutions of 64 chann
   size        Ho et al. train 820 M images of ImageNet-64 with 296 M parameters; here are 9 M and
               50,000 images, so a wide network would end far from trained, and the sweep of 14 w x
               10,000 images x T = 128 would outlast a lent half hour. Half-precision EMA weights of
-              this size (50 MB) also leave a machine that keeps nothing (--weights_out)
+              this size (50 MB) also leave a machine that keeps nothing
   attention   at 16 and 8, not at 32: there it costs a fifth of the operations
   norm        groups of at least 4 channels, fewer than ADM's 32 of a wider network
   dropout     0: 160 passes over 50,000 images by 25 M parameters should not overfit; FD-768

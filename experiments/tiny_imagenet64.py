@@ -14,9 +14,10 @@ Trains configs/tiny_imagenet64.py for --minutes, or continues it, and measures -
   classifier  classifier guidance
 
 Training stops at --minutes with everything saved; the same command trains on, for as long again,
-and measures the checkpoint that it reaches. --minutes=0 measures what there is. What is finished is
-kept in ROOT; ROOT/results holds what is worth publishing. Machines that keep nothing: --weights_out
-writes the EMA weights in half precision, from which --weights_in starts elsewhere.
+and measures the checkpoint that it reaches, as ROOT/results/model-STEP.safetensors: EMA weights in
+bfloat16, which --model=FILE measures anywhere, without training. --minutes=0 measures what there
+is. What is finished is kept in ROOT; ROOT/results holds what is worth publishing. --judge=RUN adds
+the scores of a classifier of the data set's own classes (configs/tiny_imagenet32.py:judge).
 """
 
 from collections.abc import Sequence
@@ -35,12 +36,12 @@ def main(argv: Sequence[str]) -> None:
 
     from tiny_imagenet64_parts import (
         budget as budget_lib,
+        exported,
         extractor as extractor_lib,
         parts as part_lib,
         pictures,
         publication,
         rows,
-        weights,
     )
 
     from cfg_jax import files, loading
@@ -58,17 +59,18 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f'--label={options.label} is not a class; classes are 0..{len(classes) - 1}'
         )
+    file = options.config.partition(':')[0]
     of_data = [override for override in overrides if override.startswith('--config.data.')]
     extractor = extractor_lib.load(
-        options.inception, options.googlenet, classes, config.sweep.dtype
+        options.inception, options.googlenet, classes, config.sweep.dtype, options.judge
     )
-    if options.weights_in:
-        weights.load(options.weights_in, config, root / 'model')
     budget = budget_lib.Budget(options.minutes)
-    budget_lib.train(config, root / 'model', budget)
-    model = loading.load(root / 'model', config=config)
-    if options.weights_out:
-        weights.save(options.weights_out, config, root / 'model')
+    if options.model:
+        path = files.as_path(options.model)
+    else:
+        budget_lib.train(config, root / 'model', budget)
+        path = exported.of_workdir(root / 'model', out)
+    model = loading.load(path, config=config)
     parts = [part for part in options.parts if part != 'train']
     if not parts:
         return
@@ -76,9 +78,10 @@ def main(argv: Sequence[str]) -> None:
     bench = part_lib.Bench(
         config=config,
         root=root,
+        model=path,
         step=model.provenance()['checkpoint_step'],
         weights=options.w,
-        load=lambda path: sizes.load(options, path, of_data),
+        load=lambda variant: sizes.load(options, f'{file}:{variant}', of_data),
         curves=rows.Curves(root, extractor, references),
         budget=budget,
     )
@@ -112,8 +115,8 @@ def parse(argv: Sequence[str]):
     parser.add_argument('--w', type=cli.number_list, default=COMPARED_W, help='of comparisons')
     parser.add_argument('--real', type=cli.natural_number, help='images a reference; 0: all')
     parser.add_argument('--label', type=cli.natural_number, help='class of one_class.png')
-    parser.add_argument('--weights_out', default='', help='writes the EMA weights here')
-    parser.add_argument('--weights_in', default='', help='starts from such a file')
+    parser.add_argument('--model', default='', help='an exported model, in place of training one')
+    parser.add_argument('--judge', default='', help='a classifier, trained or exported')
     options, overrides = cli.split_config(parser, argv)
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown or not options.parts:

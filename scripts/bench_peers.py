@@ -52,6 +52,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--variants', type=cli.name_list, default=VARIANTS, help='of the peer: eager,compile'
     )
+    parser.add_argument(
+        '--work', type=cli.name_list, default=WORK, help='what is measured (training,sampling)'
+    )
     options, config = cli.parse_with_config(parser, argv)
     check(parser, options, config)
     config.train.batch_size, config.train.grad_accum = options.train_batch, 1
@@ -75,6 +78,8 @@ def check(parser: cli.Parser, options, config) -> None:
         parser.error(f'--peer={options.peer} is not a checkout of openai/guided-diffusion')
     if unknown := set(options.variants) - set(VARIANTS):
         parser.error(f'--variants are out of {", ".join(VARIANTS)}; got {unknown.pop()}')
+    if not options.work or set(options.work) - set(WORK):
+        parser.error(f'--work is out of {", ".join(WORK)}; got {",".join(options.work) or "none"}')
     if config.model.kind != 'unet':
         parser.error(f'{options.config} is a classifier; the peer measured here is a U-Net')
     peers = {
@@ -146,7 +151,7 @@ def write_case(values: dict, options: dict, case: str) -> None:
         **config.diffusion.to_dict(),
         **{key: config.train[key] for key in ('learning_rate', 'beta1', 'beta2', 'adam_eps')},
         **{key: config.train[key] for key in ('grad_clip', 'ema_decay')},
-        **{key: options[key] for key in ('train_batch', 'sample_batch', 'steps', 'rounds')},
+        **{key: options[key] for key in ('train_batch', 'sample_batch', 'steps', 'rounds', 'work')},
         'num_steps': options['num_steps'],
         'v': config.sampler.v,
         'w': 1.0,
@@ -157,9 +162,10 @@ def write_case(values: dict, options: dict, case: str) -> None:
 
 def our_turn(values: dict, options: dict) -> dict:
     """Our rates, each work in a process as the commands for it start one, and on what."""
-    sampled, _ = in_a_process(ours, 'sampling', values, options)
-    trained, environment = in_a_process(ours, 'training', values, options)
-    return {'variants': {'ours': {'training': trained, 'sampling': sampled}}} | environment
+    rates, environment = {}, {}
+    for work in options['work']:
+        rates[work], environment = in_a_process(ours, work, values, options)
+    return {'variants': {'ours': rates}} | environment
 
 
 def ours(work: str, values: dict, options: dict) -> tuple[dict, dict]:
@@ -218,7 +224,7 @@ def compare(turns: Sequence[dict]) -> dict[str, dict[str, Any]]:
     differences = {}
     for turn in turns:
         for name, measured in turn['variants'].items():
-            for work in WORK:
+            for work in filter(measured.__contains__, WORK):
                 rates = rounds.setdefault(name, {}).setdefault(work, [])
                 rates += measured[work]['rounds']
             if 'max_difference' in measured:
@@ -229,8 +235,11 @@ def compare(turns: Sequence[dict]) -> dict[str, dict[str, Any]]:
     }
     return {
         name: {
-            **{work: median[work] for work in WORK},
-            **{f'ours_over_it_{work}': medians['ours'][work] / median[work] for work in WORK},
+            **median,
+            **{
+                f'ours_over_it_{work}': medians['ours'][work] / rate
+                for work, rate in median.items()
+            },
             'max_difference': differences.get(name, 0.0),
         }
         for name, median in medians.items()
@@ -244,12 +253,12 @@ def table(compared: dict[str, dict[str, Any]]) -> str:
         '|---|---|---|---|---|---|',
     ]
     for name, row in compared.items():
-        label = 'ours (JAX)' if name == 'ours' else f'guided-diffusion, {name}'
-        lines.append(
-            f'| {label} | {row["training"]:.4g} | {row["ours_over_it_training"]:.2f} x'
-            f' | {row["sampling"]:.4g} | {row["ours_over_it_sampling"]:.2f} x'
-            f' | {row["max_difference"]:.1e} |'
-        )
+        cells = ['ours (JAX)' if name == 'ours' else f'guided-diffusion, {name}']
+        for work in WORK:
+            measured = work in row
+            cells.append(f'{row[work]:.4g}' if measured else '-')
+            cells.append(f'{row[f"ours_over_it_{work}"]:.2f} x' if measured else '-')
+        lines.append(f'| {" | ".join(cells)} | {row["max_difference"]:.1e} |')
     return '\n'.join(lines) + '\n'
 
 

@@ -26,8 +26,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--step', type=cli.natural_number, help='of the averages (the last)')
     options = parser.parse_args(argv)
 
-    from cfg_jax import config as config_lib, files, loading
-    from cfg_jax.provenance import describe_environment
+    from cfg_jax import files, loading
     from cfg_jax.training import export
 
     workdir = files.as_path(options.workdir)
@@ -35,13 +34,7 @@ def main(argv: Sequence[str]) -> None:
         params, config, provenance = loading.load_params(workdir, step=options.step, ema=sigma_rel)
         step = provenance['checkpoint_step']
         out = workdir / 'ema' / f'sigma_rel_{sigma_rel:g}-step{step}.safetensors'
-        metadata = {
-            'config': config_lib.to_json(config),
-            'step': step,
-            'weights_sha256': provenance['weights_sha256'],
-            'versions': describe_environment()['versions'],
-        }
-        export.write(out, params, metadata)
+        export.write_model(out, params, config, step)
         print(f'written to {out}')
 
 

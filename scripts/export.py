@@ -3,8 +3,9 @@
     python scripts/export.py --model=runs/digits --out=digits.safetensors
 
 The file takes the place of a work directory in sample.py, sweep.py and cfg_jax.load(). It holds the
-EMA parameters; tensors are named by their path in the network (docs/extending.md). MODEL_CARD.md is
-written beside it: what the model is, how it was trained, how to sample it, and its sweeps' tables.
+EMA parameters, rounded to half the bytes with --dtype=bfloat16; tensors are named by their path in
+the network (docs/extending.md). MODEL_CARD.md is written beside it: what the model is, how it was
+trained, how to sample it, and its sweeps' tables.
 """
 
 from collections.abc import Sequence
@@ -17,25 +18,22 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--model', '--workdir', required=True, help='a work directory')
     parser.add_argument('--step', type=cli.natural_number, help='of the checkpoint (the newest)')
     parser.add_argument('--out', required=True, help='a .safetensors file')
+    parser.add_argument(
+        '--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the file (float32)'
+    )
     options = parser.parse_args(argv)
 
-    from cfg_jax import config as config_lib, loading
-    from cfg_jax.provenance import describe_environment
+    from cfg_jax import loading
     from cfg_jax.report import card
     from cfg_jax.training import export
 
     params, config, provenance = loading.load_params(options.model, step=options.step)
-    metadata = {
-        'config': config_lib.to_json(config),
-        'step': provenance['checkpoint_step'],
-        'weights_sha256': provenance['weights_sha256'],
-        'versions': describe_environment()['versions'],
-    }
-    export.write(options.out, params, metadata)
-    sweeps = card.sweeps_of(options.model, provenance['weights_sha256'])
+    step = provenance['checkpoint_step']
+    metadata = export.write_model(options.out, params, config, step, options.dtype)
+    sweeps = card.sweeps_of(options.model, metadata['weights_sha256'])
     written = card.write(options.out, params, config, metadata, sweeps)
     print(f'model card written to {written}')
-    print(f'step {metadata["step"]} of {options.model} written to {options.out}')
+    print(f'step {step} of {options.model} written to {options.out}')
 
 
 if __name__ == '__main__':

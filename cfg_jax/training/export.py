@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 from etils import epath
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
+from cfg_jax.provenance import describe_environment
 
 FORMAT = 'cfg_jax/1'
 SUFFIX = '.safetensors'
@@ -75,6 +77,28 @@ def write(path: epath.PathLike, params: Any, metadata: dict[str, Any]) -> None:
         file.write(len(header).to_bytes(8, 'little') + header)
         for array in tensors.values():
             file.write(array.tobytes())
+
+
+def write_model(
+    path: epath.PathLike, params: Any, config: ConfigDict, step: int, dtype: str = 'float32'
+) -> dict[str, Any]:
+    """`write` of parameters rounded to `dtype`, with all that identifies them; returns that.
+
+    The hash is of the rounded values in the types of `params`, as which they are read.
+    """
+
+    def values(leaf: Any) -> np.ndarray:
+        return np.asarray(leaf).astype(jnp.dtype(dtype))
+
+    rounded = jax.tree.map(lambda leaf: values(leaf).astype(leaf.dtype), params)
+    metadata = {
+        'config': config_lib.to_json(config),
+        'step': step,
+        'weights_sha256': sha256_of_params(rounded),
+        'versions': describe_environment()['versions'],
+    }
+    write(path, jax.tree.map(values, params), metadata)
+    return metadata
 
 
 def read_config(path: epath.PathLike) -> ConfigDict:

@@ -1,7 +1,8 @@
 """The instruments of the real-images experiment as one feature extractor.
 
 FD-768, sFID, precision and recall come from the FID Inception up to its 768-d tap, "IS (GoogLeNet)"
-and class agreement from GoogLeNet. None is FID or the published IS: they compare with themselves.
+and class agreement from GoogLeNet, and again from a classifier of the data set's own classes where
+there is one, the judge. None is FID or the published IS: they compare with themselves.
 """
 
 import hashlib
@@ -12,12 +13,19 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from cfg_jax import loading
 from cfg_jax.errors import UserError
 from cfg_jax.metrics.features import Features, inception as inception_lib
+from cfg_jax.models import networks, role
 from tiny_imagenet64_parts import googlenet
 
 # key of a row -> what it is called
-NAMES = {'is': 'IS (GoogLeNet)', 'class_agreement': 'class agreement (GoogLeNet)'}
+NAMES = {
+    'is': 'IS (GoogLeNet)',
+    'class_agreement': 'class agreement (GoogLeNet)',
+    'is_judge': 'IS (judge)',
+    'class_agreement_judge': 'class agreement (judge)',
+}
 
 
 class RealExtractor:
@@ -33,6 +41,7 @@ class RealExtractor:
       wnids: WordNet id of each of GoogLeNet's outputs.
       classes: WordNet ids of the data set's labels.
       record: what identifies GoogLeNet's weights.
+      judge: a classifier of the data set's classes, whose logits follow GoogLeNet's.
 
     Raises:
       UserError: a class that GoogLeNet does not know.
@@ -50,41 +59,82 @@ class RealExtractor:
         wnids: Sequence[str],
         classes: Sequence[str],
         record: dict[str, Any],
+        judge: 'Judge | None' = None,
     ):
-        self.inception, self._record = inception, record
+        self.inception, self._record, self._judge = inception, record, judge
         self._order = jnp.asarray(output_order(wnids, classes))
-        self.params = (inception.params, params)
+        self.params = (inception.params, params, judge.params if judge else None)
 
     def apply(self, params: Any, images: jax.Array) -> Features:
         """See `features.FeatureExtractor`; raises UserError unless the images are uint8 RGB."""
-        inception, net = params
+        inception, net, judge = params
         found = self.inception.apply(inception, images)
-        return found._replace(logits=googlenet.logits(net, images)[:, self._order])
+        logits = googlenet.logits(net, images)[:, self._order]
+        if self._judge is not None:
+            logits = jnp.concatenate([logits, self._judge.logits(judge, images)], axis=-1)
+        return found._replace(logits=logits)
 
     def provenance(self) -> dict[str, Any]:
         """See `features.FeatureExtractor`."""
         inception = self.inception.provenance()
-        both = inception['sha256'] + self._record['sha256']
+        each = {'inception': inception['sha256'], 'googlenet': self._record['sha256']}
+        if self._judge is not None:
+            each['judge'] = self._judge.sha256
         return inception | {
             'name': self.name,
-            'sha256': hashlib.sha256(both.encode()).hexdigest(),  # of the two that follow
-            'inception_sha256': inception['sha256'],
-            'googlenet_sha256': self._record['sha256'],
+            'sha256': hashlib.sha256(''.join(each.values()).encode()).hexdigest(),
+            **{f'{name}_sha256': digest for name, digest in each.items()},
             'logits': 'BVLC GoogLeNet, 1,000 classes; images resized bilinearly to 224',
         }
 
 
+class Judge:
+    """A noisy classifier of the data set's classes, looking at images without noise.
+
+    Args:
+      path: a work directory or an exported file.
+
+    Raises:
+      UserError: not a classifier, or of another number of classes.
+    """
+
+    def __init__(self, path: epath.PathLike, num_classes: int):
+        self.params, config, provenance = loading.load_params(path)
+        if role(config.model.kind) != 'classifier' or config.data.num_classes != num_classes:
+            raise UserError(f'--judge={path} is not a classifier of {num_classes} classes')
+        self.sha256 = provenance['weights_sha256']
+        self._classifier = networks.make_noisy_classifier(config)
+        self._logsnr = config.diffusion.logsnr_max
+
+    def logits(self, params: Any, images: jax.Array) -> jax.Array:
+        """uint8 images [B, H, W, C] -> float32 [B, num_classes]."""
+        x = images.astype(jnp.float32) / 127.5 - 1.0
+        found = self._classifier(params, x, jnp.full(len(x), self._logsnr, jnp.float32))
+        return found.astype(jnp.float32)
+
+
 def load(
-    inception: epath.PathLike, net: epath.PathLike, classes: Sequence[str], dtype: str = 'float32'
+    inception: epath.PathLike,
+    net: epath.PathLike,
+    classes: Sequence[str],
+    dtype: str = 'float32',
+    judge: epath.PathLike = '',
 ) -> RealExtractor:
     """The extractor with the weights in two files, for a data set with these WordNet ids.
+
+    Args:
+      inception, net: the files.
+      classes: WordNet ids of the data set's labels.
+      dtype: of the Inception.
+      judge: see `Judge`; '' for none.
 
     Raises:
       UserError: a file that is missing, damaged or of another network, or an unknown class.
     """
     params, wnids, record = googlenet.load(net)
     tap = inception_lib.from_file(inception, 'inception768', dtype)
-    return RealExtractor(tap, params, wnids, classes, record)
+    third = Judge(judge, len(classes)) if judge else None
+    return RealExtractor(tap, params, wnids, classes, record, third)
 
 
 def output_order(wnids: Sequence[str], classes: Sequence[str]) -> list[int]:

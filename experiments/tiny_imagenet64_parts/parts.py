@@ -13,7 +13,7 @@ from cfg_jax.inference import Model
 from cfg_jax.training import step as train_step, workdirs as workdir_lib
 from tiny_imagenet64_parts.budget import Budget, train
 from tiny_imagenet64_parts.rows import Curves
-from tiny_imagenet64_parts.sizes import CONFIG, guide_steps
+from tiny_imagenet64_parts.sizes import guide_steps
 
 NOISE_W = (0.0, 1.0, 4.0)  # where a second seed says how much chance there is
 INTERVALS = ((0.28, 2.9), (0.6, 5.0))  # of noise levels: EDM2-S's, best FID and best FD-DINOv2
@@ -28,16 +28,18 @@ class Bench(NamedTuple):
 
     Attributes:
       config: of the main model, with the w of the sweep.
-      root: of the experiment; the main model is in ROOT/model.
-      step: of the main model's checkpoint.
+      root: of the experiment; a main model that is trained here is in ROOT/model.
+      model: the main model as an exported file, which is what is measured.
+      step: of its checkpoint.
       weights: w of the comparisons.
-      load: load(path) -> the config of another network at the same size.
+      load: load(variant) -> the config of another network at the same size.
       curves: measures them.
       budget: for the trainings of parts.
     """
 
     config: ConfigDict
     root: epath.Path
+    model: epath.Path
     step: int
     weights: tuple[float, ...]
     load: Callable[[str], ConfigDict]
@@ -68,8 +70,7 @@ class Bench(NamedTuple):
         """
         config = self.changed(weights or self.weights, **sampler)
         model = loading.load(
-            self.root / 'model',
-            step=self.step,
+            self.model,
             config=config,
             guidance=guidance,
             guidance_network=network,
@@ -102,7 +103,7 @@ def _sweep(bench: Bench) -> list[str]:
     slug = _at_steps(bench, bench.config.sampler.num_steps, bench.config.sweep.w)
     other = bench.changed(NOISE_W)
     other.sweep.seed += 1
-    model = loading.load(bench.root / 'model', step=bench.step, config=other)
+    model = loading.load(bench.model, config=other)
     bench.keep('seed', f'seed {other.sweep.seed}', model)
     bench.keep('untrained', 'untrained network', untrained(bench.changed((0.0,))))
     bench.curves.floor(bench.config)
@@ -160,7 +161,8 @@ def _rules(bench: Bench) -> list[str]:
         rule = f'interval:lowest={low},highest={high}'
         name = f'interval ({low:g}, {high:g}]'
         slugs.append(bench.curve(f'interval-{low:g}-{high:g}', name, guidance=rule))
-    for radius in RADII:
+    for radius_of_64 in RADII:
+        radius = radius_of_64 * bench.config.data.image_size / 64  # the same RMS per element
         rule = f'projected:eta=0,radius={radius}'
         name = f'APG, eta = 0, r = {radius:g}, no momentum'
         slugs.append(bench.curve(f'projected-{radius:g}', name, guidance=rule))
@@ -178,7 +180,7 @@ def _rules(bench: Bench) -> list[str]:
 def _earlier(bench: Bench) -> epath.Path | None:
     """A work directory with the main model's kept checkpoint nearest to the guide's steps."""
     model, workdir = bench.root / 'model', bench.root / 'earlier'
-    kept = [int(path.name) for path in (model / 'checkpoints').iterdir() if path.name.isdigit()]
+    kept = [int(path.name) for path in (model / 'checkpoints').glob('*') if path.name.isdigit()]
     before = [step for step in kept if step < bench.step]
     if not before:
         return None
@@ -191,7 +193,7 @@ def _earlier(bench: Bench) -> epath.Path | None:
 
 
 def _small_guide(bench: Bench) -> epath.Path | None:
-    config = bench.load(f'{CONFIG}:guide')
+    config = bench.load('guide')
     config.train.steps = guide_steps(bench.step)
     workdir = bench.root / 'guide'
     return workdir if train(config, workdir, bench.budget) else None
@@ -201,7 +203,7 @@ def _classifier(bench: Bench) -> list[str]:
     """(f) Classifier guidance of the conditional and of the unconditional model."""
     slugs = [_at_steps(bench, bench.config.sampler.num_steps)]
     workdir = bench.root / 'classifier'
-    config = bench.load(f'{CONFIG}:classifier')
+    config = bench.load('classifier')
     if not train(config, workdir, bench.budget):
         return slugs
     for conditional in (True, False):

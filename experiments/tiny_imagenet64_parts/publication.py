@@ -26,7 +26,8 @@ from tiny_imagenet64_parts.rows import CURVE, Curve, Row
 
 _AGAINST_TRAIN = ('w', 'fd768', 'fd768_se', 'sfid')
 _AGAINST_VALIDATION = ('fd768_validation', 'sfid_validation')
-_OTHERS = ('is', 'is_se', 'is_std', 'class_agreement', 'precision', 'recall')
+_OTHERS = ('is', 'is_se', 'is_std', 'class_agreement', 'is_judge', 'is_judge_se', 'is_judge_std')
+_OTHERS += ('class_agreement_judge', 'precision', 'recall')
 _HEADINGS = NAMES | {
     'fd768_validation': 'FD-768, validation',
     'sfid_validation': 'sFID, validation',
@@ -67,7 +68,8 @@ class Publication:
         files.write_json(self._out / 'results.json', self._results())
         files.write_json(self._out / 'claims.json', [v._asdict() for v in self._verdicts()])
         files.write_bytes(self._out / 'command.txt', self._command().encode())
-        pictures.loss(self._out / 'loss.png', self._bench.root / 'model')
+        if self._training_rows():
+            pictures.loss(self._out / 'loss.png', self._bench.root / 'model')
         for part, slugs in self._parts.items():
             curves = [self._curve(slug) for slug in slugs]
             drawn = [(curve['name'], curve['rows']) for curve in curves]
@@ -129,8 +131,14 @@ class Publication:
             **provenance.describe_environment(),
         }
 
+    def _training_rows(self) -> list[dict[str, Any]]:
+        """What was logged while the model was trained; nothing where that was elsewhere."""
+        return writers.read_metrics(self._bench.root / 'model')
+
     def _training(self) -> dict[str, float]:
-        rows = writers.read_metrics(self._bench.root / 'model')
+        rows = self._training_rows()
+        if not rows:
+            return {}
         batch = self._bench.config.train.batch_size
         return {
             'steps': self._bench.step,
@@ -178,7 +186,8 @@ _NOTE = (
     'FD-768 and sFID are Frechet distances of the FID Inception: its 768-d features, its sFID map;'
     ' against the training split where nothing else is said. IS (GoogLeNet) is the Inception'
     " Score's formula on GoogLeNet's 1,000 classes, class agreement the share of samples that it"
-    " finds likeliest to be of their class among the set's. Precision and recall are of the 768-d"
+    " finds likeliest to be of their class among the set's; the judge's, where there is one, are of"
+    " a classifier trained on the set's own classes. Precision and recall are of the 768-d"
     ' features, against the training split. None of them is FID or the published IS: they compare'
     ' with themselves, at the same number of samples.\n'
 )

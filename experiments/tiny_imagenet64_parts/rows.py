@@ -25,10 +25,12 @@ from cfg_jax.inference import Model
 from cfg_jax.metrics import Inputs, frechet, precision_recall
 from cfg_jax.metrics.features import extraction
 from cfg_jax.metrics.statistics import Gaussian, Moments, Reference
+from tiny_imagenet64_parts import googlenet
 from tiny_imagenet64_parts.extractor import RealExtractor
 
 SPLITS = ('train', 'validation')
 CURVE = 'curve.json'
+JUDGED = ('is', 'class_agreement')
 _ADVICE = 'choose another --root'
 
 Row = dict[str, Any]
@@ -195,12 +197,14 @@ def metrics_of(samples: Samples, references: References, config: ConfigDict) -> 
 def against(samples: Samples, real_images: RealImages, config: ConfigDict) -> Row:
     """FD-768, sFID, precision, recall; IS (GoogLeNet) over its 1,000 classes and the share of
     images that it finds likeliest to be of their label, out of the data set's; errors as `KEY_se`.
+    The same two of the judge, where there is one, as `is_judge` and `class_agreement_judge`.
 
     All are NaN if images are not finite.
     """
     settings, labels = config.sweep, samples.condition
+    logits = samples.features.logits
     inputs = Inputs(
-        samples.features,
+        samples.features._replace(logits=logits[:, : googlenet.CLASSES]),
         real_images.statistics,
         labels=labels,
         num_classes=config.data.num_classes,
@@ -209,7 +213,20 @@ def against(samples: Samples, real_images: RealImages, config: ConfigDict) -> Ro
         strata=labels if settings.labels == 'balanced' else None,
     )
     metrics = ('is', 'precision', 'recall', 'class_agreement')
-    return _distances(samples, real_images, inputs) | _row(samples, inputs, metrics)
+    row = _distances(samples, real_images, inputs) | _row(samples, inputs, metrics)
+    if logits.shape[1] <= googlenet.CLASSES:
+        return row
+    judged = samples.features._replace(logits=logits[:, googlenet.CLASSES :])
+    found = _row(samples, inputs._replace(samples=judged), JUDGED)
+    return row | {_of_judge(key): value for key, value in found.items()}
+
+
+def _of_judge(key: str) -> str:
+    """'is_se' -> 'is_judge_se'."""
+    for metric in JUDGED:
+        if key.startswith(metric):
+            return key.replace(metric, f'{metric}_judge', 1)
+    return key
 
 
 def _distances(

@@ -185,6 +185,7 @@ def test_mistakes(capsys, tmp_path):
         ('bench_peers.py', ['--peer=nowhere'], 'openai/guided-diffusion'),
         ('bench_peers.py', ['--peer={peer}', '--variants=fast'], 'eager'),
         ('bench_peers.py', ['--peer={peer}', '--rounds=0'], '--rounds'),
+        ('bench_peers.py', ['--peer={peer}', '--work=resting'], 'got resting'),
         ('bench_peers.py', ['--peer={peer}', '--config.sampler.clip=False'], 'sampler.clip'),
         ('bench_peers.py', ['--peer={peer}', '--config=configs/digits_classifier.py'], 'U-Net'),
         ('bench_peers.py', ['--peer={peer}', '--train_batch=0'], '--train_batch'),
@@ -215,6 +216,17 @@ def test_peers_are_compared_by_their_medians():
     assert compared['eager']['ours_over_it_sampling'] == 4.0
     text = peers.table(compared)
     assert '| guided-diffusion, eager | 6 | 2.00 x | 2 | 4.00 x | 1.0e-06 |' in text
+
+
+def test_peers_are_compared_by_what_was_measured():
+    peers = script('bench_peers.py')
+    turns = [
+        {'variants': {'ours': {'training': {'rounds': [12.0]}}}},
+        {'variants': {'tuned': {'training': {'rounds': [8.0]}, 'max_difference': 1e-6}}},
+    ]
+    text = peers.table(peers.compare(turns))
+    assert '| ours (JAX) | 12 | 1.00 x | - | - | 0.0e+00 |' in text
+    assert '| guided-diffusion, tuned | 8 | 1.50 x | - | - | 1.0e-06 |' in text
 
 
 def test_random_parameters_leave_nothing_at_zero(toy_networks):
