@@ -1,4 +1,4 @@
-"""The model that is measured: EMA weights in bfloat16, a file that any machine can measure again."""
+"""The model that is measured: EMA weights in bfloat16, a file that any machine measures again."""
 
 from etils import epath
 
