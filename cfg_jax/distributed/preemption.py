@@ -1,9 +1,13 @@
-"""Machines that are taken away: the first SIGTERM or Ctrl-C asks to stop, the second one kills."""
+"""Machines that are taken away: the first SIGTERM or Ctrl-C asks to stop, the second one kills.
+
+What comes within half a second of the first belongs to it.
+"""
 
 import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,6 +16,8 @@ from jax.experimental import multihost_utils
 
 from cfg_jax.errors import Interrupted, Preempted
 
+# `timeout` and some launchers send one request twice, to the process and to its group.
+_SAME_REQUEST_SECONDS = 0.5
 _NOTICE = b'stopping after this step; Ctrl-C again stops at once\n'
 
 
@@ -74,6 +80,7 @@ class Preemption:
             os.kill(os.getpid(), signal.SIGTERM)  # JAX agrees with the other processes on a step
         else:
             self._asked = True
+            time.sleep(_SAME_REQUEST_SECONDS)  # with this handler still there for the others
             self._kill_next_time()
 
     def _kill_next_time(self) -> None:

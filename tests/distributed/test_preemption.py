@@ -78,6 +78,35 @@ def test_other_threads_do_not_listen():
     assert found == [False]
 
 
+def test_a_request_sent_twice_is_one():
+    """As `timeout` sends it: to the process, then to its group."""
+    program = (
+        'import time; from cfg_jax.distributed.preemption import Preemption\n'
+        'with Preemption() as p:\n'
+        '    print("ready", flush=True)\n'
+        '    while not p.asked(): time.sleep(0.001)\n'
+        '    time.sleep(0.3)\n'
+        '    print("saved", flush=True)\n'
+    )
+    process = started(program)
+    assert process.stdout.readline().strip() == 'ready'
+    for _ in range(2):
+        process.terminate()
+        time.sleep(0.1)
+    assert process.communicate(timeout=30)[0].strip() == 'saved'
+    assert process.returncode == 0
+
+
+def started(program):
+    return subprocess.Popen(
+        [sys.executable, '-c', program],
+        cwd=ROOT,
+        env=script_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_the_second_signal_kills():
     program = (
         'import time; from cfg_jax.distributed.preemption import Preemption\n'
@@ -87,13 +116,7 @@ def test_the_second_signal_kills():
         '    print("asked", flush=True)\n'
         '    time.sleep(60)\n'
     )
-    process = subprocess.Popen(
-        [sys.executable, '-c', program],
-        cwd=ROOT,
-        env=script_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = started(program)
     for word in ('ready', 'asked'):
         assert process.stdout.readline().strip() == word
         process.terminate()
