@@ -58,6 +58,12 @@ def check_all(columns: Sequence[Column]) -> list[Verdict]:
     """Every finding that these columns can speak to."""
     found = []
     for column in columns:
+        if len(column.rows) < 2:
+            claim = f'IS and FID change with w ({column.name})'
+            found.append(
+                Verdict(claim, UNDECIDED, f'needs several w; there are {len(column.rows)}')
+            )
+            continue
         found += [is_rises(column), fid_is_best_at_small_w(column), fid_falls_throughout(column)]
     groups: list[tuple[str, Callable[[dict[float, Column]], Verdict]]] = [
         ('p_uncond', dropout_half_is_worse),

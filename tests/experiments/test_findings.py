@@ -57,6 +57,13 @@ def test_fid_is_best_at_small_w():
     assert 'w >= 4' in verdict.evidence
 
 
+def test_one_weight_tells_nothing():
+    one = column(FID, IS)._replace(rows=column(FID, IS).rows[:1])
+    (verdict,) = findings.check_all([one])
+    assert verdict.verdict == 'not enough samples'
+    assert 'there are 1' in verdict.evidence
+
+
 def test_fid_falls_throughout():
     check = findings.fid_falls_throughout
     rising = check(column(FID, IS))
