@@ -17,6 +17,7 @@ from cfg_jax.distributed import devices
 from cfg_jax.models import networks
 from cfg_jax.training import posthoc_ema
 from cfg_jax.training.ema import update_ema
+from cfg_jax.training.norms import clip, global_norm
 from cfg_jax.training.objectives import PerExample, make_objective
 
 LOGSNR_BINS = 10
@@ -42,9 +43,9 @@ class AveragedState(TrainState):
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Clip by global norm, then Adam, or AdamW where the config has a weight decay.
+    """Adam, or AdamW where the config has a weight decay, of gradients that are clipped already.
 
-    Clipping sees the mean gradient. The decay is Loshchilov & Hutter's, times the learning rate.
+    The decay is Loshchilov & Hutter's, times the learning rate.
     """
     train = config.train
     adam = optax.adam
@@ -52,7 +53,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         # Their states differ, and a run without decay has checkpoints without one.
         adam = functools.partial(optax.adamw, weight_decay=train.weight_decay)
     return optax.chain(
-        optax.clip_by_global_norm(train.grad_clip),
+        optax.identity(),  # was the clip, and checkpoints have its empty state
         adam(learning_rate(config), b1=train.beta1, b2=train.beta2, eps=train.adam_eps),
     )
 
@@ -150,14 +151,16 @@ def make_train_step(
     """
     gradient, optimizer = make_gradient(config, machine), make_optimizer(config)
     bin_edges = jnp.asarray(logsnr_bin_edges(config)[1:-1])
+    norm = functools.partial(global_norm, platform=(machine or devices.here()).platform)
 
     def update(state: TrainState, grads: Any, loss: jax.Array) -> tuple[Any, Metrics]:
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = norm(grads)
         # One bad batch must not spoil weeks: such an update is left out, the step counts. These two
         # decide, before anything is written in the old state's place: clipped, a gradient with a
         # finite norm has finite squares, and so has what Adam makes of it.
         applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        clipped = clip(grads, grad_norm, config.train.grad_clip)
+        updates, opt_state = optimizer.update(clipped, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = update_ema(state.ema_params, params, state.step, config.train.ema_decay)
         new, old = (
@@ -166,7 +169,7 @@ def make_train_step(
         )
         kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
         # Norms of just these: of others XLA makes passes over the parameters of their own.
-        norms = {'param_norm': optax.tree.norm(kept[0]), 'update_norm': optax.tree.norm(updates)}
+        norms = {'param_norm': norm(kept[0]), 'update_norm': norm(updates)}
         return kept, {'applied': applied, 'grad_norm': grad_norm, **norms}
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
