@@ -49,6 +49,8 @@ def of_one(content: Result) -> str:
             f'  attention       {program["attention"]}',
         ]
         moved = program['traffic']
+        calls = sum(found['instructions'] for found in moved['bytes_by_kind'].values())
+        lines += [f'  instructions    {calls:,}, of which a GPU makes a kernel or more each']
         lines += [
             f'  {kind:<24} {found["bytes"] / 2**30:10,.3f} GiB in {found["instructions"]:,}'
             for kind, found in moved['bytes_by_kind'].items()

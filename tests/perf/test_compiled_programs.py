@@ -69,7 +69,8 @@ def machine(monkeypatch):
         result |= {'remat': config.model.remat, 'fits': at_once <= 8, 'compile_seconds': 7.0}
         sizes = {'arguments': 0, 'temporaries': peak, 'peak': peak, 'usable': 8 * GIB}
         reduced = {'all-reduce': {'count': 2, 'bytes': GIB}}
-        kinds = {'copy': {'bytes': 3 * GIB, 'instructions': 5}}
+        kinds = {'copy': {'bytes': 3 * GIB, 'instructions': 1_500}}
+        kinds |= {'elementwise': {'bytes': 0, 'instructions': 34}}
         moved = {'bytes': 3 * GIB, 'bytes_by_kind': kinds, 'collectives': reduced}
         moved |= {'estimated_cycles': 5_300_000, 'library_calls': {'tpu_custom_call': 14}}
         line = dict.fromkeys(('operations_ms', 'collectives_ms', 'estimated_ms'), 1.0)
@@ -118,6 +119,7 @@ def test_tables(machine, tmp_path):
         found.fit(policy, images_at_once=[16, 8, 4])
     shown = compile_tables.of_one(found.content())
     assert 'remat=blocks: 8 images at once a chip fit: train.grad_accum=2' in shown
+    assert 'instructions    1,534' in shown
     assert 'estimated cycles 5.3 M, without 14 calls of kernels' in shown
     page = f'before\n{compile_tables.BEGIN}\nold\n{compile_tables.END}\nafter\n'
     new = compile_tables.replaced(page, files.as_path(tmp_path))
