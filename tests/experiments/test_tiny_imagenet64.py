@@ -13,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 from support import (
+    CLASSIFIER,
     ROOT,
     checkpoint_arrays,
     experiment,
@@ -30,7 +31,8 @@ from cfg_jax.guidance.interval import Interval
 from cfg_jax.inference import Model
 from cfg_jax.metrics import frechet
 from cfg_jax.metrics.features import Features
-from cfg_jax.training import step as train_step
+from cfg_jax.models import networks
+from cfg_jax.training import export, step as train_step
 
 COMMAND = 'experiments/tiny_imagenet64.py'
 CLASSES = ('n00000001', 'n02099601', 'n00000003')
@@ -315,6 +317,43 @@ def test_an_interval_takes_a_second_evaluation_inside_of_it(toy_networks):
     assert nfe(1.0, np.nextafter(1.0, 2.0)) == 101
     share = nfe(1.0, float(np.tan(3 * np.pi / 8))) / 101 - 1.0
     assert share == pytest.approx(0.25, abs=0.011)
+
+
+def test_the_judge_has_scores_of_its_own():
+    """Its logits follow GoogLeNet's 1,000: certain and right in nine of ten images."""
+    row_lib = experiment('tiny_imagenet64_parts.rows')
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 3
+    sure = 20.0 * np.eye(3)[np.where(np.arange(30) < 27, labels, (labels + 1) % 3)]
+    logits = np.concatenate([rng.normal(size=(30, 1000)), sure], axis=1)
+    features = Features(rng.normal(size=(30, 3)), logits, rng.normal(size=(30, 4)))
+    real = reference.of_features(features, {})
+    split = row_lib.RealImages(real, frechet.distance_from(real.spatial))
+    config = make_tiny_config(data__num_classes=3, sweep__is_splits=1)
+    row = row_lib.against(Samples(features, labels, nfe=4, not_finite=0), split, config)
+    assert row['class_agreement_judge'] == pytest.approx(0.9)
+    assert row['is_judge'] == pytest.approx(3.0, rel=0.01)
+    assert row['class_agreement'] < 0.5
+    assert 'is_judge_se' in row
+
+
+def test_the_judge_is_a_classifier_at_no_noise(toy_networks, tmp_path):
+    extractor = experiment('tiny_imagenet64_parts.extractor')
+    config = make_tiny_config(CLASSIFIER)
+    params = train_step.create_state(config).ema_params
+    path = tmp_path / 'judge.safetensors'
+    export.write_model(path, params, config, 3)
+    judge = extractor.Judge(path, config.data.num_classes)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, config.data.channels), np.uint8)
+    logits = judge.logits(judge.params, images)
+    logsnr = np.full(4, config.diffusion.logsnr_max, np.float32)
+    expected = networks.make_noisy_classifier(config)(params, images / 127.5 - 1.0, logsnr)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    message = user_error(extractor.Judge, path, config.data.num_classes + 1)
+    assert 'not a classifier of' in message
+    config = make_tiny_config()
+    export.write_model(path, train_step.create_state(config).ema_params, config, 3)
+    assert 'not a classifier of' in user_error(extractor.Judge, path, config.data.num_classes)
 
 
 @pytest.mark.parametrize('not_finite', [0, 1])

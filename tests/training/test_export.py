@@ -5,6 +5,7 @@ import shutil
 import struct
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
@@ -54,6 +55,28 @@ def header(path):
     content = path.read_bytes()
     (size,) = struct.unpack('<Q', content[:8])
     return json.loads(content[8 : 8 + size])
+
+
+def test_half_the_bytes(runs, exported, toy_networks, tmp_path, capfd):
+    """Rounded to bfloat16; the hash is of what is read."""
+    path = tmp_path / 'half.safetensors'
+    arguments = f'--model={runs / "unet"}', f'--out={path}', '--dtype=bfloat16'
+    assert run_here(capfd, 'scripts/export.py', *arguments)[0] == 0
+    whole, half = (loading.load_params(file) for file in (exported, path))
+    for a, b in zip(jax.tree.leaves(whole[0]), jax.tree.leaves(half[0]), strict=True):
+        np.testing.assert_allclose(b, a, rtol=2**-8)
+        np.testing.assert_array_equal(b, a.astype(jnp.bfloat16).astype(np.float32))
+    assert half[2]['weights_sha256'] == export.sha256_of_params(half[0])
+    assert half[2]['weights_sha256'] != whole[2]['weights_sha256']
+    sizes = [
+        sum(
+            b['data_offsets'][1] - b['data_offsets'][0]
+            for n, b in header(file).items()
+            if n != '__metadata__'
+        )
+        for file in (exported, path)
+    ]
+    assert sizes[0] == 2 * sizes[1]
 
 
 def like():
