@@ -1,7 +1,7 @@
 """What Tables 1 and 2 of the paper cost: device-days, kWh, and how that scales with devices.
 
     python experiments/cost.py                                  # writes experiments/cost.md
-    python experiments/cost.py --measured=results/bench/h200/imagenet64.json
+    python experiments/cost.py --measured=results/bench/h100/train.json
 
 Operations are counted (cfg_jax/perf/cost.py). A throughput is estimated as a share of a chip's
 peak, --utilisation, or measured: --measured takes files of scripts/bench_train.py. An evaluation in

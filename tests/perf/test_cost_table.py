@@ -59,7 +59,8 @@ def test_all_reduce_costs_what_it_sends(table, works):
 
 
 def test_what_is_committed_is_what_the_command_writes(table, works):
-    lines = [*table.costs(works, 0.4, []), *table.scaling(works, 0.4, 100.0)]
+    measured = table.read_measured(str(ROOT / 'results' / 'bench' / 'h100' / 'train.json'))
+    lines = [*table.costs(works, 0.4, [measured]), *table.scaling(works, 0.4, 100.0)]
     assert cells(lines) == cells(COMMITTED)
 
 
