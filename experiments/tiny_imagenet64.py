@@ -8,7 +8,7 @@ Trains configs/tiny_imagenet64.py for --minutes, or continues it, and measures -
 
   train       alone: trains and measures nothing, for a machine lent for minutes
   sweep       the paper's 14 w; for scale real images, a second seed and an untrained network
-  steps       the paper's sampler at twice the steps, a tenth of its NFE, DDIM at a tenth
+  steps       the config's sampler at twice the steps, a tenth of its NFE, DDIM at a tenth
   p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps
   rules       guidance interval, projected guidance, autoguidance
   classifier  classifier guidance
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from tiny_imagenet64_parts import sizes
 
-from cfg_jax import cli
+from cfg_jax import cli, files
 from cfg_jax.errors import UserError
 
 COMPARED_W = (0.0, 0.1, 0.3, 1.0, 4.0)
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         rows,
     )
 
-    from cfg_jax import files, loading
+    from cfg_jax import loading
     from cfg_jax.data import sources
     from cfg_jax.perf import xla
 
@@ -61,12 +61,14 @@ def main(argv: Sequence[str]) -> None:
         )
     file = options.config.partition(':')[0]
     of_data = [override for override in overrides if override.startswith('--config.data.')]
+    judge = extractor_lib.Judge(options.judge, config.data) if options.judge else None
     extractor = extractor_lib.load(
-        options.inception, options.googlenet, classes, config.sweep.dtype, options.judge
+        options.inception, options.googlenet, classes, config.sweep.dtype, judge
     )
     budget = budget_lib.Budget(options.minutes)
     if options.model:
         path = files.as_path(options.model)
+        exported.check(path, config)
     else:
         budget_lib.train(config, root / 'model', budget)
         path = exported.of_workdir(root / 'model', out)
@@ -79,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
         config=config,
         root=root,
         model=path,
+        trained=not options.model,
         step=model.provenance()['checkpoint_step'],
         weights=options.w,
         load=lambda variant: sizes.load(options, f'{file}:{variant}', of_data),
@@ -121,6 +124,10 @@ def parse(argv: Sequence[str]):
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown or not options.parts:
         raise UserError(f'--parts are out of {", ".join(PARTS)}; got {",".join(unknown) or "none"}')
+    if options.model and 'train' in options.parts:
+        raise UserError('--model is measured, not trained; leave train out of --parts')
+    if files.is_remote(options.out or options.root):
+        raise UserError('the results are written to this machine: give --out a local directory')
     if not 0 <= options.minutes < float('inf'):
         raise UserError(f'--minutes is a number of at least 0; got {options.minutes:g}')
     return options, overrides

@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
     params, config, provenance = loading.load_params(options.model, step=options.step)
     step = provenance['checkpoint_step']
     metadata = export.write_model(options.out, params, config, step, options.dtype)
+    if metadata['weights_sha256'] != provenance['weights_sha256']:
+        print('the card has no sweeps: theirs were of the weights before rounding')
     sweeps = card.sweeps_of(options.model, metadata['weights_sha256'])
     written = card.write(options.out, params, config, metadata, sweeps)
     print(f'model card written to {written}')

@@ -71,6 +71,8 @@ class Preemption:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if self._asked:
+            return  # within the half second that belongs to the first
         if number == signal.SIGINT:
             self._interrupted = True
             with contextlib.suppress(OSError):

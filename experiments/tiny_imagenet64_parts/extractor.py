@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from ml_collections import ConfigDict
 
 from cfg_jax import loading
 from cfg_jax.errors import UserError
@@ -84,7 +85,7 @@ class RealExtractor:
             'name': self.name,
             'sha256': hashlib.sha256(''.join(each.values()).encode()).hexdigest(),
             **{f'{name}_sha256': digest for name, digest in each.items()},
-            'logits': 'BVLC GoogLeNet, 1,000 classes; images resized bilinearly to 224',
+            'logits': 'BVLC GoogLeNet, 1,000 classes, images resized bilinearly to 224; the judge',
         }
 
 
@@ -93,15 +94,22 @@ class Judge:
 
     Args:
       path: a work directory or an exported file.
+      data: of the samples, a config's group.
 
     Raises:
-      UserError: not a classifier, or of another number of classes.
+      UserError: not a classifier, or of other images or classes.
     """
 
-    def __init__(self, path: epath.PathLike, num_classes: int):
+    def __init__(self, path: epath.PathLike, data: ConfigDict):
         self.params, config, provenance = loading.load_params(path)
-        if role(config.model.kind) != 'classifier' or config.data.num_classes != num_classes:
-            raise UserError(f'--judge={path} is not a classifier of {num_classes} classes')
+        if role(config.model.kind) != 'classifier':
+            raise UserError(f'--judge={path} is not a classifier')
+        for name in ('image_size', 'channels', 'num_classes'):
+            if config.data[name] != data[name]:
+                raise UserError(
+                    f'--judge={path} was trained with data.{name}={config.data[name]}, the samples'
+                    f' have {data[name]}'
+                )
         self.sha256 = provenance['weights_sha256']
         self._classifier = networks.make_noisy_classifier(config)
         self._logsnr = config.diffusion.logsnr_max
@@ -118,7 +126,7 @@ def load(
     net: epath.PathLike,
     classes: Sequence[str],
     dtype: str = 'float32',
-    judge: epath.PathLike = '',
+    judge: 'Judge | None' = None,
 ) -> RealExtractor:
     """The extractor with the weights in two files, for a data set with these WordNet ids.
 
@@ -126,15 +134,14 @@ def load(
       inception, net: the files.
       classes: WordNet ids of the data set's labels.
       dtype: of the Inception.
-      judge: see `Judge`; '' for none.
+      judge: the third instrument, if there is one.
 
     Raises:
       UserError: a file that is missing, damaged or of another network, or an unknown class.
     """
     params, wnids, record = googlenet.load(net)
     tap = inception_lib.from_file(inception, 'inception768', dtype)
-    third = Judge(judge, len(classes)) if judge else None
-    return RealExtractor(tap, params, wnids, classes, record, third)
+    return RealExtractor(tap, params, wnids, classes, record, judge)
 
 
 def output_order(wnids: Sequence[str], classes: Sequence[str]) -> list[int]:

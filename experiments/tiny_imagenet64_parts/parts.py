@@ -30,6 +30,7 @@ class Bench(NamedTuple):
       config: of the main model, with the w of the sweep.
       root: of the experiment; a main model that is trained here is in ROOT/model.
       model: the main model as an exported file, which is what is measured.
+      trained: whether that is what ROOT/model trained.
       step: of its checkpoint.
       weights: w of the comparisons.
       load: load(variant) -> the config of another network at the same size.
@@ -40,6 +41,7 @@ class Bench(NamedTuple):
     config: ConfigDict
     root: epath.Path
     model: epath.Path
+    trained: bool
     step: int
     weights: tuple[float, ...]
     load: Callable[[str], ConfigDict]
@@ -111,7 +113,7 @@ def _sweep(bench: Bench) -> list[str]:
 
 
 def _steps(bench: Bench) -> list[str]:
-    """(b) The paper's sampler at twice the steps against a tenth of its NFE, two ways."""
+    """(b) The config's sampler at twice the steps against a tenth of its NFE, two ways."""
     many = 2 * bench.config.sampler.num_steps
     few = max(2, round(many / 10))
     return [
@@ -132,7 +134,7 @@ def _numbers_of_steps(bench: Bench) -> list[str]:
 
 
 def _at_steps(bench: Bench, steps: int, weights: Sequence[float] = ()) -> str:
-    """The paper's rule and sampler on the main model."""
+    """The paper's rule and the config's sampler on the main model."""
     name = f'p_uncond = {bench.config.p_uncond:g}, T = {steps}'
     return bench.curve(f'T{steps}', name, weights, num_steps=steps)
 
@@ -180,7 +182,9 @@ def _rules(bench: Bench) -> list[str]:
 def _earlier(bench: Bench) -> epath.Path | None:
     """A work directory with the main model's kept checkpoint nearest to the guide's steps."""
     model, workdir = bench.root / 'model', bench.root / 'earlier'
-    kept = [int(path.name) for path in (model / 'checkpoints').glob('*') if path.name.isdigit()]
+    kept = []
+    if bench.trained:
+        kept = [int(path.name) for path in (model / 'checkpoints').iterdir() if path.name.isdigit()]
     before = [step for step in kept if step < bench.step]
     if not before:
         return None

@@ -35,7 +35,7 @@ _HEADINGS = NAMES | {
 _FOR_SCALE = ('seed', 'untrained')  # curves that belong to no part
 _SECTIONS = {
     'sweep': 'Guidance',
-    'steps': "The paper's sampler, and a tenth of its NFE",
+    'steps': 'The sampler, and a tenth of its NFE',
     'p_uncond': 'p_uncond, models trained as long',
     'T': 'Steps',
     'rules': 'Later rules',
@@ -85,6 +85,7 @@ class Publication:
         config = self._bench.config
         return (
             f'{Path(config.data.name).parent.name}, step {self._bench.step:,},'
+            f' {config.sampler.name} on the {config.sampler.grid} grid,'
             f' {config.sweep.num_samples:,} samples a point'
         )
 
@@ -133,7 +134,8 @@ class Publication:
 
     def _training_rows(self) -> list[dict[str, Any]]:
         """What was logged while the model was trained; nothing where that was elsewhere."""
-        return writers.read_metrics(self._bench.root / 'model')
+        bench = self._bench
+        return writers.read_metrics(bench.root / 'model') if bench.trained else []
 
     def _training(self) -> dict[str, float]:
         rows = self._training_rows()

@@ -48,6 +48,8 @@ def test_ctrl_c_asks_where_a_step_is_worth_finishing():
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_are_no_interruption(number):
     before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        pytest.skip('the tests were started by nohup')
     with Preemption(together=True) as preemption:
         signal.raise_signal(number)
         assert preemption.asked(1)
@@ -95,6 +97,22 @@ def test_a_request_sent_twice_is_one():
         time.sleep(0.1)
     assert process.communicate(timeout=30)[0].strip() == 'saved'
     assert process.returncode == 0
+
+
+def test_repeats_do_not_put_off_the_end():
+    """The half second is of the first signal; what comes later kills, however often it came."""
+    program = (
+        'import time; from cfg_jax.distributed.preemption import Preemption\n'
+        'with Preemption() as p:\n'
+        '    print("ready", flush=True)\n'
+        '    for _ in range(600): time.sleep(0.1)\n'
+    )
+    process = started(program)
+    assert process.stdout.readline().strip() == 'ready'
+    for _ in range(8):
+        process.terminate()
+        time.sleep(0.3)
+    assert process.wait(timeout=10) == -signal.SIGTERM
 
 
 def started(program):

@@ -24,6 +24,7 @@ from support import (
     user_error,
 )
 
+from cfg_jax import loading
 from cfg_jax.data import tfds_sets
 from cfg_jax.evaluation import reference
 from cfg_jax.evaluation.cache import Samples
@@ -32,7 +33,7 @@ from cfg_jax.inference import Model
 from cfg_jax.metrics import frechet
 from cfg_jax.metrics.features import Features
 from cfg_jax.models import networks
-from cfg_jax.training import export, step as train_step
+from cfg_jax.training import export, loop, step as train_step
 
 COMMAND = 'experiments/tiny_imagenet64.py'
 CLASSES = ('n00000001', 'n02099601', 'n00000003')
@@ -281,6 +282,8 @@ def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_net
         ('--config.sweep.num_samples=3', 'sweep.num_samples=3: precision and recall need'),
         ('--real=2', '--real=2: precision and recall need at least 4'),
         ('--real=30', "has no split 'validation[:30]'"),
+        ('--model=/nowhere.safetensors', 'does not exist'),
+        ('--root=gs://bucket/x', 'give --out a local directory'),
         ('--label=3', '--label=3 is not a class; classes are 0..2'),
         ('--config=configs/none.py', "no config file 'configs/none.py'"),
         ('--widht=3', 'unrecognized arguments'),
@@ -337,23 +340,55 @@ def test_the_judge_has_scores_of_its_own():
     assert 'is_judge_se' in row
 
 
-def test_the_judge_is_a_classifier_at_no_noise(toy_networks, tmp_path):
+def test_the_judge_is_a_classifier_at_no_noise(toy_networks, tmp_path, monkeypatch):
     extractor = experiment('tiny_imagenet64_parts.extractor')
     config = make_tiny_config(CLASSIFIER)
     params = train_step.create_state(config).ema_params
     path = tmp_path / 'judge.safetensors'
     export.write_model(path, params, config, 3)
-    judge = extractor.Judge(path, config.data.num_classes)
+    judge = extractor.Judge(path, config.data)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, config.data.channels), np.uint8)
     logits = judge.logits(judge.params, images)
     logsnr = np.full(4, config.diffusion.logsnr_max, np.float32)
     expected = networks.make_noisy_classifier(config)(params, images / 127.5 - 1.0, logsnr)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    message = user_error(extractor.Judge, path, config.data.num_classes + 1)
-    assert 'not a classifier of' in message
+    for name in ('num_classes', 'image_size'):
+        other = config.data.copy_and_resolve_references()
+        other[name] += 1
+        assert f'with data.{name}=' in user_error(extractor.Judge, path, other)
+    both = extractor.RealExtractor.__new__(extractor.RealExtractor)
+    both.inception, both._judge, both._order = Colours(), judge, np.arange(1000)
+    both._record = {'sha256': 'of GoogLeNet'}
+    monkeypatch.setattr(extractor.googlenet, 'logits', lambda net, x: jnp.ones((len(x), 1000)))
+    found = both.apply(((), None, judge.params), jnp.asarray(images)).logits
+    np.testing.assert_allclose(found[:, 1000:], logits, rtol=1e-4, atol=1e-5)
+    assert found.shape[1] == 1000 + config.data.num_classes
+    assert both.provenance()['judge_sha256'] == judge.sha256
     config = make_tiny_config()
     export.write_model(path, train_step.create_state(config).ema_params, config, 3)
-    assert 'not a classifier of' in user_error(extractor.Judge, path, config.data.num_classes)
+    assert 'not a classifier' in user_error(extractor.Judge, path, config.data)
+
+
+def test_a_model_is_measured_as_it_was_trained(toy_networks, tmp_path):
+    exported = experiment('tiny_imagenet64_parts.exported')
+    config, path = make_tiny_config(), tmp_path / 'model.safetensors'
+    export.write_model(path, train_step.create_state(config).ema_params, config, 3)
+    exported.check(path, config)
+    for change in ({'p_uncond': 0.3}, {'diffusion__logsnr_max': 9.0}, {'data__num_classes': 7}):
+        (name,) = change
+        message = user_error(exported.check, path, make_tiny_config(**change))
+        assert f'was trained with {name.replace("__", ".")}=' in message
+
+
+def test_a_model_is_exported_anew(toy_networks, tmp_path):
+    """At the same step other weights may be there."""
+    exported = experiment('tiny_imagenet64_parts.exported')
+    hashes = set()
+    for seed in (0, 1):
+        loop.train(make_tiny_config(seed=seed, train__steps=1), tmp_path / str(seed))
+        path = exported.of_workdir(tmp_path / str(seed), tmp_path / 'out')
+        hashes.add(loading.load_params(path)[2]['weights_sha256'])
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize('not_finite', [0, 1])

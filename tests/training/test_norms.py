@@ -27,6 +27,7 @@ def test_gpus_finish_one_sum(platform, scalars):
     text = jax.jit(lambda tree: global_norm(tree, platform)).lower(TREE).as_text()
     finished = [line for line in text.splitlines() if 'reduce' in line and '-> tensor<f32>' in line]
     assert len(finished) == scalars
+    assert ('optimization_barrier' in text) == (platform == 'gpu')
 
 
 @pytest.mark.parametrize('largest', [0.5, 2.0])
