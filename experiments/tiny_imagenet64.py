@@ -61,14 +61,14 @@ def main(argv: Sequence[str]) -> None:
         )
     file = options.config.partition(':')[0]
     of_data = [override for override in overrides if override.startswith('--config.data.')]
-    judge = extractor_lib.Judge(options.judge, config.data) if options.judge else None
+    judge = extractor_lib.Judge(options.judge, config) if options.judge else None
     extractor = extractor_lib.load(
         options.inception, options.googlenet, classes, config.sweep.dtype, judge
     )
     budget = budget_lib.Budget(options.minutes)
     if options.model:
         path = files.as_path(options.model)
-        exported.check(path, config)
+        exported.check(path, loading.read_config(path), config, exported.OF_TRAINING)
     else:
         budget_lib.train(config, root / 'model', budget)
         path = exported.of_workdir(root / 'model', out)

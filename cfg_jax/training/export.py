@@ -88,9 +88,9 @@ def write_model(
     """
 
     def values(leaf: Any) -> np.ndarray:
-        return np.asarray(leaf).astype(jnp.dtype(dtype))
+        return np.asarray(leaf).astype(jnp.dtype(dtype), copy=False)
 
-    rounded = jax.tree.map(lambda leaf: values(leaf).astype(leaf.dtype), params)
+    rounded = jax.tree.map(lambda leaf: values(leaf).astype(leaf.dtype, copy=False), params)
     metadata = {
         'config': config_lib.to_json(config),
         'step': step,

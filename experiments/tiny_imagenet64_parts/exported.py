@@ -1,11 +1,16 @@
 """The model that is measured: EMA weights in bfloat16, a file that any machine measures again."""
 
+import re
+
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import loading
+from cfg_jax import config as config_lib, loading
 from cfg_jax.errors import UserError
 from cfg_jax.training import export
+
+OF_IMAGES = r'data\.(image_size|channels|num_classes)'
+OF_TRAINING = rf'{OF_IMAGES}|target|p_uncond|condition|diffusion\..*'
 
 
 def of_workdir(workdir: epath.Path, directory: epath.Path) -> epath.Path:
@@ -20,17 +25,18 @@ def of_workdir(workdir: epath.Path, directory: epath.Path) -> epath.Path:
     return path
 
 
-_MUST_AGREE = ('target', 'p_uncond', 'condition')
-_OF_DATA = ('image_size', 'channels', 'num_classes')
+def check(path: epath.PathLike, found: ConfigDict, asked: ConfigDict, fields: str) -> None:
+    """Raises UserError where the config of a model in `path` is another than is asked for.
 
-
-def check(path: epath.PathLike, config: ConfigDict) -> None:
-    """Raises UserError where a model was trained for something else than `config` measures."""
-    found = loading.read_config(path)
-    pairs = {name: (found[name], config[name]) for name in _MUST_AGREE}
-    pairs |= {f'data.{name}': (found.data[name], config.data[name]) for name in _OF_DATA}
-    ours = config.diffusion.to_dict()
-    pairs |= {f'diffusion.{k}': (found.diffusion.get(k), ours[k]) for k in ours}
-    for name, (theirs, asked) in pairs.items():
-        if theirs != asked:
-            raise UserError(f'{path} was trained with {name}={theirs}, the config has {asked}')
+    Args:
+      path: for people.
+      found: its config.
+      asked: of what is measured.
+      fields: a pattern of the names that must agree, such as 'data.image_size'.
+    """
+    values = dict(config_lib.flatten(found))
+    for name, value in config_lib.flatten(asked):
+        if re.fullmatch(fields, name) and values.get(name) != value:
+            raise UserError(
+                f'{path} was trained with {name}={values.get(name)}, what is measured has {value}'
+            )

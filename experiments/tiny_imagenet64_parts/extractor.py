@@ -18,7 +18,7 @@ from cfg_jax import loading
 from cfg_jax.errors import UserError
 from cfg_jax.metrics.features import Features, inception as inception_lib
 from cfg_jax.models import networks, role
-from tiny_imagenet64_parts import googlenet
+from tiny_imagenet64_parts import exported, googlenet
 
 # key of a row -> what it is called
 NAMES = {
@@ -94,22 +94,17 @@ class Judge:
 
     Args:
       path: a work directory or an exported file.
-      data: of the samples, a config's group.
+      samples: the config of what it judges.
 
     Raises:
       UserError: not a classifier, or of other images or classes.
     """
 
-    def __init__(self, path: epath.PathLike, data: ConfigDict):
+    def __init__(self, path: epath.PathLike, samples: ConfigDict):
         self.params, config, provenance = loading.load_params(path)
         if role(config.model.kind) != 'classifier':
             raise UserError(f'--judge={path} is not a classifier')
-        for name in ('image_size', 'channels', 'num_classes'):
-            if config.data[name] != data[name]:
-                raise UserError(
-                    f'--judge={path} was trained with data.{name}={config.data[name]}, the samples'
-                    f' have {data[name]}'
-                )
+        exported.check(path, config, samples, exported.OF_IMAGES)
         self.sha256 = provenance['weights_sha256']
         self._classifier = networks.make_noisy_classifier(config)
         self._logsnr = config.diffusion.logsnr_max

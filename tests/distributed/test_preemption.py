@@ -82,16 +82,11 @@ def test_other_threads_do_not_listen():
 
 def test_a_request_sent_twice_is_one():
     """As `timeout` sends it: to the process, then to its group."""
-    program = (
-        'import time; from cfg_jax.distributed.preemption import Preemption\n'
-        'with Preemption() as p:\n'
-        '    print("ready", flush=True)\n'
+    process = listening(
         '    while not p.asked(): time.sleep(0.001)\n'
         '    time.sleep(0.3)\n'
         '    print("saved", flush=True)\n'
     )
-    process = started(program)
-    assert process.stdout.readline().strip() == 'ready'
     for _ in range(2):
         process.terminate()
         time.sleep(0.1)
@@ -101,43 +96,40 @@ def test_a_request_sent_twice_is_one():
 
 def test_repeats_do_not_put_off_the_end():
     """The half second is of the first signal; what comes later kills, however often it came."""
-    program = (
-        'import time; from cfg_jax.distributed.preemption import Preemption\n'
-        'with Preemption() as p:\n'
-        '    print("ready", flush=True)\n'
-        '    for _ in range(600): time.sleep(0.1)\n'
-    )
-    process = started(program)
-    assert process.stdout.readline().strip() == 'ready'
+    process = listening('    for _ in range(600): time.sleep(0.1)\n')
     for _ in range(8):
         process.terminate()
         time.sleep(0.3)
     assert process.wait(timeout=10) == -signal.SIGTERM
 
 
-def started(program):
-    return subprocess.Popen(
-        [sys.executable, '-c', program],
+def listening(lines):
+    """A process that runs `lines` where `p` watches for signals, once it does."""
+    program = (
+        'import time; from cfg_jax.distributed.preemption import Preemption\n'
+        'with Preemption() as p:\n'
+        '    print("ready", flush=True)\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', program + lines],
         cwd=ROOT,
         env=script_environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout.readline().strip() == 'ready'
+    return process
 
 
 def test_the_second_signal_kills():
-    program = (
-        'import time; from cfg_jax.distributed.preemption import Preemption\n'
-        'with Preemption() as p:\n'
-        '    print("ready", flush=True)\n'
+    process = listening(
         '    while not p.asked(): time.sleep(0.01)\n'
         '    print("asked", flush=True)\n'
         '    time.sleep(60)\n'
     )
-    process = started(program)
-    for word in ('ready', 'asked'):
-        assert process.stdout.readline().strip() == word
-        process.terminate()
+    process.terminate()
+    assert process.stdout.readline().strip() == 'asked'
+    process.terminate()
     start = time.monotonic()
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
