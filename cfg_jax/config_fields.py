@@ -160,6 +160,9 @@ FIELDS: dict[str, Field] = {
     'train.averages_every': Field(
         0, _count, 'steps between the averages that scripts/ema.py combines; 0: none are kept'
     ),
+    'train.start_from': Field(
+        '', _text, "weights to start from: a work directory or an exported file; '': random ones"
+    ),
     'train.max_skipped': Field(20, _count, 'updates with a loss or gradient that is not finite'),
     'train.log_every': Field(100, _positive, 'steps'),
     'train.checkpoint_every': Field(2500, _positive, 'steps'),

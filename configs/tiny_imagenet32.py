@@ -12,8 +12,8 @@ Variants:
   :classifier  ADM's noisy classifier at this width, for classifier guidance
   :judge       the same on nearly clean images (log-SNR 6 to 20): scores of its own for --judge. Its
                accuracy on the validation split is in the table of real images
-  :cpu         two CPU cores and patience: patches of 2 pixels, 5.5 M parameters, 0.58 GFLOP, float32,
-               target v, 64 images a step
+  :cpu         two CPU cores and patience: patches of 2 pixels, 5.5 M parameters, 0.58 GFLOP, in
+               float32; target v; 64 images a step
   :toy, :toy_guide, :toy_classifier, :toy_judge
                every path of the code on two CPU cores: nothing is learned
 """

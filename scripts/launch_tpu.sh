@@ -312,7 +312,7 @@ tpu_state() {
   state=$(vm_state "$ready") || return
   case $state in
     '') if ((queued)); then printf 'missing'; else printf 'NONE'; fi ;;
-    PREEMPTED | TERMINATED) printf 'GONE' ;;
+    PREEMPTED | TERMINATED | UNKNOWN) printf 'GONE' ;; # unknown: after a repair that failed
     STOPPED) if ((spot)); then printf 'GONE'; else printf 'STOPPED'; fi ;; # spot: never restarts
     *) printf '%s' "$state" ;;
   esac

@@ -18,11 +18,11 @@ from cfg_jax.training.step import create_state
 
 _CGROUP = Path('/sys/fs/cgroup/memory.max')  # the limit of a container
 # Share of what differentiation keeps for the backward pass that compiled programs have in memory at
-# their peak: XLA computes cheap results again; a policy of remat leaves less that is cheap. Seen in
+# their peak: XLA computes cheap results again; whole blocks leave nothing that is cheap. Seen in
 # what scripts/compile_for.py compiled for h100:8 with 64 and 256 images at once, for v5e-8 with 32
-# and for v4-8 with 64; of TPUs with a policy of remat an earlier program was seen, for v4 alone.
+# and for v4-8 with 64; of TPUs with blocks an earlier program was seen, for v4 alone.
 _IN_MEMORY = {'gpu': 0.225, 'tpu': 0.26}
-_IN_MEMORY_OF_REMAT = {'gpu': 0.85, 'tpu': 1.15}
+_IN_MEMORY_OF_BLOCKS = {'gpu': 0.85, 'tpu': 1.15}
 _ASKED = re.compile(r'allocat\w*\s+(?:([\d.]+\s?[KMGTP]i?B)|(\d+)\s?bytes)')  # XLA, NumPy
 
 
@@ -44,8 +44,7 @@ def estimate(config: ConfigDict, platform: str) -> Estimate:
     """
     state = jax.eval_shape(lambda: create_state(config))
     kept = _kept_bytes(config, state.params, 2) - _kept_bytes(config, state.params, 1)
-    none = config.model.remat == 'none'
-    share = (_IN_MEMORY if none else _IN_MEMORY_OF_REMAT)[platform]
+    share = (_IN_MEMORY_OF_BLOCKS if config.model.remat == 'blocks' else _IN_MEMORY)[platform]
     return Estimate(_bytes(state) + _bytes(state.params), share * kept)
 
 

@@ -16,7 +16,7 @@ from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
 from cfg_jax.errors import Interrupted, UserError, WorkerDied
 from cfg_jax.perf import memory
-from cfg_jax.training import checkpoints, posthoc_ema, workdirs, writers
+from cfg_jax.training import checkpoints, posthoc_ema, starting, workdirs, writers
 from cfg_jax.training.logging import TrainLog
 from cfg_jax.training.pictures import Pictures
 from cfg_jax.training.step import AveragedState, TrainState, create_state, make_train_step
@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         multihost.run_on_process_zero('work directory', lambda: _claim(config, workdir, stack))
         workdir = files.as_path(workdir)
         saved = stack.enter_context(_open_checkpoints(config, workdir))
-        first, state = _newest_state(config, saved, batches)
+        first, state = _newest_state(config, workdir, saved, batches)
         if first >= config.train.steps:
             logging.info(f'{workdir} is already trained to step {first}')
             return state
@@ -82,24 +82,41 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
 def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
     """Prepares the work directory, which this process holds until `stack` is left."""
     workdir = workdirs.validate_workdir(config, workdir)
+    if config.train.start_from and not workdirs.is_workdir(workdir):
+        starting.check(config)
     lock = locks.hold(workdir / '.training', f'{workdir} is being trained')
     stack.enter_context(lock)
     workdirs.create_or_validate_workdir(config, workdir)
 
 
 def _newest_state(
-    config: ConfigDict, saved: checkpoints.Checkpoints, batches: pipeline.TrainingBatches
+    config: ConfigDict,
+    workdir: epath.Path,
+    saved: checkpoints.Checkpoints,
+    batches: pipeline.TrainingBatches,
 ) -> tuple[int, TrainState]:
     """The step to continue from and its state, with `batches` at that place; 0 for a new run."""
     # Where the mapped step leaves it: another sharding would compile the step twice.
     state = jax.device_put(create_state(config), devices.replicated())
     found = saved.restore_newest(state)
     if found is None:
-        return 0, state
+        return 0, _started(config, workdir, state) if config.train.start_from else state
     first, state, data_state = found
     batches.set_state(data_state)
     _report_topology(data_state)
     return first, state
+
+
+def _started(config: ConfigDict, workdir: epath.Path, state: TrainState) -> TrainState:
+    """`state` with the weights of `train.start_from`, of which WORKDIR/started_from.json tells."""
+    state, record = starting.started(config, state)
+    if multihost.is_process_zero():
+        files.write_json(workdir / 'started_from.json', record)
+    logging.info(
+        f'the weights are those of {record["path"]} at step {record["checkpoint_step"]},'
+        f' SHA-256 {record["weights_sha256"]}'
+    )
+    return jax.device_put(state, devices.replicated())
 
 
 def _report_topology(data_state: dict[str, int]) -> None:

@@ -29,7 +29,7 @@ def validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
     workdir = files.as_path(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f'{workdir} is a file; --workdir needs a directory')
-    if (workdir / CONFIG).exists():
+    if is_workdir(workdir):
         trained = _read(workdir / CONFIG)
         differences = config_lib.contradictions(trained, config)
         if differences:
@@ -45,6 +45,11 @@ def validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
     return workdir
 
 
+def is_workdir(path: epath.PathLike) -> bool:
+    """Whether a training has begun in `path`."""
+    return (files.as_path(path) / CONFIG).exists()
+
+
 def read_config(workdir: epath.PathLike) -> ConfigDict:
     """The config that `workdir` was trained with.
 
@@ -52,7 +57,7 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
       UserError: not a work directory.
     """
     workdir = files.as_path(workdir)
-    if not (workdir / CONFIG).exists():
+    if not is_workdir(workdir):
         what = 'holds no config.json' if workdir.exists() else 'does not exist'
         raise UserError(
             f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'

@@ -1,11 +1,14 @@
 """What cannot fit is refused before it is compiled; a failed allocation ends in one line."""
 
+import json
+import os
+
 import jax
 import numpy as np
 import pytest
-from support import make_tiny_config, user_error
+from support import ROOT, make_tiny_config, user_error
 
-from cfg_jax import cli
+from cfg_jax import cli, config_files
 from cfg_jax.perf import memory
 from cfg_jax.training import loop
 
@@ -59,6 +62,43 @@ def test_what_is_kept_of_an_image(toy_networks):
     least = 8 * 8 * (8 + 1) * 4
     assert least < memory.estimate(config, 'gpu').per_image / 0.225 < 20 * least
     assert memory.estimate(config, 'gpu').fixed == memory.estimate(config, 'tpu').fixed
+
+
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_each_policy_of_remat_is_estimated_to_need_less_than_the_one_before(platform):
+    none, convolutions, blocks = (
+        memory.estimate(make_tiny_config(model__remat=remat), platform).per_image
+        for remat in ('none', 'convolutions', 'blocks')
+    )
+    assert blocks < convolutions < none
+
+
+@pytest.mark.skipif(
+    not os.environ.get('CFG_JAX_SLOW'), reason='CFG_JAX_SLOW=1 traces ADM-64 and -128'
+)
+def test_what_was_compiled_and_fits_is_not_refused_and_what_is_named_fits():
+    """Of every program in results/compile_for: the compiler's peak beside the estimate."""
+    estimates = {}
+    for path in sorted((ROOT / 'results' / 'compile_for').glob('*.json')):
+        kept = json.loads(path.read_text())
+        for program in kept['programs'].values():
+            if program['program'] != 'training':
+                continue
+            assert program['fits']
+            platform = 'gpu' if kept['topology'][0] in 'ah' else 'tpu'
+            case = kept['config'], program['remat'], platform
+            if case not in estimates:
+                config = config_files.load_config(kept['config'])
+                config.model.remat = program['remat']
+                estimates[case] = config, memory.estimate(config, platform)
+            config, estimated = estimates[case]
+            images, usable = program['images_at_once_a_chip'], program['usable_bytes']
+            ratio = estimated.at(images) / program['memory']['peak']
+            assert 0.8 < ratio < 1.6, (path.name, program['remat'], images, ratio)
+            if not kept['config'].endswith(':classifier'):  # parts of its batch were given by hand
+                share = program['config_batch'] // program['chips']
+                words = memory.fitting_advice(config, share, estimated, usable)
+                assert words == f'train.grad_accum={program["grad_accum"]} fits', path.name
 
 
 @pytest.mark.parametrize(

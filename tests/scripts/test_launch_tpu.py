@@ -111,8 +111,11 @@ def test_the_command_reaches_the_worker_word_by_word(machine):
     assert machine.calls() == [COMMAND]
 
 
-def test_a_preempted_tpu_is_deleted_made_again_and_given_the_same_command(machine):
-    gone = 'in64 PREEMPTED'
+# States of a TPU that does not come back, 'unknown state after a failed repair' among them:
+# google.cloud.tpu_v2.types.Node.State in cloud.google.com/python/docs/reference/tpu, 2026-11-27.
+@pytest.mark.parametrize('state', ['PREEMPTED', 'TERMINATED', 'UNKNOWN'])
+def test_a_lost_tpu_is_deleted_made_again_and_given_the_same_command(machine, state):
+    gone = f'in64 {state}'
     machine.answer('nodes', 'in64 READY', gone, gone, '', '', 'in64 READY')
     machine.answer('states', '', 'cfg_jax-state running 5', '', 'cfg_jax-state ended 0 5')
     machine.answer('create', '1', '0')  # no capacity at first
