@@ -12,7 +12,8 @@ Variants:
   :classifier  ADM's noisy classifier at this width, for classifier guidance
   :judge       the same on nearly clean images (log-SNR 6 to 20): scores of its own for --judge. Its
                accuracy on the validation split is in the table of real images
-  :cpu         two CPU cores and patience: patches of 2 pixels, 5.5 M parameters, 0.58 GFLOP, in
+  :cpu, :cpu_guide, :cpu_classifier, :cpu_judge
+               two CPU cores and patience: patches of 2 pixels, 5.5 M parameters, 0.58 GFLOP, in
                float32; target v; 64 images a step
   :toy, :toy_guide, :toy_classifier, :toy_judge
                every path of the code on two CPU cores: nothing is learned
@@ -24,16 +25,12 @@ from cfg_jax.config import base_config
 
 
 def get_config(variant: str = '') -> ConfigDict:
-    config = _full_size(variant.removeprefix('toy').removeprefix('_'))
-    return _toy(config) if variant.startswith('toy') else config
-
-
-def _two_cores(config: ConfigDict) -> None:
-    config.data.num_workers = 0
-    config.model.update(patch=2, num_res_blocks=1, dtype='float32')
-    config.update(target='v', loss_weighting='v')
-    config.train.update(batch_size=64, learning_rate=5e-4, ema_decay=0.9995)
-    config.sweep.batch_size = 250
+    size, _, kind = variant.partition('_')
+    if size not in ('cpu', 'toy'):
+        return _full_size(variant)
+    config = _full_size(kind)
+    (_two_cores if size == 'cpu' else _toy)(config)
+    return config
 
 
 def _full_size(variant: str) -> ConfigDict:
@@ -62,14 +59,23 @@ def _full_size(variant: str) -> ConfigDict:
     if variant == 'guide':
         config.model.update(width=32, num_res_blocks=1, norm_groups=8, head_channels=32)
         config.train.update(steps=4000, keep_period=0)
-    elif variant == 'cpu':
-        _two_cores(config)
     elif variant:
         raise ValueError(f'no variant {variant!r}; there are: guide, classifier, judge, cpu, toy')
     return config
 
 
-def _toy(config: ConfigDict) -> ConfigDict:
+def _two_cores(config: ConfigDict) -> None:
+    config.data.num_workers = 0
+    config.model.update(patch=2, num_res_blocks=1, dtype='float32')
+    if config.model.kind == 'classifier':
+        config.train.update(batch_size=128, steps=4000, anneal_steps=4000)
+        return
+    config.update(target='v', loss_weighting='v')
+    config.train.update(batch_size=64, learning_rate=5e-4, ema_decay=0.9995)
+    config.sweep.batch_size = 250
+
+
+def _toy(config: ConfigDict) -> None:
     config.data.num_workers = 0
     config.model.update(width=16, channel_mult=(1, 2), num_res_blocks=1, norm_groups=4)
     config.model.update(attention_resolutions=(16,), head_channels=16, dtype='float32')
@@ -79,4 +85,3 @@ def _toy(config: ConfigDict) -> ConfigDict:
         config.train.keep_period = 8
         config.sampler.num_steps = 8
         config.sweep.update(num_samples=20, batch_size=20, shard_size=20, is_splits=1, bootstrap=2)
-    return config

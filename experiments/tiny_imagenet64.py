@@ -59,7 +59,6 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f'--label={options.label} is not a class; classes are 0..{len(classes) - 1}'
         )
-    file = options.config.partition(':')[0]
     of_data = [override for override in overrides if override.startswith('--config.data.')]
     judge = extractor_lib.Judge(options.judge, config) if options.judge else None
     extractor = extractor_lib.load(
@@ -84,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
         trained=not options.model,
         step=model.provenance()['checkpoint_step'],
         weights=options.w,
-        load=lambda variant: sizes.load(options, f'{file}:{variant}', of_data),
+        load=lambda name: sizes.load(options, sizes.variant(options.config, name), of_data),
         curves=rows.Curves(root, extractor, references),
         budget=budget,
     )

@@ -36,6 +36,12 @@ def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> Config
     return config_files.load_config(path, [*data, *overrides])
 
 
+def variant(path: str, name: str) -> str:
+    """The config `name` that belongs to the main model's: FILE.py:cpu has FILE.py:cpu_guide."""
+    file, _, size = path.partition(':')
+    return f'{file}:cpu_{name}' if size == 'cpu' else f'{file}:{name}'
+
+
 def reference_count(options: Namespace) -> int:
     """Images of each split in the references; 0 for all."""
     if options.real is not None:

@@ -94,3 +94,11 @@ def test_a_model_is_exported_anew(toy_networks, tmp_path):
         path = exported.of_workdir(tmp_path / str(seed), tmp_path / 'out')
         hashes.add(loading.load_params(path)[2]['weights_sha256'])
     assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    ('main', 'expected'),
+    [('t.py', 't.py:guide'), ('t.py:small', 't.py:guide'), ('t.py:cpu', 't.py:cpu_guide')],
+)
+def test_other_networks_are_of_the_main_models_size(main, expected):
+    assert experiment('tiny_imagenet64_parts.sizes').variant(main, 'guide') == expected
