@@ -65,12 +65,12 @@ def test_what_is_kept_of_an_image(toy_networks):
 
 
 @pytest.mark.parametrize('platform', ['gpu', 'tpu'])
-def test_each_policy_of_remat_is_estimated_to_need_less_than_the_one_before(platform):
-    none, convolutions, blocks = (
-        memory.estimate(make_tiny_config(model__remat=remat), platform).per_image
-        for remat in ('none', 'convolutions', 'blocks')
-    )
-    assert blocks < convolutions < none
+@pytest.mark.parametrize('remat', ['convolutions', 'blocks'])
+def test_a_policy_of_remat_is_estimated_to_need_less_than_none(platform, remat):
+    def per_image(remat):
+        return memory.estimate(make_tiny_config(model__remat=remat), platform).per_image
+
+    assert per_image(remat) < per_image('none')
 
 
 @pytest.mark.skipif(
