@@ -275,7 +275,7 @@ ensure_up() {
         asked=0
         ;;
       GONE)
-        say "$name was taken away; deleting what is left of it"
+        say "$name was taken away, or its repair failed; deleting what is left of it"
         delete_tpu || failed "deleting $name"
         ;;
       STOPPED)

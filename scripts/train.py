@@ -8,7 +8,8 @@ Writes into the work directory: config.json, checkpoints/, metrics.jsonl (loss, 
 bin, norms, images/s) and samples/ (a row per class; w = 0, 1, 3). Run the same command again to
 resume from the newest checkpoint. SIGTERM finishes the step, saves and exits with status 75: start
 the same command again. A checkpoint that cannot be read is set aside, and the one before is used.
---config.train.start_from=MODEL begins with the weights of another work directory or exported file.
+--config.train.start_from=MODEL begins with the weights of another work directory or exported file,
+which WORKDIR/started_from.json names; every process reads it (files of gs:// are copied first).
 
 Many processes: the same command on each. TPU pods, Slurm and Open MPI are recognised; elsewhere
 give --coordinator, --num_processes and --process_id. The batch size is of all of them together.

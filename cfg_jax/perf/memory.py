@@ -18,9 +18,10 @@ from cfg_jax.training.step import create_state
 
 _CGROUP = Path('/sys/fs/cgroup/memory.max')  # the limit of a container
 # Share of what differentiation keeps for the backward pass that compiled programs have in memory at
-# their peak: XLA computes cheap results again; whole blocks leave nothing that is cheap. Seen in
-# what scripts/compile_for.py compiled for h100:8 with 64 and 256 images at once, for v5e-8 with 32
-# and for v4-8 with 64; with blocks for h100:8 with 256 and for v5e-8 with 64.
+# their peak: XLA computes cheap results again. With blocks it has nothing cheap left, and the block
+# that is computed again comes on top. Seen in what scripts/compile_for.py compiled for h100:8 with
+# 64 and 256 images at once, for v5e-8 with 32 and for v4-8 with 64; with convolutions for h100:8
+# alone, with blocks for h100:8 with 256 and for v5e-8 with 64.
 _IN_MEMORY = {'gpu': 0.225, 'tpu': 0.26}
 _IN_MEMORY_OF_BLOCKS = {'gpu': 0.85, 'tpu': 1.7}
 _ASKED = re.compile(r'allocat\w*\s+(?:([\d.]+\s?[KMGTP]i?B)|(\d+)\s?bytes)')  # XLA, NumPy

@@ -26,6 +26,8 @@ from cfg_jax.training.watchdog import StallWatchdog
 def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)) -> TrainState:
     """Trains to `config.train.steps`, resuming from the newest checkpoint of `workdir`.
 
+    A new run has random weights, or those of `train.start_from`.
+
     Writes WORKDIR/config.json, parameters.txt, checkpoints/, metrics.jsonl and samples/. A run that
     is killed anywhere and started again ends with the same parameters, bit for bit. With many
     processes each calls this; process 0 writes and logs.
@@ -108,14 +110,10 @@ def _newest_state(
 
 
 def _started(config: ConfigDict, workdir: epath.Path, state: TrainState) -> TrainState:
-    """`state` with the weights of `train.start_from`, of which WORKDIR/started_from.json tells."""
-    state, record = starting.started(config, state)
-    if multihost.is_process_zero():
-        files.write_json(workdir / 'started_from.json', record)
-    logging.info(
-        f'the weights are those of {record["path"]} at step {record["checkpoint_step"]},'
-        f' SHA-256 {record["weights_sha256"]}'
-    )
+    """`state` with the weights of `train.start_from`, the same ones in every process."""
+    multihost.run_on_process_zero('weights', lambda: starting.note(config, workdir))
+    state = starting.with_start(config, workdir, state)
+    logging.info(f'the weights are those of {config.train.start_from}')
     return jax.device_put(state, devices.replicated())
 
 

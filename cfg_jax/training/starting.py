@@ -1,80 +1,104 @@
 """Weights that a training starts from in place of random ones: `train.start_from`."""
 
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, loading
+from cfg_jax import config as config_lib, files, loading
 from cfg_jax.errors import UserError
-from cfg_jax.models import PUBLISHED
+from cfg_jax.models import PUBLISHED, role
+from cfg_jax.training import checkpoints, posthoc_ema
+from cfg_jax.training.step import AveragedState, TrainState
 
-_MUST_AGREE = (
-    'model.kind',
-    'condition',
-    'target',
-    'data.channels',
-    'diffusion.scaling',
-    'latent.channels',
-    'latent.factor',
+RECORD = 'started_from.json'
+
+# What a network is and what it means; not how it is computed, regularised or trained.
+_OF_NETWORK = re.compile(
+    r'model\.(?!(remat|attention|dtype|dropout)$).*'
+    r'|condition|target|data\.(image_size|channels)|diffusion\.scaling'
 )
-_LABELS = ('params', 'label', 'embedding')  # a row for each class; the last is the null label's
+_ADVICE = 'give this config what is there, or another start'
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError unless `train.start_from` holds a model of what the config trains."""
-    path = config.train.start_from
-    values, wanted = (dict(config_lib.flatten(c)) for c in (loading.read_config(path), config))
-    kind = values['model.kind']
-    if kind in PUBLISHED:
+    """Raises UserError unless `train.start_from` holds a model of the network that is trained."""
+    path = files.as_path(config.train.start_from)
+    try:
+        found = loading.read_config(path)
+        if path.is_dir():
+            checkpoints.find_checkpoint(path)
+    except UserError as error:
+        raise UserError(f'train.start_from: {error}') from error
+    if found.model.kind in PUBLISHED:
         raise UserError(
-            f'train.start_from={path} is a network of others ({kind}), which is not trained here;'
-            ' give a work directory or a file of scripts/export.py'
+            f'train.start_from={path} is a published network ({found.model.kind}), which cannot be'
+            ' trained here; give a work directory or a file of scripts/export.py'
         )
-    for name in _MUST_AGREE:
-        if values.get(name) != wanted.get(name):
-            raise UserError(
-                f'train.start_from={path} has {name}={values.get(name)}, this config'
-                f' {wanted.get(name)}: they must agree'
-            )
+    different = [d for d in config_lib.differences(found, config) if _OF_NETWORK.match(d)]
+    different += _different_classes(found, config)
+    if different:
+        raise UserError(
+            f'train.start_from={path} is another network (there -> here: {"; ".join(different)});'
+            f' {_ADVICE}'
+        )
 
 
-def params(config: ConfigDict, like: Any) -> tuple[Any, dict[str, Any]]:
-    """The EMA parameters in `train.start_from`, and what identifies them.
+def note(config: ConfigDict, workdir: epath.Path) -> None:
+    """Writes which weights a new run in `workdir` starts from into WORKDIR/started_from.json.
 
-    Where the number of classes differs, every class starts as the null label did, which is images
-    of any class.
+    Once only: until there is a checkpoint, a run that is started again begins with the same ones.
+    """
+    if not (workdir / RECORD).exists():
+        check(config)
+        path = files.as_path(config.train.start_from)
+        _, _, provenance = loading.load_params(path)
+        files.write_json(workdir / RECORD, {'path': str(path)} | provenance)
 
-    Args:
-      config: what is trained.
-      like: parameters of its network.
+
+def with_start(config: ConfigDict, workdir: epath.Path, state: TrainState) -> TrainState:
+    """`state` of step 0 with the weights that `note` noted as parameters and as their averages.
+
+    Where the number of classes differs, every class starts as the null label, which stands for
+    images of any class.
 
     Raises:
-      UserError: no model there, or one of another network.
+      UserError: they are no longer there, or others are.
     """
-    check(config)
-    path = config.train.start_from
-    found, _, provenance = loading.load_params(path)
-    theirs, ours = flatten_dict(found), flatten_dict(like)
-    if _LABELS in theirs and _LABELS in ours and theirs[_LABELS].shape != ours[_LABELS].shape:
-        null = theirs[_LABELS][-1:]
-        theirs[_LABELS] = jnp.repeat(null, ours[_LABELS].shape[0], axis=0)
-    for name in sorted(theirs.keys() | ours.keys()):
-        there, here = (tree[name].shape if name in tree else None for tree in (theirs, ours))
-        if there != here:
-            raise UserError(
-                f'train.start_from={path} is another network: its {"/".join(name)} is'
-                f' {there or "missing"}, this config needs {here or "none"}; compare the group'
-                f' model with that of {path}'
-            )
-    values = {name: jnp.asarray(theirs[name], leaf.dtype) for name, leaf in ours.items()}
-    return unflatten_dict(values), {'path': str(path)} | provenance
+    record = files.read_json(workdir / RECORD, keys=['checkpoint_step', 'weights_sha256'])
+    path = files.as_path(config.train.start_from)
+    step = record['checkpoint_step'] if path.is_dir() else None
+    found, _, provenance = loading.load_params(path, step=step)
+    if provenance['weights_sha256'] != record['weights_sha256']:
+        raise UserError(
+            f'train.start_from={path} has other weights than those that {workdir / RECORD} names;'
+            ' give them back, or choose another --workdir'
+        )
+    params = _with_classes_of(state.params, found)
+    state = state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
+    if isinstance(state, AveragedState):
+        state = state.replace(averages=posthoc_ema.start(params))
+    return state
 
 
-def started(config: ConfigDict, state: Any) -> tuple[Any, dict[str, Any]]:
-    """`state` of step 0 with the parameters of `train.start_from` and their copy as average."""
-    values, record = params(config, state.params)
-    copies = jax.tree.map(jnp.copy, values)
-    return state.replace(params=values, ema_params=copies), record
+def _different_classes(found: ConfigDict, config: ConfigDict) -> list[str]:
+    """The difference in the number of classes, where no null label can stand for any class."""
+    there, here = found.data.num_classes, config.data.num_classes
+    denoises = role(config.model.kind) == 'denoiser' and role(found.model.kind) == 'denoiser'
+    trained_null = denoises and found.condition == 'label' and found.p_uncond > 0
+    return [] if there == here or trained_null else [f'data.num_classes: {there} -> {here}']
+
+
+def _with_classes_of(like: Any, params: Any) -> Any:
+    """`params` as arrays of JAX; a table of labels of another length filled with its null's row."""
+
+    def value(leaf: jax.Array, given: Any) -> jax.Array:
+        given = jnp.asarray(given, leaf.dtype)
+        if given.shape == leaf.shape:
+            return given
+        return jnp.repeat(given[-1:], leaf.shape[0], axis=0)  # the null label's is the last
+
+    return jax.tree.map(value, like, params)

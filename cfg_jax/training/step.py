@@ -76,7 +76,7 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
 
 
 def create_state(config: ConfigDict) -> TrainState:
-    """The state before the first step, from the config's seed."""
+    """The state before the first step, random from the config's seed."""
     model = networks.make_network(config)
     key = jax.random.fold_in(jax.random.key(config.seed), _INIT_STREAM)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), networks.inputs(config))

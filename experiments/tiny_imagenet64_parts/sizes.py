@@ -20,7 +20,8 @@ def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> Config
 
     Args:
       options: of the command: `preset` and `data`.
-      path: the config's file, or FILE.py:VARIANT; `toy` selects its variant toy or toy_VARIANT.
+      path: the config's file, or FILE.py:VARIANT; `toy` selects its variant toy or toy_VARIANT,
+        in place of cpu too.
       overrides: '--config.FIELD=VALUE' of the user, which win.
 
     Raises:
@@ -32,6 +33,7 @@ def load(options: Namespace, path: str, overrides: Sequence[str] = ()) -> Config
     data = [f'--config.data.name={options.data}', f'--config.data.num_classes={num_classes}']
     if options.preset == 'toy':
         file, _, variant = path.partition(':')
+        variant = variant.removeprefix('cpu').removeprefix('_')
         path = f'{file}:toy_{variant}' if variant else f'{file}:toy'
     return config_files.load_config(path, [*data, *overrides])
 

@@ -1,11 +1,14 @@
 """The model that the real-images experiment measures, and the judge of its pictures."""
 
+from argparse import Namespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import CLASSIFIER, experiment, make_tiny_config, user_error
+from support import CLASSIFIER, ROOT, experiment, make_tiny_config, user_error
 
-from cfg_jax import loading
+from cfg_jax import config_files, loading
+from cfg_jax.data import sources
 from cfg_jax.evaluation import reference
 from cfg_jax.evaluation.cache import Samples
 from cfg_jax.metrics import frechet
@@ -102,3 +105,24 @@ def test_a_model_is_exported_anew(toy_networks, tmp_path):
 )
 def test_other_networks_are_of_the_main_models_size(main, expected):
     assert experiment('tiny_imagenet64_parts.sizes').variant(main, 'guide') == expected
+
+
+@pytest.mark.parametrize('name', ['guide', 'classifier', 'judge'])
+def test_other_networks_for_two_cores_see_the_same_patches_of_the_same_images(name):
+    main, other = (
+        config_files.load_config(f'{ROOT}/configs/tiny_imagenet32.py:{variant}')
+        for variant in ('cpu', f'cpu_{name}')
+    )
+    assert other.model.patch == main.model.patch == 2
+    assert other.data.image_size == main.data.image_size
+    assert other.data.num_classes == main.data.num_classes
+
+
+def test_the_toy_size_of_two_cores_is_the_toy_size():
+    sizes = experiment('tiny_imagenet64_parts.sizes')
+    options = Namespace(data=str(ROOT), preset='toy')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, 'label_names', lambda data: 200 * ['a'])
+        for toy, cpu in (('', ':cpu'), (':guide', ':cpu_guide')):
+            path = f'{ROOT}/configs/tiny_imagenet32.py'
+            assert sizes.load(options, path + toy) == sizes.load(options, path + cpu)
