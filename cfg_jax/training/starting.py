@@ -1,5 +1,6 @@
 """Weights that a training starts from in place of random ones: `train.start_from`."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -78,9 +79,9 @@ def with_start(config: ConfigDict, workdir: epath.Path, state: TrainState) -> Tr
             ' give them back, or choose another --workdir'
         )
     params = _with_classes_of(state.params, found)
-    state = state.replace(params=params, ema_params=jax.tree.map(jnp.copy, params))
+    state = dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
     if isinstance(state, AveragedState):
-        state = state.replace(averages=posthoc_ema.start(params))
+        state = dataclasses.replace(state, averages=posthoc_ema.start(params))
     return state
 
 
