@@ -9,7 +9,7 @@ from etils import epath
 from cfg_jax import files
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import sweep
-from cfg_jax.training import export, writers
+from cfg_jax.training import export, workdirs, writers
 
 _RESULTS = 'results.json'
 _KEYS = ('rows', 'config', 'sampler', 'features', 'num_samples', 'weights_sha256')
@@ -92,7 +92,7 @@ def _model_of(directory: epath.Path) -> epath.Path | None:
     exported = workdir.with_suffix(export.SUFFIX)
     if workdir.suffix == '.sweep' and exported.exists():
         return exported
-    return workdir if (workdir / 'config.json').exists() else None
+    return workdir if workdirs.is_workdir(workdir) else None
 
 
 def _names(directories: Sequence[epath.Path]) -> list[str]:

@@ -17,12 +17,12 @@ from cfg_jax.training.step import AveragedState, TrainState
 
 RECORD = 'started_from.json'
 
-# What a network is and what it means; not how it is computed, regularised or trained.
+# What a network is and what it means, as lines of `config.differences` begin; not how it is
+# computed, regularised or trained.
 _OF_NETWORK = re.compile(
-    r'model\.(?!(remat|attention|dtype|dropout)$).*'
-    r'|condition|target|data\.(image_size|channels)|diffusion\.scaling'
+    r'(model\.(?!(remat|attention|dtype|dropout):)\w+'
+    r'|condition|target|data\.(image_size|channels)|diffusion\.scaling):'
 )
-_ADVICE = 'give this config what is there, or another start'
 
 
 def check(config: ConfigDict) -> None:
@@ -44,7 +44,7 @@ def check(config: ConfigDict) -> None:
     if different:
         raise UserError(
             f'train.start_from={path} is another network (there -> here: {"; ".join(different)});'
-            f' {_ADVICE}'
+            ' give this config what is there, or another start'
         )
 
 
@@ -57,7 +57,7 @@ def note(config: ConfigDict, workdir: epath.Path) -> None:
         check(config)
         path = files.as_path(config.train.start_from)
         _, _, provenance = loading.load_params(path)
-        files.write_json(workdir / RECORD, {'path': str(path)} | provenance)
+        files.write_json(workdir / RECORD, {'path': str(files.absolute(path))} | provenance)
 
 
 def with_start(config: ConfigDict, workdir: epath.Path, state: TrainState) -> TrainState:

@@ -49,7 +49,7 @@ def _both_instruments(instrument):
             found = super().apply(params, images)
             return found._replace(logits=jnp.tile(found.pooled, 334)[:, :1000])
 
-    def load(inception, net, classes, dtype, judge=''):
+    def load(inception, net, classes, dtype, judge=None):
         both = Both('inception768')
         both.inception = instrument('inception768')
         return both

@@ -110,6 +110,20 @@ def test_another_network_is_refused_before_a_work_directory_is_made(
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'model__dropout': 0.1},
+        {'model__dtype': 'bfloat16'},
+        {'model__remat': 'blocks'},
+        {'model__attention': 'xla'},
+        {'diffusion__logsnr_max': 9.0},
+    ],
+)
+def test_how_a_network_is_computed_and_trained_may_differ(trunk, changes):
+    starting.check(make_tiny_config(train__start_from=str(trunk), **changes))
+
+
 def test_without_a_trained_null_label_the_classes_must_be_the_same(tmp_path):
     with toy_instead_of_networks():
         loop.train(make_tiny_config(p_uncond=0.0, train__steps=1), tmp_path / 'trunk')
