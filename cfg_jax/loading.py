@@ -104,7 +104,7 @@ def read_config(path: epath.PathLike) -> ConfigDict:
       UserError: none of them.
     """
     path = files.as_path(path)
-    if _is_ours(path):
+    if is_ours(path):
         return export.read_config(path)
     return importing.open_published(path).config if path.is_file() else workdirs.read_config(path)
 
@@ -143,7 +143,7 @@ def _read(
         raise UserError(f'{path} is a file, which holds one step; leave --step out')
     promised: str | None = None
     source: dict[str, Any] = {}
-    if _is_ours(path):
+    if is_ours(path):
         params, step, promised = export.read(path, _shapes(config))
         source = export.read_source(path)
     elif is_file:
@@ -183,7 +183,7 @@ def _decoder(config: ConfigDict) -> tuple[Any, Any, Mapping[str, Any]]:
     return networks_lib.make_latent_decoder(other), params, provenance
 
 
-def _is_ours(path: epath.Path) -> bool:
+def is_ours(path: epath.Path) -> bool:
     """Whether a path names an exported model, rather than a published safetensors file."""
     return export.is_export(path) and not export.is_foreign(path)
 

@@ -25,11 +25,12 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import loading
     from cfg_jax.report import card
-    from cfg_jax.training import export
+    from cfg_jax.training import export, starting
 
     params, config, provenance = loading.load_params(options.model, step=options.step)
     step = provenance['checkpoint_step']
-    metadata = export.write_model(options.out, params, config, step, options.dtype)
+    starts = starting.starts_of(options.model)
+    metadata = export.write_model(options.out, params, config, step, options.dtype, starts)
     if metadata['weights_sha256'] != provenance['weights_sha256']:
         print('the card has no sweeps: theirs were of the weights before rounding')
     sweeps = card.sweeps_of(options.model, metadata['weights_sha256'])

@@ -88,6 +88,15 @@ given() {
   done
 }
 
+# Weights that the command's words name, one a line: of Inception, of a start, of a second network.
+given_weights() {
+  local option path
+  for option in inception config.sweep.inception config.train.start_from config.guidance.network; do
+    path=$(given "$option" "$@")
+    [[ -z $path ]] || printf '%s\n' "$path"
+  done
+}
+
 end_of_check() {
   ((!lacking)) || die 'something is missing, see above; nothing was started'
   say 'nothing is missing that can be seen from here'

@@ -93,10 +93,12 @@ check_edits() {
 
 # What the command names must lie in a volume; what the volume holds, only a pod can see.
 check_paths() {
-  local words
+  local words weights
   read -r -d '' -a words < <(sed -n 's/#.*//; s/^ *\(--.*\)/\1/p' "$file") || true
   check_mounted 'data set' "$(given config.data.data_dir "${words[@]}")"
-  check_mounted weights "$(given inception "${words[@]}")"
+  while read -r weights; do
+    check_mounted weights "$weights"
+  done < <(given_weights "${words[@]}")
   check_mounted 'work directory' "$(given workdir "${words[@]}")$(given root "${words[@]}")"
 }
 

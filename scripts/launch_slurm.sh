@@ -109,10 +109,11 @@ check_all() {
     lacks "$ROOT/.venv; run: python3 -m venv .venv && .venv/bin/pip install -e '.[cuda]'"
   fi
   data=$(given config.data.data_dir "${command[@]}")
-  weights=$(given inception "${command[@]}")
   place=$(given workdir "${command[@]}")$(given root "${command[@]}")
   [[ -z $data ]] || check_path 'data set' "$data" 'see docs/data.md'
-  [[ -z $weights ]] || check_path weights "$weights" 'see docs/metrics.md'
+  while read -r weights; do
+    check_path weights "$weights" 'see docs/launching.md'
+  done < <(given_weights "${command[@]}")
   if [[ $place == *://* ]]; then
     unknown "work directory $place"
   elif [[ -n $place ]]; then

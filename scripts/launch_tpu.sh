@@ -173,24 +173,34 @@ check_all() {
 }
 
 check_what_travels() {
-  local weights data file
+  local weights data
   if ssh-add -L >/dev/null 2>&1; then
     found 'a key in ssh-agent'
   else
     lacks 'a key in ssh-agent; run: ssh-add ~/.ssh/google_compute_engine'
   fi
-  weights=$(given inception "${command[@]}")
+  while read -r weights; do
+    check_weights "$weights"
+  done < <(given_weights "${command[@]}")
   data=$(given config.data.data_dir "${command[@]}")
-  if [[ -n $weights && $weights != /* && $weights != gs://* ]]; then
-    for file in ${copies[@]+"${copies[@]}"}; do
-      [[ ${file##*/} != "$weights" ]] || { found "weights $weights" && weights=''; }
-    done
-    [[ -z $weights ]] || lacks "weights $weights: they do not travel; give --copy=FILE"
-  fi
   if [[ $data == /* && -z $setup ]]; then
     lacks "data set $data: a new TPU has no such directory; mount it with --setup"
   elif [[ -n $data ]]; then
     unknown "data set $data: whether --setup brings it shows on the TPU only"
+  fi
+}
+
+# What a relative path names must be among what travels; others are the TPU's own.
+check_weights() {
+  local weights=$1 file
+  [[ $weights != /* && $weights != *://* ]] || return 0
+  for file in ${copies[@]+"${copies[@]}"}; do
+    [[ ${file##*/} != "$weights" ]] || { found "weights $weights" && return; }
+  done
+  if git -C "$ROOT" cat-file -e "HEAD:$weights" 2>/dev/null; then
+    found "weights $weights, committed"
+  else
+    lacks "weights $weights: they do not travel; give --copy=FILE"
   fi
 }
 

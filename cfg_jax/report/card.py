@@ -89,13 +89,18 @@ def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
     if 'train' not in config:
         return '## How it was trained\n\nElsewhere; see its source in the file.\n'
     train, step = config.train, metadata['step']
-    start = f' It started from the weights in `{train.start_from}`.' if train.start_from else ''
+    starts = [
+        f'started from the weights of step {each["checkpoint_step"]:,} in `{each["path"]}`'
+        f' ({each["images"]:,} images, SHA-256 `{each["weights_sha256"]}`)'
+        for each in metadata.get('starts', ())
+    ]
+    before = f' It {", which ".join(starts)}.' if starts else ''
     return (
         f'## How it was trained\n\n{step:,} steps of batch {train.batch_size:,}'
         f' ({step * train.batch_size:,} images of the split `{config.data.split}`), Adam at a'
         f' learning rate of {train.learning_rate:g} after {train.warmup_steps:,} steps of warm-up,'
         f' seed {config.seed}. The weights are the exponential moving average of the parameters,'
-        f' decay {train.ema_decay:g}.{start} The whole config is in the file.\n'
+        f' decay {train.ema_decay:g}.{before} The whole config is in the file.\n'
     )
 
 

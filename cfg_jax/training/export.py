@@ -2,10 +2,12 @@
 
 Tensors are named by their path in the parameters, such as 'params/down_0_0/conv_in/kernel', and
 keep Flax's layouts (convolutions HWIO, dense layers [in, out]). The metadata holds `format`,
-`config` (JSON), `step`, `weights_sha256`, `versions` (JSON) and `source` (JSON, imported models).
+`config` (JSON), `step`, `weights_sha256`, `versions` (JSON), `source` (JSON, imported models) and
+`starts` (JSON, trainings that began with weights of others, see `training.starting`).
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -80,11 +82,17 @@ def write(path: epath.PathLike, params: Any, metadata: dict[str, Any]) -> None:
 
 
 def write_model(
-    path: epath.PathLike, params: Any, config: ConfigDict, step: int, dtype: str = 'float32'
+    path: epath.PathLike,
+    params: Any,
+    config: ConfigDict,
+    step: int,
+    dtype: str = 'float32',
+    starts: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """`write` of parameters rounded to `dtype`, with all that identifies them; returns that.
 
-    The hash is of the rounded values in the types of `params`, as which they are read.
+    The hash is of the rounded values in the types of `params`, as which they are read. `starts` are
+    those of `training.starting.starts_of`.
     """
 
     def values(leaf: Any) -> np.ndarray:
@@ -97,6 +105,8 @@ def write_model(
         'weights_sha256': sha256_of_params(rounded),
         'versions': describe_environment()['versions'],
     }
+    if starts:
+        metadata['starts'] = list(starts)
     write(path, jax.tree.map(values, params), metadata)
     return metadata
 
@@ -118,6 +128,13 @@ def read_config(path: epath.PathLike) -> ConfigDict:
 def read_source(path: epath.PathLike) -> dict[str, Any]:
     """What scripts/import_checkpoint.py recorded of a published file; nothing of our own models."""
     return json.loads(_metadata(path).get('source', '{}'))
+
+
+def read_starts(path: epath.PathLike) -> list[dict[str, Any]]:
+    """`starts` of the metadata; none of a model whose training began at random."""
+    metadata = _metadata(path)
+    with files.damage_reported(path, _ADVICE):
+        return json.loads(metadata.get('starts', '[]'))
 
 
 def read(path: epath.PathLike, like: Any) -> tuple[Any, int, str]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from cfg_jax import config as config_lib, files, loading
 from cfg_jax.errors import UserError
 from cfg_jax.models import PUBLISHED, role
-from cfg_jax.training import checkpoints, posthoc_ema
+from cfg_jax.training import checkpoints, export, posthoc_ema
 from cfg_jax.training.step import AveragedState, TrainState
 
 RECORD = 'started_from.json'
@@ -56,8 +56,30 @@ def note(config: ConfigDict, workdir: epath.Path) -> None:
     if not (workdir / RECORD).exists():
         check(config)
         path = files.as_path(config.train.start_from)
-        _, _, provenance = loading.load_params(path)
-        files.write_json(workdir / RECORD, {'path': str(files.absolute(path))} | provenance)
+        _, found, provenance = loading.load_params(path)
+        images = provenance['checkpoint_step'] * found.train.batch_size
+        record = {'path': str(files.absolute(path))} | provenance | {'images': images}
+        files.write_json(workdir / RECORD, record | {'starts': starts_of(path)})
+
+
+def starts_of(path: epath.PathLike) -> list[dict[str, Any]]:
+    """The weights that the training of a model began with, and those that theirs began with, ...
+
+    Args:
+      path: a work directory, an exported file or a published one.
+
+    Returns:
+      The latest first: their `path`, `checkpoint_step`, `weights_sha256` and the `images` of their
+      own training. None of a training that began at random.
+    """
+    path = files.as_path(path)
+    if not path.is_dir():
+        return export.read_starts(path) if loading.is_ours(path) else []
+    if not (path / RECORD).exists():
+        return []
+    record = files.read_json(path / RECORD, keys=['starts'])
+    earlier = record.pop('starts')
+    return [record, *earlier]
 
 
 def with_start(config: ConfigDict, workdir: epath.Path, state: TrainState) -> TrainState:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, loading
 from cfg_jax.errors import UserError
-from cfg_jax.training import export
+from cfg_jax.training import export, starting
 
 OF_IMAGES = r'data\.(image_size|channels|num_classes)'
 OF_TRAINING = rf'{OF_IMAGES}|target|p_uncond|condition|diffusion\..*'
@@ -21,7 +21,8 @@ def of_workdir(workdir: epath.Path, directory: epath.Path) -> epath.Path:
     """
     params, config, provenance = loading.load_params(workdir)
     path = directory / f'model-{provenance["checkpoint_step"]}{export.SUFFIX}'
-    export.write_model(path, params, config, provenance['checkpoint_step'], 'bfloat16')
+    step, starts = provenance['checkpoint_step'], starting.starts_of(workdir)
+    export.write_model(path, params, config, step, 'bfloat16', starts)
     return path
 
 

@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 from runs_on_disk import WEIGHTS, sweep_with_rows
-from support import ROOT, make_tiny_config, run_here
+from support import ROOT, run_here
 
 import cfg_jax
 from cfg_jax.evaluation import tables
@@ -74,10 +74,3 @@ def test_a_card_of_another_file_is_kept(text, workdir, directory, capsys):
     run_here(capsys, 'scripts/export.py', f'--model={workdir}', f'--out={other}')
     assert (directory / card.NAME).read_text() == text
     assert (directory / f'other.{card.NAME}').read_text().startswith('# other.safetensors')
-
-
-def test_it_names_the_weights_that_the_training_started_from(tmp_path):
-    config = make_tiny_config(train__start_from='runs/trunk')
-    metadata = {'step': 3, 'weights_sha256': 64 * '0', 'versions': {}}
-    path = card.write(tmp_path / 'tiny.safetensors', {}, config, metadata, [])
-    assert 'It started from the weights in `runs/trunk`.' in path.read_text()

@@ -146,8 +146,12 @@ def test_check_of_a_tpu_finds_all(machine):
 def test_check_of_a_tpu_names_what_is_missing(machine):
     machine.play('gcloud', 'case "$*" in *describe*) exit 1 ;; esac')
     machine.play('ssh-add', 'exit 1')
-    arguments = [*COMMAND, '--inception=inception.npz', '--config.data.data_dir=/data/tfds']
+    machine.play('git', 'case "$*" in *start.safetensors) exit 128 ;; esac')
+    arguments = [*COMMAND, '--inception=/w.npz', '--config.data.data_dir=/data/tfds']
+    arguments += ['--config.train.start_from=start.safetensors']
+    arguments += ['--config.guidance.network=results/weak.safetensors']
     status, lines = check(machine, *arguments)
+    assert 'ok       weights results/weak.safetensors, committed' in lines
     assert status == 2
     missing = [line.removeprefix('missing').strip() for line in lines if line[:7] == 'missing']
     expected = [
@@ -155,7 +159,7 @@ def test_check_of_a_tpu_names_what_is_missing(machine):
         'v6e-8 in us',
         'bucket gs://b;',
         'a key',
-        'weights inception',
+        'weights start.safetensors: they do not travel',
         'data set /',
     ]
     for line, start in zip(missing, expected, strict=True):
@@ -167,6 +171,7 @@ def test_check_of_slurm(machine):
     machine.play('sinfo', 'pop partitions')
     command = ['--', 'python', 'train.py', f'--workdir={machine.root}/new/run']
     command += [f'--config.data.data_dir={machine.root}/tfds', f'--inception={machine.root}/w.npz']
+    command += [f'--config.train.start_from={machine.root}/start']
     arguments = ['--job_name=in64', '--partition=gpu', '--check', *command]
     result = machine.run(machine.scripts / 'launch_slurm.sh', *arguments)
     assert result.returncode == 2
@@ -175,11 +180,13 @@ def test_check_of_slurm(machine):
         ['missing', f'{machine.scripts.parent}/.venv;'],
         ['missing', 'data'],
         ['missing', 'weights'],
+        ['missing', 'weights'],
         ['ok', 'may'],
     ]
     machine.answer('partitions', 'gpu*')
     (machine.root / 'tfds').mkdir()
     (machine.root / 'w.npz').touch()
+    (machine.root / 'start').mkdir()
     python = machine.scripts.parent / '.venv' / 'bin' / 'python'
     python.parent.mkdir(parents=True)
     python.touch(mode=0o755)

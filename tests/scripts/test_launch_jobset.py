@@ -89,7 +89,8 @@ def test_what_is_missing_is_named(machine, manifest):
     machine.answer('nodes', '8')
     machine.answer('refused', '1')
     text = manifest.read_text().replace('/data/tfds', '/elsewhere').replace('parallelism: 4', '')
-    manifest.write_text(text.replace('--workdir=/runs/table1', '--inception=/w --root=gs://b'))
+    command = '--inception=/w --config.train.start_from=/s --root=gs://b'
+    manifest.write_text(text.replace('--workdir=/runs/table1', command))
     result = launch(machine, f'--file={manifest}', '--check')
     assert result.returncode == 2
     assert 'nothing was started' in result.stderr
@@ -97,6 +98,7 @@ def test_what_is_missing_is_named(machine, manifest):
         ['a', 'number', 'of'],
         ['data', 'set', '/elsewhere:'],
         ['weights', '/w:', 'no'],
+        ['weights', '/s:', 'no'],
         ['volume', 'claim', 'runs;'],
         ['volume', 'claim', 'data;'],
         ['a', 'manifest', 'that'],

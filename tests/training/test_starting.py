@@ -9,6 +9,7 @@ from support import (
     checkpoint_hash,
     logged,
     make_tiny_config,
+    run_here,
     toy_instead_of_networks,
     user_error,
 )
@@ -66,7 +67,39 @@ def test_parameters_and_averages_are_the_average_that_is_there_and_the_rest_is_n
 def test_it_is_noted_which_weights_these_are(trunk, start, tmp_path):
     start(trunk)
     noted = files.read_json(tmp_path / starting.RECORD)
-    assert noted == {'path': str(trunk)} | loading.load_params(trunk)[2]
+    expected = {'path': str(trunk), 'images': 2 * 16, 'starts': []}
+    assert noted == expected | loading.load_params(trunk)[2]
+
+
+def test_exported_files_name_every_training_before_their_own(tmp_path, capsys):
+    def export_of(name):
+        path = tmp_path / f'{name}.safetensors'
+        arguments = f'--model={tmp_path / name}', f'--out={path}'
+        assert run_here(capsys, 'scripts/export.py', *arguments)[0] == 0
+        return path
+
+    def train(name, steps, start=''):
+        config = make_tiny_config(train__start_from=str(start), train__steps=steps)
+        loop.train(config, tmp_path / name)
+        return tmp_path / name
+
+    with toy_instead_of_networks():
+        train('a', 3)
+        first = export_of('a')
+        second = train('b', 4, first)
+        train('c', 5, second)
+        hashes = [loading.load_params(path)[2]['weights_sha256'] for path in (second, first)]
+        last = export_of('c')
+    keys = 'path', 'checkpoint_step', 'images', 'weights_sha256'
+    found = [[each[key] for key in keys] for each in export.read_starts(last)]
+    assert found == [[str(second), 4, 64, hashes[0]], [str(first), 3, 48, hashes[1]]]
+    assert starting.starts_of(last) == starting.starts_of(tmp_path / 'c')
+    assert starting.starts_of(first) == export.read_starts(first) == []
+    text = (tmp_path / 'c.MODEL_CARD.md').read_text()
+    assert (
+        f'It started from the weights of step 4 in `{second}` (64 images, SHA-256 `{hashes[0]}`),'
+        f' which started from the weights of step 3 in `{first}` (48 images,'
+    ) in text
 
 
 def test_a_file_in_bfloat16_is_read_as_float32(trunk, exported, start):
