@@ -64,7 +64,7 @@ class _Sets(argparse.Action):
         os.environ[self._variable] = '1'
 
 
-def run(main: Callable[[Sequence[str]], None], samples: bool = False) -> NoReturn:
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs `main(argv)` with the log shown; exit status 0, or 2 after one line on standard error.
 
     75 after a preemption with everything saved, 1 where other processes of the run are gone (see
@@ -72,14 +72,8 @@ def run(main: Callable[[Sequence[str]], None], samples: bool = False) -> NoRetur
     killed ends in 75 if steps were saved since the start, else in 1.
 
     Anything that is not a user's mistake keeps its traceback.
-
-    Args:
-      main: a command.
-      samples: it samples many images and trains nothing, see `xla.cores_as_devices`.
     """
     xla.set_flags()
-    if samples:
-        xla.cores_as_devices()
     with console.log_shown():
         try:
             status = _status(main)

@@ -30,7 +30,6 @@ from cfg_jax import (
     files,
 )
 from cfg_jax.errors import UserError
-from cfg_jax.perf import xla
 
 VARIANTS = ('eager', 'tuned', 'compile')
 WORK = ('training', 'sampling')
@@ -172,18 +171,14 @@ def ours(work: str, values: dict, options: dict) -> tuple[dict, dict]:
     """The rates of one kind of work, and what they were measured on.
 
     Raises:
-      UserError: several devices, where the peer has one; but a CPU's cores, which it has too.
+      UserError: several devices, where the peer has one.
     """
-    if work == 'sampling':
-        xla.cores_as_devices()
-
     import jax
 
     from cfg_jax import provenance
     from cfg_jax.perf import benchmark
 
-    on_cores = work == 'sampling' and jax.default_backend() == 'cpu'
-    if jax.device_count() != 1 and not on_cores:
+    if jax.device_count() != 1:
         raise UserError('the peer runs on one device; set CUDA_VISIBLE_DEVICES=0')
 
     config = config_lib.from_json(values)
@@ -191,7 +186,7 @@ def ours(work: str, values: dict, options: dict) -> tuple[dict, dict]:
         rates = benchmark.Sampling(config).measure(1.0, options['rounds'])
     else:
         rates = benchmark.training(config, options['steps'], options['rounds'])
-    return rates | {'devices': jax.device_count()}, provenance.describe_environment()
+    return rates, provenance.describe_environment()
 
 
 def theirs(options, case: str) -> dict:

@@ -95,4 +95,4 @@ def line(name: str, row: dict) -> str:
 
 
 if __name__ == '__main__':
-    cli.run(main, samples=True)
+    cli.run(main)

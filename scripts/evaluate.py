@@ -93,4 +93,4 @@ def _extractors() -> str:
 
 
 if __name__ == '__main__':
-    cli.run(main, samples=True)
+    cli.run(main)

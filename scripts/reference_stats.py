@@ -36,4 +36,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main, samples=True)
+    cli.run(main)

@@ -142,4 +142,4 @@ def _animate(model: 'Model', options: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main, samples=True)
+    cli.run(main)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 from collections.abc import Mapping, MutableMapping
 
 # What YNNPACK's kernels are left to do: nothing.
@@ -14,8 +15,7 @@ GPU_OPTIONS = {
     'xla_gpu_all_reduce_combine_threshold_bytes': 2**20,
     'xla_gpu_dot_merger_threshold_mb': 4,
 }
-# Each holds the parameters.
-_DEVICES, _MOST_CORES = '--xla_force_host_platform_device_count', 4
+_DEVICES = '--xla_force_host_platform_device_count'
 # JAX reserves three quarters of a GPU's memory by default.
 _SHARE, _OLD_SHARE = 'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 _OUR_SHARE = '0.9'
@@ -28,7 +28,9 @@ def set_flags(
 
     Commands call it before anything starts JAX; importing the library changes no environment. On
     CPUs jaxlib sends convolutions and products to YNNPACK's kernels since 0.10, which are slower
-    here than XLA's own: see docs/performance.md. On GPUs large gradients are not copied to be sent,
+    here than XLA's own: see docs/performance.md. Where the user makes several devices of the host
+    they stay with YNNPACK: XLA's own convolutions, run on two of them at once, make wrong features
+    of a batch's first images (jaxlib 0.10.2). On GPUs large gradients are not copied to be sent,
     and a process may have nine tenths of the memory: what a large batch needs, with room for the
     libraries' own.
 
@@ -39,28 +41,19 @@ def set_flags(
     version = jaxlib or importlib.metadata.version('jaxlib')
     flags = environment.get('XLA_FLAGS', '')
     if version.startswith(_KNOW_IT):
-        ours = [_YNN, *(f'--{name}={value}' for name, value in GPU_OPTIONS.items())]
+        ours = [f'--{name}={value}' for name, value in GPU_OPTIONS.items()]
+        if not _has_cpu_devices(environment):
+            ours = [_YNN, *ours]
         ours = [flag for flag in ours if flag.partition('=')[0] not in flags]
         environment['XLA_FLAGS'] = ' '.join([*flags.split(), *ours])
     if _OLD_SHARE not in environment:
         environment.setdefault(_SHARE, _OUR_SHARE)
 
 
-def cores_as_devices(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Makes the host's cores several devices, on CPUs alone, unless the user has chosen otherwise.
-
-    Images are sampled on each by itself: XLA keeps a core busier with some images of its own than
-    with a part of every operation. Commands that sample call it before anything starts JAX; those
-    that train do not, whose devices wait for each other at every step.
-    """
-    flags = environment.get('XLA_FLAGS', '')
-    if hasattr(os, 'sched_getaffinity'):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    chosen = _DEVICES in flags or 'JAX_NUM_CPU_DEVICES' in environment
-    if cores > 1 and not chosen:
-        environment['XLA_FLAGS'] = f'{flags} {_DEVICES}={min(cores, _MOST_CORES)}'.strip()
+def _has_cpu_devices(environment: Mapping[str, str]) -> bool:
+    """Whether the user makes several devices of the host."""
+    asked = re.search(rf'{_DEVICES}=(\d+)', environment.get('XLA_FLAGS', ''))
+    return (asked[1] if asked else environment.get('JAX_NUM_CPU_DEVICES', '1')) != '1'
 
 
 def only_compile(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -1,6 +1,5 @@
 """What is added to XLA_FLAGS, and when it is not."""
 
-import os
 import subprocess
 import sys
 
@@ -17,10 +16,24 @@ FLAG = f'{OPTION} {GPU_OPTION}1048576 {MERGER}4'
 
 
 def test_added_to_what_the_user_has():
-    environment = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+    environment = {'XLA_FLAGS': '--xla_cpu_enable_fast_math=false'}
     xla.set_flags(environment, '0.10.2')
     xla.set_flags(environment, '0.12.0.1')
-    assert environment['XLA_FLAGS'] == f'--xla_force_host_platform_device_count=4 {FLAG}'
+    assert environment['XLA_FLAGS'] == f'--xla_cpu_enable_fast_math=false {FLAG}'
+
+
+@pytest.mark.parametrize(
+    ('chosen', 'ours'),
+    [
+        ({'XLA_FLAGS': f'{DEVICES}=4'}, False),
+        ({'JAX_NUM_CPU_DEVICES': '2'}, False),
+        ({'XLA_FLAGS': f'{DEVICES}=1'}, True),
+    ],
+)
+def test_several_devices_of_a_host_keep_jaxlibs_convolutions(chosen, ours):
+    xla.set_flags(chosen, '0.10.2')
+    assert (OPTION in chosen['XLA_FLAGS']) == ours
+    assert GPU_OPTION in chosen['XLA_FLAGS']
 
 
 def test_the_users_choice_and_other_versions_stay():
@@ -45,25 +58,6 @@ def test_a_gpus_memory():
         xla.set_flags(chosen, '0.10.2')
         assert chosen == {name: '0.5', 'XLA_FLAGS': FLAG}  # both names at once are JAX's error
         assert xla.gpu_memory_share(chosen) == 0.5
-
-
-@pytest.mark.parametrize(('cores', 'devices'), [(1, None), (2, 2), (3, 3), (64, 4)])
-def test_cores_become_devices(monkeypatch, cores, devices):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(cores)), raising=False)
-    environment = {'XLA_FLAGS': OPTION}
-    xla.cores_as_devices(environment)
-    added = '' if devices is None else f' {DEVICES}={devices}'
-    assert environment == {'XLA_FLAGS': f'{OPTION}{added}'}
-
-
-@pytest.mark.parametrize(
-    'chosen', [{'XLA_FLAGS': f'{DEVICES}=1'}, {'XLA_FLAGS': '', 'JAX_NUM_CPU_DEVICES': '3'}]
-)
-def test_unless_the_user_says_how_many(monkeypatch, chosen):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1}, raising=False)
-    before = dict(chosen)
-    xla.cores_as_devices(chosen)
-    assert chosen == before
 
 
 def run(code, **environment):
@@ -108,11 +102,44 @@ def test_commands_set_it_and_imports_do_not():
     assert run(command) == str(environment.get('XLA_FLAGS'))
 
 
-@pytest.mark.parametrize('samples', [False, True])
-def test_commands_that_sample_use_all_cores(samples):
+TWO_DEVICES = """
+import numpy as np
+import jax, jax.numpy as jnp
+from cfg_jax.config_files import load_config
+from cfg_jax.distributed import devices
+from cfg_jax.models import networks
+config = load_config('configs/digits.py')
+config.model.update(width=16, norm_groups=4, head_channels=16, num_res_blocks=1)
+network = networks.make_denoiser(config)
+inputs = [jnp.zeros(each.shape, each.dtype) for each in networks.inputs(config)]
+params = networks.make_network(config).init(jax.random.key(0), *inputs)
+leaves, tree = jax.tree.flatten(params)
+draw = np.random.default_rng(1).standard_normal
+params = tree.unflatten([np.asarray(a) + 0.03 * draw(a.shape, np.float32) for a in leaves])
+z = draw((200, 8, 8, 1), np.float32)
+
+def follow(params, z):
+    def body(z, logsnr):
+        labels = jnp.arange(2 * len(z)) % 10
+        eps = network.eps(params, jnp.concatenate([z, z]), logsnr, labels)
+        return 0.7 * z + 0.3 * eps[:len(z)], None
+    return jax.lax.scan(body, z, jnp.linspace(-8.0, 5.0, 24))[0]
+
+split = jax.device_put(z, devices.batch_sharding())
+found = devices.map_rows(follow, 1, 1)(jax.device_put(params, devices.replicated()), split)
+each = [np.asarray(jax.jit(follow)(params, part)) for part in np.split(z, 2)]
+print(jax.device_count(), np.abs(np.asarray(found) - np.concatenate(each)).max())
+"""
+
+
+def test_two_devices_of_one_host_compute_what_one_does():
+    """jaxlib 0.10.2: with XLA's own convolutions the first images of both differ by 0.4."""
+    environment = {'XLA_FLAGS': f'{DEVICES}=2'}
+    xla.set_flags(environment)
+    count, difference = run(TWO_DEVICES, **environment).split()
+    assert (count, float(difference)) == ('2', 0.0)
+
+
+def test_commands_use_one_device_of_a_host():
     see = 'import jax; print(jax.device_count())'
-    command = f'from cfg_jax import cli\ncli.run(lambda argv: exec({see!r}), samples={samples})'
-    added = {}
-    xla.cores_as_devices(added)
-    cores = int(added['XLA_FLAGS'].rpartition('=')[2]) if added else 1
-    assert run(command) == str(cores if samples else 1)
+    assert run(f'from cfg_jax import cli\ncli.run(lambda argv: exec({see!r}))') == '1'
