@@ -24,13 +24,15 @@ CHANGES = {
     'train__checkpoint_every': EVERY,
     'train__sample_every': LAST,
 }
+# The same convolutions with one device and with two, where the library's choice differs.
+KERNELS = '--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
 LOST = 'start all of them again: the same command continues'
 slow = pytest.mark.skipif(not os.environ.get('CFG_JAX_SLOW'), reason='CFG_JAX_SLOW=1 runs it')
 
 
 def start(workdir, before, devices, *arguments):
     """Starts one process of a training; `before` are the words before its command."""
-    flags = f'--xla_force_host_platform_device_count={devices}'
+    flags = f'--xla_force_host_platform_device_count={devices} {KERNELS}'
     command = ['distributed/train_toy.py', '--config=../configs/digits.py', f'--workdir={workdir}']
     return subprocess.Popen(
         [*before, sys.executable, *command, *tiny_arguments(**CHANGES), *arguments],
