@@ -30,11 +30,11 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.training import export, starting
 
     workdir = files.as_path(options.workdir)
+    starts = starting.starts_of(workdir)
     for sigma_rel in options.sigma_rel:
         params, config, provenance = loading.load_params(workdir, step=options.step, ema=sigma_rel)
         step = provenance['checkpoint_step']
         out = workdir / 'ema' / f'sigma_rel_{sigma_rel:g}-step{step}.safetensors'
-        starts = starting.starts_of(workdir)
         export.write_model(out, params, config, step, starts=starts)
         print(f'written to {out}')
 

@@ -70,7 +70,9 @@ unknown() {
 
 # Whether there is a file or directory of this name, which is what an option of the command says.
 check_path() {
-  if [[ -e $2 ]]; then
+  if [[ $2 == *://* ]]; then
+    unknown "$1 $2"
+  elif [[ -e $2 ]]; then
     found "$1 $2"
   else
     lacks "$1 $2: it is not here; $3"

@@ -20,9 +20,9 @@ def of_workdir(workdir: epath.Path, directory: epath.Path) -> epath.Path:
       UserError: no complete checkpoint.
     """
     params, config, provenance = loading.load_params(workdir)
-    path = directory / f'model-{provenance["checkpoint_step"]}{export.SUFFIX}'
-    step, starts = provenance['checkpoint_step'], starting.starts_of(workdir)
-    export.write_model(path, params, config, step, 'bfloat16', starts)
+    step = provenance['checkpoint_step']
+    path = directory / f'model-{step}{export.SUFFIX}'
+    export.write_model(path, params, config, step, 'bfloat16', starting.starts_of(workdir))
     return path
 
 

@@ -146,9 +146,9 @@ def test_check_of_a_tpu_finds_all(machine):
 def test_check_of_a_tpu_names_what_is_missing(machine):
     machine.play('gcloud', 'case "$*" in *describe*) exit 1 ;; esac')
     machine.play('ssh-add', 'exit 1')
-    machine.play('git', 'case "$*" in *start.safetensors) exit 128 ;; esac')
-    arguments = [*COMMAND, '--inception=/w.npz', '--config.data.data_dir=/data/tfds']
-    arguments += ['--config.train.start_from=start.safetensors']
+    machine.play('git', 'case "$*" in *start.safetensors | *inception.npz) exit 128 ;; esac')
+    arguments = [*COMMAND, '--inception=inception.npz', '--config.data.data_dir=/data/tfds']
+    arguments += ['--config.train.start_from=start.safetensors', '--config.sweep.inception=/w.npz']
     arguments += ['--config.guidance.network=results/weak.safetensors']
     status, lines = check(machine, *arguments)
     assert 'ok       weights results/weak.safetensors, committed' in lines
@@ -159,6 +159,7 @@ def test_check_of_a_tpu_names_what_is_missing(machine):
         'v6e-8 in us',
         'bucket gs://b;',
         'a key',
+        'weights inception',
         'weights start.safetensors: they do not travel',
         'data set /',
     ]
@@ -190,7 +191,9 @@ def test_check_of_slurm(machine):
     python = machine.scripts.parent / '.venv' / 'bin' / 'python'
     python.parent.mkdir(parents=True)
     python.touch(mode=0o755)
+    arguments += ['--config.guidance.network=gs://b/weak']
     result = machine.run(machine.scripts / 'launch_slurm.sh', *arguments)
     assert result.returncode == 0, result.stderr
+    assert 'look     weights gs://b/weak' in result.stdout.splitlines()
     sinfo = ['sinfo', '--noheader', '--partition=gpu', '--format=%P']
     assert machine.calls() == [sinfo, sinfo]  # and no sbatch
