@@ -16,6 +16,7 @@ from cfg_jax.samplers import GRIDS, SAMPLERS
 DTYPES = ('float32', 'bfloat16')
 ATTENTION_KERNELS = ('auto', 'cudnn', 'pallas', 'xla')
 REMATS = ('none', 'convolutions', 'blocks')
+OPTIMIZERS = ('adam', 'muon')
 LABEL_RULES = ('uniform', 'balanced')
 ROUNDINGS = ('round', 'truncate')  # of data.images.to_uint8, which needs JAX
 PAPER_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0, 3.0, 4.0)
@@ -148,7 +149,10 @@ FIELDS: dict[str, Field] = {
     'train.steps': Field(400_000, _positive, 'updates'),
     'train.batch_size': Field(2048, _positive, 'of all devices and processes together'),
     'train.grad_accum': Field(1, _positive, 'equal parts of a batch, one after another'),
-    'train.learning_rate': Field(3e-4, _above_zero, 'of Adam'),
+    'train.optimizer': Field(
+        'adam', _one_of(OPTIMIZERS), "muon: orthogonal updates of kernels, Adam's of the rest"
+    ),
+    'train.learning_rate': Field(3e-4, _above_zero, 'of the optimizer'),
     'train.warmup_steps': Field(1000, _count, 'linear rise of the learning rate'),
     'train.anneal_steps': Field(0, _count, 'linear decay of the learning rate to 0; 0: none'),
     'train.weight_decay': Field(0.0, _rate, 'decoupled, times the learning rate'),

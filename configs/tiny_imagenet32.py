@@ -72,7 +72,7 @@ def _two_cores(config: ConfigDict) -> None:
         config.train.update(batch_size=128, steps=4000, anneal_steps=4000)
         return
     config.update(target='v', loss_weighting='v')
-    config.train.update(batch_size=64, learning_rate=5e-4, ema_decay=0.9995)
+    config.train.update(batch_size=64, optimizer='muon', learning_rate=1e-3, ema_decay=0.9995)
     config.sweep.batch_size = 250
 
 

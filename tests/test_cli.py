@@ -20,6 +20,7 @@ OPTIONS = {
     'sweep.py': ['--workdir', '--w', '--num_samples', '--sampler', '--name', '--coordinator'],
     'sample.py': ['--workdir', '--labels', '--w', '--seed', '--out'],
     'ema.py': ['WORKDIR', '--sigma_rel', '--step'],
+    'validate.py': ['--workdir', '--steps', '--splits', '--num_images', '--data', '--out'],
     'export.py': ['--workdir', '--step', '--out'],
     'explore.py': ['MODEL', '--port', '--step', '--guidance_network', 'loopback'],
     'report.py': ['RUN', '--out', '--label', '--images'],

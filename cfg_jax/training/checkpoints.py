@@ -316,14 +316,28 @@ def find_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[i
     Raises:
       UserError: there is no complete checkpoint, or none of this step.
     """
-    directory = files.absolute(workdir) / 'checkpoints'
-    steps = sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
-    if not steps:
-        raise UserError(f'{workdir} holds no complete checkpoint yet; let training reach one')
+    steps = kept_steps(workdir)
     if step is None:
         step = steps[-1]
     elif step not in steps:
         raise UserError(
             f'{workdir} has no checkpoint of step {step}; it has: {", ".join(map(str, steps))}'
         )
-    return step, directory / str(step)
+    return step, _directory(workdir) / str(step)
+
+
+def kept_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps of a work directory's complete checkpoints, in order.
+
+    Raises:
+      UserError: there is none.
+    """
+    directory = _directory(workdir)
+    steps = sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
+    if not steps:
+        raise UserError(f'{workdir} holds no complete checkpoint yet; let training reach one')
+    return steps
+
+
+def _directory(workdir: epath.PathLike) -> epath.Path:
+    return files.absolute(workdir) / 'checkpoints'

@@ -16,15 +16,20 @@ PerExample = dict[str, jax.Array]
 Objective = Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], PerExample]
 
 
-def make_objective(config: ConfigDict) -> Objective:
+def make_objective(config: ConfigDict, *, train: bool = True) -> Objective:
     """The objective of `config.model.kind`: to denoise, or to classify noisy images.
 
     The training step minimises the mean of its 'loss'.
+
+    Args:
+      config: of the run.
+      train: with dropout; without it the objective uses no dropout key.
     """
-    return _classify(config) if config.model.kind == 'classifier' else _denoise(config)
+    make = _classify if config.model.kind == 'classifier' else _denoise
+    return make(config, train)
 
 
-def _denoise(config: ConfigDict) -> Objective:
+def _denoise(config: ConfigDict, train: bool) -> Objective:
     """Algorithm 1."""
     denoiser, weighting = networks.make_denoiser(config), config.loss_weighting
     conditioning = networks.make_conditioning(config)
@@ -40,7 +45,7 @@ def _denoise(config: ConfigDict) -> Objective:
     def objective(params, dropout_key, x, label, keys):
         def network(z, logsnr, condition):
             return denoiser.prediction(
-                params, z, logsnr, condition, train=True, rngs={'dropout': dropout_key}
+                params, z, logsnr, condition, train=train, rngs={'dropout': dropout_key}
             )
 
         c = conditioning.from_labels(label)
@@ -50,13 +55,13 @@ def _denoise(config: ConfigDict) -> Objective:
     return objective
 
 
-def _classify(config: ConfigDict) -> Objective:
+def _classify(config: ConfigDict, train: bool) -> Objective:
     """Dhariwal & Nichol 2021, section 4: p(c | z, logsnr) for classifier guidance."""
     model, schedule = networks.make_network(config), networks.make_schedule(config)
 
     def objective(params, dropout_key, x, label, keys):
         def classifier(z, logsnr):
-            logits: Any = model.apply(params, z, logsnr, train=True, rngs={'dropout': dropout_key})
+            logits: Any = model.apply(params, z, logsnr, train=train, rngs={'dropout': dropout_key})
             return logits
 
         loss, correct, logsnr = losses.noisy_cross_entropy(classifier, x, label, keys, schedule)

@@ -1,4 +1,4 @@
-"""The train state and the step: Algorithm 1, mean over devices, clip, Adam, EMA."""
+"""The train state and the step: Algorithm 1, mean over devices, clip, update, EMA."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from cfg_jax.distributed import devices
@@ -19,6 +18,7 @@ from cfg_jax.training import posthoc_ema
 from cfg_jax.training.ema import update_ema
 from cfg_jax.training.norms import clip, global_norm
 from cfg_jax.training.objectives import PerExample, make_objective
+from cfg_jax.training.optimizer import learning_rate, make_optimizer
 
 LOGSNR_BINS = 10
 Metrics = dict[str, Any]
@@ -40,39 +40,6 @@ class AveragedState(TrainState):
     """With the averages of `posthoc_ema`; checkpoints of runs without them have no such field."""
 
     averages: tuple[Any, ...]
-
-
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Adam, or AdamW where the config has a weight decay, of gradients that are clipped already.
-
-    The decay is Loshchilov & Hutter's, times the learning rate.
-    """
-    train = config.train
-    adam = optax.adam
-    if train.weight_decay:
-        # Their states differ, and a run without decay has checkpoints without one.
-        adam = functools.partial(optax.adamw, weight_decay=train.weight_decay)
-    return optax.chain(
-        optax.identity(),  # was the clip, and checkpoints have its empty state
-        adam(learning_rate(config), b1=train.beta1, b2=train.beta2, eps=train.adam_eps),
-    )
-
-
-def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """lr(n) for the update after step n = 0, 1, ...
-
-    learning_rate min(1, (n + 1) / warmup_steps), times max(0, 1 - n / anneal_steps) unless
-    anneal_steps is 0.
-    """
-    train = config.train
-
-    def schedule(count: ArrayLike) -> jax.Array:
-        rate = train.learning_rate * jnp.minimum(1.0, (count + 1) / max(train.warmup_steps, 1))
-        if train.anneal_steps:
-            rate = rate * jnp.maximum(0.0, 1.0 - count / train.anneal_steps)
-        return rate
-
-    return schedule
 
 
 def create_state(config: ConfigDict) -> TrainState:

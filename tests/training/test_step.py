@@ -148,15 +148,6 @@ def test_warm_up(toy_networks):
     np.testing.assert_allclose(moved, 2e-3, rtol=1e-3)
 
 
-def test_annealing():
-    schedule = train_step.learning_rate(
-        make_tiny_config(train__warmup_steps=4, train__anneal_steps=10, train__learning_rate=2.0)
-    )
-    found = [float(schedule(n)) for n in range(12)]
-    expected = [2.0 * min(1, (n + 1) / 4) * max(0, 1 - n / 10) for n in range(12)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
 def test_weight_decay_is_decoupled(toy_networks):
     """theta' = theta - lr (Adam's direction + weight_decay theta)."""
     (start, _), (plain, metrics) = toy_steps(1)
@@ -165,11 +156,6 @@ def test_weight_decay_is_decoupled(toy_networks):
     expected = jax.tree.map(lambda a, p: a - rate * 0.25 * p, plain.params, start.params)
     assert largest_difference(decayed.params, expected) < 1e-6
     assert largest_difference(decayed.params, plain.params) > 1e-4
-
-
-def test_no_warm_up(toy_networks):
-    schedule = train_step.learning_rate(make_tiny_config(train__warmup_steps=0))
-    assert float(schedule(jnp.int32(0))) == pytest.approx(2e-3)
 
 
 @pytest.mark.parametrize('parts', [{'train__grad_accum': 4}, {'devices': 4}])

@@ -1,0 +1,139 @@
+"""The loss on images of any split: what tells learning from learning by heart."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from cfg_jax import files, loading, progress
+from cfg_jax.data import pipeline
+from cfg_jax.errors import UserError
+from cfg_jax.keys import image_keys
+from cfg_jax.training import checkpoints
+from cfg_jax.training.objectives import make_objective
+
+# loss(params, split, count) -> the loss of each of the first `count` images, or of all there are
+SplitLoss = Callable[[Any, str, int], Float[np.ndarray, ' N']]
+
+
+def make_split_loss(config: ConfigDict, batch_size: int = 0, seed: int = 0) -> SplitLoss:
+    """The training objective without dropout, of any parameters on the same images and draws.
+
+    Image i of a split drops its condition, and takes its log-SNR and its noise, from key i of
+    `seed`, whatever the parameters: the losses of two checkpoints are compared image by image.
+
+    Args:
+      config: of the training; images are neither flipped nor cropped.
+      batch_size: images at once, on one device; by default `train.batch_size`.
+      seed: of the draws.
+
+    Returns:
+      loss(params, split, count); it raises UserError where there is no such split.
+    """
+    size = batch_size or config.train.batch_size
+    objective = make_objective(config, train=False)
+
+    @jax.jit
+    def losses(params: Any, x: jax.Array, label: jax.Array, numbers: jax.Array) -> jax.Array:
+        return objective(params, jax.random.key(0), x, label, image_keys(seed, numbers))['loss']
+
+    def loss(params: Any, split: str, count: int) -> Float[np.ndarray, ' N']:
+        params = jax.device_put(params, jax.local_devices()[0])
+        found = []
+        with progress.bar(count, 'images', name=f'{split}: ') as bar:
+            batches = pipeline.one_epoch(config.data, split, size)
+            for start, batch in zip(itertools.count(0, size), batches, strict=False):
+                number = min(len(batch['image']), count - start)
+                if number <= 0:
+                    break
+                # The last one is filled up with images again: another size would compile again.
+                x, label = (
+                    np.resize(batch[key], (size, *batch[key].shape[1:]))
+                    for key in ('image', 'condition')
+                )
+                values = losses(params, x, label, start + np.arange(size))
+                found.append(np.asarray(values)[:number])
+                bar.update(number)
+        return np.concatenate(found)
+
+    return loss
+
+
+def measure(
+    model: epath.PathLike,
+    *,
+    steps: Sequence[int] = (),
+    splits: Sequence[str] = ('train', 'validation'),
+    count: int = 5000,
+    batch_size: int = 0,
+    data: str = '',
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The loss of a model's EMA weights on the first images of each split.
+
+    Args:
+      model: a work directory or an exported file.
+      steps: of checkpoints; by default all that a work directory holds.
+      splits: of the data; the last is the one whose changes are given.
+      count: images of each split, or as many as there are.
+      batch_size, seed: as in `make_split_loss`.
+      data: `data.name`, where the model's config has another place.
+
+    Returns:
+      'rows', one a checkpoint in order of steps: 'step', 'weights_sha256', for each split
+      'loss_SPLIT' and its standard error 'loss_SPLIT_se', and from the second row on 'change' and
+      'change_se', of the last split, image by image against the row before; and the settings.
+
+    Raises:
+      UserError: no such model, checkpoint, data or split.
+    """
+    if not splits:
+        raise UserError('no split is named; such as validation')
+    path = files.as_path(model)
+    config = loading.read_config(path)
+    config.data.name = data or config.data.name
+    loss = make_split_loss(config, batch_size, seed)
+    chosen = sorted(set(steps)) or _steps_of(path)
+    rows, before = [], None
+    for step in chosen:
+        params, _, provenance = loading.load_params(path, step=step)
+        row = {
+            'step': provenance['checkpoint_step'],
+            'weights_sha256': provenance['weights_sha256'],
+        }
+        losses = [loss(params, split, count) for split in splits]
+        for split, values in zip(splits, losses, strict=True):
+            row |= {f'images_{split}': len(values)} | _mean(f'loss_{split}', values)
+        if before is not None:
+            row |= _mean('change', losses[-1] - before)
+        before = losses[-1]
+        rows.append(row)
+    settings = {'splits': tuple(splits), 'seed': seed, 'data': config.data.name}
+    return {'model': str(model), **settings, 'rows': rows}
+
+
+def _steps_of(path: epath.Path) -> Sequence[int | None]:
+    """A file has one step, which it knows itself."""
+    return checkpoints.kept_steps(path) if path.is_dir() else [None]
+
+
+def _mean(key: str, values: Float[np.ndarray, ' N']) -> dict[str, float]:
+    """The mean and its standard error, as `key` and `key_se`."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return {key: float(np.mean(values, dtype=np.float64)), f'{key}_se': float(error)}
+
+
+def table(results: dict[str, Any]) -> str:
+    """`measure`'s rows as a Markdown table."""
+    splits = results['splits']
+    lines = [f'| step | {" | ".join(splits)} | change |', '|---' * (len(splits) + 2) + '|']
+    for row in results['rows']:
+        losses = [f'{row[f"loss_{s}"]:.5f} ± {row[f"loss_{s}_se"]:.5f}' for s in splits]
+        change = f'{row["change"]:+.5f} ± {row["change_se"]:.5f}' if 'change' in row else ''
+        lines.append(f'| {row["step"]:,} | {" | ".join(losses)} | {change} |')
+    return '\n'.join(lines)

@@ -1,0 +1,56 @@
+"""The loss of EMA weights on images that training has not seen: does it still learn?
+
+    python scripts/validate.py --model=runs/in64
+    python scripts/validate.py --model=runs/in64 --steps=100000,200000,300000 --out=losses.json
+    python scripts/validate.py --model=model.safetensors --data=tiny_imagenet64/1.0.0
+
+Prints the mean of the training's objective over the first images of each split, without dropout,
+for every checkpoint that training kept (`train.keep_period`), or those of --steps. All of them
+see the same images, noise levels and noise: the last column is the mean change on the last split
+since the row above, image by image, and its standard error. A network that learns its images by
+heart has a loss that falls on `train` and rises on `validation`.
+"""
+
+from collections.abc import Sequence
+
+from cfg_jax import cli
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument(
+        '--model', '--workdir', required=True, help='a work directory, or an exported model'
+    )
+    parser.add_argument('--steps', type=cli.integer_list, default=(), help='of kept checkpoints')
+    parser.add_argument(
+        '--splits', type=cli.name_list, default=('train', 'validation'), help='(train,validation)'
+    )
+    parser.add_argument(
+        '--num_images', type=cli.positive_number, default=5000, help='of each split (5,000)'
+    )
+    parser.add_argument('--batch_size', type=cli.natural_number, default=0, help='images at once')
+    parser.add_argument('--data', default='', help='where the data are, if not as in training')
+    parser.add_argument('--seed', type=cli.seed, default=0, help='of noise levels and noise (0)')
+    parser.add_argument('--out', default='', help='a JSON file for the results')
+    options = parser.parse_args(argv)
+
+    from cfg_jax import files, provenance
+    from cfg_jax.training import held_out
+
+    results = held_out.measure(
+        options.model,
+        steps=options.steps,
+        splits=options.splits,
+        count=options.num_images,
+        batch_size=options.batch_size,
+        data=options.data,
+        seed=options.seed,
+    )
+    print(held_out.table(results))
+    if options.out:
+        files.write_json(options.out, results | provenance.describe_environment())
+        print(f'written to {options.out}')
+
+
+if __name__ == '__main__':
+    cli.run(main)
