@@ -14,8 +14,8 @@ Variants:
                accuracy on the validation split is in the table of real images
   :cpu, :cpu_guide, :cpu_classifier, :cpu_judge
                two CPU cores: patches of 2 pixels, 5.5 M parameters, 0.58 GFLOP, in float32; target
-               v; 64 images a step, of which two quiet cores of an AMD EPYC made two a second: 14
-               hours for the 6.4 M images of all steps
+               v; Muon; 64 images a step, of which two quiet cores of an AMD EPYC made 1.7 a
+               second: 16 hours for the 6.4 M images of all steps
   :toy, :toy_guide, :toy_classifier, :toy_judge
                every path of the code on two CPU cores: nothing is learned
 """

@@ -32,15 +32,15 @@ def describe(
 
     Returns:
       Parameters, forward and training GFLOP per image (2 per multiply-add; a training image costs
-      three forward passes), bytes of training state per device (parameters, EMA and both Adam
-      moments in float32), images to train, exaFLOP of the training; evaluations of networks
-      (nfe) and exaFLOP of the sweep (w x samples x predictions of the sampler x 1 for w = 0 and
-      else what the rule takes; a guide counts as the model itself). A noisy classifier has no
-      sweep, an imported model no training. With an accelerator also its peak, its memory and the
-      share of it that the state takes, the least milliseconds in which its memory reads and writes
-      what Adam and EMA do, and the throughput assumed. With either, device-days of the training and
-      device-hours of the sweep, where an evaluation takes a third of a training image, and the
-      cores that decode fast enough for one device.
+      three forward passes), bytes of training state per device (parameters, EMA and the moments
+      of the optimizer in float32), images to train, exaFLOP of the training; evaluations of
+      networks (nfe) and exaFLOP of the sweep (w x samples x predictions of the sampler x 1 for
+      w = 0 and else what the rule takes; a guide counts as the model itself). A noisy classifier
+      has no sweep, an imported model no training. With an accelerator also its peak, its memory
+      and the share of it that the state takes, the least milliseconds in which its memory reads and
+      writes what Adam and EMA do, and the throughput assumed. With either, device-days of the
+      training and device-hours of the sweep, where an evaluation takes a third of a training
+      image, and the cores that decode fast enough for one device.
 
     Raises:
       UserError: a number out of range.

@@ -97,7 +97,8 @@ def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
     before = f' It {", which ".join(starts)}.' if starts else ''
     return (
         f'## How it was trained\n\n{step:,} steps of batch {train.batch_size:,}'
-        f' ({step * train.batch_size:,} images of the split `{config.data.split}`), Adam at a'
+        f' ({step * train.batch_size:,} images of the split `{config.data.split}`),'
+        f' {train.optimizer.capitalize()} at a'
         f' learning rate of {train.learning_rate:g} after {train.warmup_steps:,} steps of warm-up,'
         f' seed {config.seed}. The weights are the exponential moving average of the parameters,'
         f' decay {train.ema_decay:g}.{before} The whole config is in the file.\n'

@@ -109,8 +109,8 @@ def make_train_step(
     """The per-device step(state, batch) -> (state, metrics), for `devices.map_step`.
 
     The config's objective (Algorithm 1) on this device's share of the batch, the gradient's mean
-    over devices, clip, Adam, EMA. Draws are made per row of the global batch, so they do not depend
-    on the devices; only dropout masks do. Metrics are equal on all devices.
+    over devices, clip, update, EMA. Draws are made per row of the global batch, so they do not
+    depend on the devices; only dropout masks do. Metrics are equal on all devices.
 
     Args:
       config: of the run.
@@ -124,7 +124,7 @@ def make_train_step(
         grad_norm = norm(grads)
         # One bad batch must not spoil weeks: such an update is left out, the step counts. These two
         # decide, before anything is written in the old state's place: clipped, a gradient with a
-        # finite norm has finite squares, and so has what Adam makes of it.
+        # finite norm has finite squares, and so has what the optimizer makes of it.
         applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         clipped = clip(grads, grad_norm, config.train.grad_clip)
         updates, opt_state = optimizer.update(clipped, state.opt_state, state.params)
@@ -164,7 +164,7 @@ def _laid_out_as_parameters(gradient: jax.Array) -> jax.Array:
     """The same array: with row-major memory, as parameters have.
 
     Libraries write gradients of convolutions in an order of their own; XLA would keep it through
-    Adam and the average, and transpose each of their results.
+    optimizer and average, and transpose each of their results.
     """
     return with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim))))
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import make_tiny_config
+from support import checkpoint_hash, make_tiny_config, toy_instead_of_networks
 
 from cfg_jax.models import networks
-from cfg_jax.training import optimizer as optimizer_lib
+from cfg_jax.report import card
+from cfg_jax.training import loop, optimizer as optimizer_lib
 
 
 def test_annealing():
@@ -115,3 +116,14 @@ def test_muon_solves_least_squares():
     for _ in range(300):
         params, state = step(params, state)
     assert float(loss(params)) < 1e-3 * first
+
+
+def test_a_run_with_muon_resumes_bit_for_bit(tmp_path):
+    """Step 6 in one run, and by way of the checkpoint of step 3; its card names the optimizer."""
+    config = make_tiny_config(train__optimizer='muon', train__steps=6)
+    with toy_instead_of_networks():
+        loop.train(config, tmp_path / 'whole')
+        loop.train(make_tiny_config(train__optimizer='muon', train__steps=3), tmp_path / 'parts')
+        loop.train(config, tmp_path / 'parts')
+    assert checkpoint_hash(tmp_path / 'parts', 6) == checkpoint_hash(tmp_path / 'whole', 6)
+    assert ', Muon at a learning rate of 0.002' in card._training(config, {'step': 6})
