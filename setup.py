@@ -39,7 +39,7 @@ setup(
         'matplotlib>=3.9',
         'ml-collections>=1.1',
         'numpy>=2.0',
-        'optax>=0.2.5',
+        'optax>=0.2.7',
         'orbax-checkpoint>=0.12',
         'pillow>=10',
         'safetensors>=0.5',
