@@ -28,7 +28,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         '--num_images', type=cli.positive_number, default=5000, help='of each split (5,000)'
     )
-    parser.add_argument('--batch_size', type=cli.natural_number, default=0, help='images at once')
+    parser.add_argument(
+        '--batch_size', type=cli.positive_number, default=128, help='images at once (128)'
+    )
     parser.add_argument('--data', default='', help='where the data are, if not as in training')
     parser.add_argument('--seed', type=cli.seed, default=0, help='of noise levels and noise (0)')
     parser.add_argument('--out', default='', help='a JSON file for the results')

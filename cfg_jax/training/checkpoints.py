@@ -39,7 +39,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, *, keep: int = 3, keep_period: int = 0):
-        self.directory = files.absolute(workdir) / 'checkpoints'
+        self.directory = _directory(workdir)
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f'{self.directory} must be a directory; move it away and run again')
         options = ocp.CheckpointManagerOptions(

@@ -21,7 +21,7 @@ from cfg_jax.training.objectives import make_objective
 SplitLoss = Callable[[Any, str, int], Float[np.ndarray, ' N']]
 
 
-def make_split_loss(config: ConfigDict, batch_size: int = 0, seed: int = 0) -> SplitLoss:
+def make_split_loss(config: ConfigDict, batch_size: int = 128, seed: int = 0) -> SplitLoss:
     """The training objective without dropout, of any parameters on the same images and draws.
 
     Image i of a split drops its condition, and takes its log-SNR and its noise, from key i of
@@ -29,13 +29,12 @@ def make_split_loss(config: ConfigDict, batch_size: int = 0, seed: int = 0) -> S
 
     Args:
       config: of the training; images are neither flipped nor cropped.
-      batch_size: images at once, on one device; by default `train.batch_size`.
+      batch_size: images at once, on one device.
       seed: of the draws.
 
     Returns:
       loss(params, split, count); it raises UserError where there is no such split.
     """
-    size = batch_size or config.train.batch_size
     objective = make_objective(config, train=False)
 
     @jax.jit
@@ -46,17 +45,17 @@ def make_split_loss(config: ConfigDict, batch_size: int = 0, seed: int = 0) -> S
         params = jax.device_put(params, jax.local_devices()[0])
         found = []
         with progress.bar(count, 'images', name=f'{split}: ') as bar:
-            batches = pipeline.one_epoch(config.data, split, size)
-            for start, batch in zip(itertools.count(0, size), batches, strict=False):
+            batches = pipeline.one_epoch(config.data, split, batch_size)
+            for start, batch in zip(itertools.count(0, batch_size), batches, strict=False):
                 number = min(len(batch['image']), count - start)
                 if number <= 0:
                     break
                 # The last one is filled up with images again: another size would compile again.
                 x, label = (
-                    np.resize(batch[key], (size, *batch[key].shape[1:]))
+                    np.resize(batch[key], (batch_size, *batch[key].shape[1:]))
                     for key in ('image', 'condition')
                 )
-                values = losses(params, x, label, start + np.arange(size))
+                values = losses(params, x, label, start + np.arange(batch_size))
                 found.append(np.asarray(values)[:number])
                 bar.update(number)
         return np.concatenate(found)
@@ -70,7 +69,7 @@ def measure(
     steps: Sequence[int] = (),
     splits: Sequence[str] = ('train', 'validation'),
     count: int = 5000,
-    batch_size: int = 0,
+    batch_size: int = 128,
     data: str = '',
     seed: int = 0,
 ) -> dict[str, Any]:

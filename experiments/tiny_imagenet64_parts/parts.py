@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import files, loading
 from cfg_jax.inference import Model
-from cfg_jax.training import step as train_step, workdirs as workdir_lib
+from cfg_jax.training import checkpoints, step as train_step, workdirs as workdir_lib
 from tiny_imagenet64_parts.budget import Budget, train
 from tiny_imagenet64_parts.rows import Curves
 from tiny_imagenet64_parts.sizes import guide_steps
@@ -182,9 +182,7 @@ def _rules(bench: Bench) -> list[str]:
 def _earlier(bench: Bench) -> epath.Path | None:
     """A work directory with the main model's kept checkpoint nearest to the guide's steps."""
     model, workdir = bench.root / 'model', bench.root / 'earlier'
-    kept = []
-    if bench.trained:
-        kept = [int(path.name) for path in (model / 'checkpoints').iterdir() if path.name.isdigit()]
+    kept = checkpoints.kept_steps(model) if bench.trained else []
     before = [step for step in kept if step < bench.step]
     if not before:
         return None
