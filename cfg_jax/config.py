@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from cfg_jax.config_fields import FIELDS, MAY_CHANGE, Field, fields
 from cfg_jax.errors import UserError
@@ -100,6 +100,19 @@ def from_json(values: Mapping[str, Any]) -> ConfigDict:
     for name, value in (before | flat).items():
         _set(config, name, value)
     return config
+
+
+def thawed(config: ConfigDict) -> ConfigDict:
+    """A copy that can be changed, of a frozen config too."""
+    if isinstance(config, FrozenConfigDict):
+        config = config.as_configdict()
+    return config.copy_and_resolve_references()
+
+
+def frozen(config: ConfigDict) -> FrozenConfigDict:
+    """A copy that nobody can change."""
+    # Of a copy: a FrozenConfigDict keeps, and thaws to, the very object that it is made from.
+    return FrozenConfigDict(thawed(config))
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

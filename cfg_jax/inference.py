@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 from ml_collections import ConfigDict
 
-from cfg_jax import guidance as guidance_lib, model_checks
+from cfg_jax import config as config_lib, guidance as guidance_lib, model_checks
 from cfg_jax.conditioning import Condition
 from cfg_jax.data.images import to_uint8
 from cfg_jax.diffusion import ImageArray, Images, PerImage
@@ -53,7 +53,8 @@ class Model:
     """A network, a guidance rule and a sampler put together.
 
     Args:
-      config: what was trained, and how to sample: groups `guidance` and `sampler`.
+      config: what was trained, and how to sample: groups `guidance` and `sampler`. The model's
+        own copy is frozen; `config.thawed` of it is one to change, for another model.
       params: of the networks by name, 'main' and what the rule needs; None if every call of
         `generate` brings them.
       networks: by name, those that the config does not describe: 'guide', 'classifier', and
@@ -78,7 +79,8 @@ class Model:
         sampler: Sampler | None = None,
         provenance: Mapping[str, Any] | None = None,
     ):
-        self.config = config
+        # A later change would do nothing, silently: rule, sampler and networks are made here.
+        self.config = config_lib.frozen(config)
         self.rule = rule or make_rule(config)
         self.sampler = sampler or make_sampler(config)
         self.conditioning = networks_lib.make_conditioning(config)

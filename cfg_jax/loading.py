@@ -8,7 +8,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import files
+from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
 from cfg_jax.inference import Model, make_rule
 from cfg_jax.models import networks as networks_lib, role as role_of
@@ -61,7 +61,7 @@ def load(
     path = files.as_path(path)
     trained = read_config(path)
     _check_kind(path, trained, 'denoiser')
-    config = (config or trained).copy_and_resolve_references()
+    config = config_lib.thawed(config or trained)
     if guidance:
         config.guidance.rule, config.guidance.options = guidance, ''
     if guidance_network:

@@ -326,3 +326,13 @@ def test_a_value_of_another_type_in_a_file_names_its_line(tmp_path):
     sentence = user_error(load_config, path)
     assert f'{path}, line 6: ' in sentence
     assert "'remat'" in sentence
+
+
+def test_a_frozen_config_does_not_follow_that_it_was_made_from():
+    config = config_lib.base_config()
+    fixed = config_lib.frozen(config)
+    config.sampler.num_steps = 1
+    copy = config_lib.thawed(fixed)
+    copy.sampler.num_steps += 1
+    again = config_lib.thawed(fixed)
+    assert again.sampler.num_steps == fixed.sampler.num_steps == copy.sampler.num_steps - 1 > 1

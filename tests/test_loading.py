@@ -14,7 +14,7 @@ from support import (
 )
 
 import cfg_jax
-from cfg_jax import loading
+from cfg_jax import config as config_lib, loading
 from cfg_jax.perf import cost
 from cfg_jax.training import loop
 
@@ -47,6 +47,17 @@ def test_the_door_of_the_library(runs, toy_networks):
     model = cfg_jax.load(str(runs / 'unet'))
     assert isinstance(model, cfg_jax.Model)
     assert model.sample([3, 3, 7], w=3.0, seed=0).shape == (3, 8, 8, 1)
+
+
+def test_another_config_is_given_to_load(runs, toy_networks):
+    model = loading.load(runs / 'unet')
+    with pytest.raises(AttributeError, match='immutable'):
+        model.config.sampler.num_steps = 2
+    config = config_lib.thawed(model.config)
+    config.sampler.num_steps = 2
+    changed = loading.load(runs / 'unet', config=config)
+    assert (model.sampler.num_steps, changed.sampler.num_steps) == (4, 2)
+    assert loading.load(runs / 'unet', config=model.config).sampler == model.sampler
 
 
 def test_weights_are_the_ema_of_the_newest_checkpoint(runs, toy_networks):

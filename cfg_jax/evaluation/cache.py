@@ -70,16 +70,17 @@ class SampleCache:
         share = every[jax.process_index() :: jax.process_count()]
         self._missing = [part for part in share if not self._sound(part)]
 
-    def compute(self) -> None:
-        """Computes this process's missing parts.
+    def compute(self, w: float | None = None) -> None:
+        """Computes this process's missing parts, of all weights or of one.
 
         Raises:
           Preempted: SIGTERM came; finished parts are kept.
         """
-        total = sum(part.stop - part.start for part in self._missing)
+        missing = [part for part in self._missing if w in (None, part.w)]
+        total = sum(part.stop - part.start for part in missing)
         batch_size = min(self._config.sweep.batch_size, self._config.sweep.shard_size)
         with Preemption() as preemption, progress.bar(total, 'images') as bar:
-            for part in self._missing:
+            for part in missing:
                 bar.set_description_str(f'w = {part.w:g}: ')
                 batches: list[dict[str, Any]] = []
                 waiting: list[tuple[dict[str, Any], int]] = []
@@ -101,10 +102,6 @@ class SampleCache:
                 batches.append(_fetch(*waiting.pop()))
                 bar.update(len(batches[-1]['nfe']))
                 self._write(part, batches)
-
-    def complete(self, w: float) -> bool:
-        """Whether the features of all images at `w` are there."""
-        return all(self._done(p) for seed in seeds(self._config) for p in self._parts(w, seed))
 
     def collect(self, w: float, seed: int) -> Samples:
         """All samples at guidance weight `w` from `seed`, which every process has computed."""

@@ -119,8 +119,9 @@ class Curves:
             {'nfe': steps * model.rule.nfe_per_level(row['w'])} | row
             for row in sorted(rows, key=lambda row: row['w'])
         ]
-        config.sweep.w = tuple(row['w'] for row in rows)
-        curve = {'name': name, **settings, 'config': config_lib.to_json(config), 'rows': rows}
+        measured = config_lib.thawed(config)
+        measured.sweep.w = tuple(row['w'] for row in rows)
+        curve = {'name': name, **settings, 'config': config_lib.to_json(measured), 'rows': rows}
         files.write_json(directory / CURVE, curve)
         return curve
 
@@ -128,12 +129,11 @@ class Curves:
         """Measures the rows that are missing, each while the next is sampled."""
         path = {w: directory / 'rows' / f'w_{w!r}.json' for w in weights(model.config)}
         missing = [w for w in path if _read_row(path[w]) is None]
+        cache = SampleCache(model, directory / 'shards', self._extractor)
         with ThreadPoolExecutor(1) as measuring:
             kept = []
             for w in missing:
-                model.config.sweep.w = (w,)
-                cache = SampleCache(model, directory / 'shards', self._extractor)
-                cache.compute()
+                cache.compute(w)
                 samples = cache.collect(w, model.config.sweep.seed)
                 kept.append(measuring.submit(self._keep, path[w], w, samples, model.config))
         for row in kept:
