@@ -14,6 +14,7 @@ setup(
     packages=find_packages(include=['cfg_jax', 'cfg_jax.*']),
     package_data={
         'cfg_jax': ['py.typed'],  # its type hints count
+        'cfg_jax.data': ['wordnet.txt'],  # what ImageNet's class ids mean
         'cfg_jax.explorer': ['*.html', '*.css', '*.js'],
         'cfg_jax.report': ['*.html', '*.css', '*.js'],
     },

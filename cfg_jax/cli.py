@@ -319,6 +319,14 @@ def integer_list(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def class_list(text: str) -> tuple[int | str, ...]:
+    """'3,goldfish' -> (3, 'goldfish'), ids and names of classes, for argparse's `type`."""
+    parts = [part.strip() for part in text.split(',')]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a list of classes such as 3,3,7')
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
+
+
 def name_list(text: str) -> tuple[str, ...]:
     """'fid,is' -> ('fid', 'is'), for argparse's `type`."""
     return tuple(name.strip() for name in text.split(',') if name.strip())

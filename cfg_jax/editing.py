@@ -44,7 +44,7 @@ def edit(
 
     Args:
       model: draws.
-      condition: one value per image, such as class ids.
+      condition: one value per image, such as class ids or names of classes.
       image: uint8, one for all [H, W, C] or one each [B, H, W, C].
       strength: share of the levels, in [0, 1]; 0 returns the image, 1 begins with noise. By default
         0.5, and 1 with a mask.
@@ -72,7 +72,7 @@ def edit(
     model = model.with_settings(guidance, sampler, num_steps)
     numbers = range(count) if indices is None else indices
     given = Edit(from_uint8(image), mask, strength, resample)
-    drawn = model.generate(seed, numbers, model.conditioning.from_user(condition), w, edit=given)
+    drawn = model.generate(seed, numbers, model.condition_of(condition), w, edit=given)
     return np.asarray(to_uint8(drawn.x))
 
 

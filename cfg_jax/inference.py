@@ -19,8 +19,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, guidance as guidance_lib, model_checks
+from cfg_jax import config as config_lib, guidance as guidance_lib, model_checks, settings
 from cfg_jax.conditioning import Condition
+from cfg_jax.conditioning.label import Label
+from cfg_jax.data import class_names, sources
 from cfg_jax.data.images import to_uint8
 from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.distributed import devices
@@ -30,7 +32,7 @@ from cfg_jax.guidance.guided import GuidedDenoiser, for_a_loop
 from cfg_jax.keys import Keys, image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
-from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
+from cfg_jax.samplers import Sampler
 from cfg_jax.samplers.editing import Edit, edit_loop
 from cfg_jax.samplers.loop import sample_loop, trajectory
 
@@ -63,6 +65,7 @@ class Model:
       rule: instead of the config's.
       sampler: instead of the config's.
       provenance: what identifies the parameters.
+      class_names: the data set's, where its files need not be asked.
 
     Raises:
       UserError: a rule without the network it needs, or one that the sampler cannot follow; levels
@@ -78,11 +81,12 @@ class Model:
         rule: Rule | None = None,
         sampler: Sampler | None = None,
         provenance: Mapping[str, Any] | None = None,
+        class_names: Sequence[str] = (),
     ):
         # A later change would do nothing, silently: rule, sampler and networks are made here.
         self.config = config_lib.frozen(config)
-        self.rule = rule or make_rule(config)
-        self.sampler = sampler or make_sampler(config)
+        self.rule = rule or settings.make_rule(config)
+        self.sampler = sampler or settings.make_sampler(config)
         self.conditioning = networks_lib.make_conditioning(config)
         self.networks: dict[str, Any] = {'main': networks_lib.make_denoiser(config)}
         self.networks |= networks or {}
@@ -90,6 +94,7 @@ class Model:
         if params is not None:
             self.params = jax.device_put(dict(params), devices.replicated())
         self._provenance = dict(provenance or {})
+        self._class_names = list(class_names)
         model_checks.check_parts(self.rule, self.sampler, self.networks)
         if 'latent' in config and 'decoder' not in self.networks:
             raise UserError('this is a model of latents: give latent.decoder (--decoder)')
@@ -110,7 +115,7 @@ class Model:
         """Images as uint8 [B, H, W, C].
 
         Args:
-          condition: one value per image, such as class ids.
+          condition: one value per image, such as class ids or names of classes.
           w: guidance weight, a number or one per image; w = 0 is unguided.
           seed: of the whole set of images.
           indices: numbers of the images; by default 0, 1, 2, ...
@@ -122,7 +127,7 @@ class Model:
           UserError: lengths that disagree, a value out of range, an unknown rule or sampler.
         """
         model = self.with_settings(guidance, sampler, num_steps)
-        given = self.conditioning.from_user(condition)
+        given = self.condition_of(condition)
         indices = range(len(condition)) if indices is None else indices
         return np.asarray(to_uint8(model.generate(seed, indices, given, w).x))
 
@@ -136,7 +141,7 @@ class Model:
         rule = guidance_lib.make_rule(guidance) if isinstance(guidance, str) else guidance
         rule = rule or self.rule
         if isinstance(sampler, str):
-            sampler = _named_sampler(self.config, sampler)
+            sampler = settings.named_sampler(self.config, sampler)
         other = sampler or self.sampler
         if num_steps is not None:
             other = dataclasses.replace(other, num_steps=num_steps)
@@ -153,6 +158,7 @@ class Model:
             rule=rule,
             sampler=sampler,
             provenance=self._provenance,
+            class_names=self._class_names,
         )
 
     def generate(
@@ -220,7 +226,7 @@ class Model:
         z has the variance-preserving scaling and is clipped to [-1, 1]; the last is the image, that
         of `sample` up to rounding. Arguments and errors as there.
         """
-        given = self.conditioning.from_user(condition)
+        given = self.condition_of(condition)
         numbers = np.arange(len(condition)) if indices is None else np.asarray(indices)
         model_checks.check_numbers(seed, numbers)
         model_checks.check_lengths(len(numbers), given, w)
@@ -228,6 +234,24 @@ class Model:
         weights = np.broadcast_to(np.asarray(w, np.float32), numbers.shape)
         arguments = self.params, np.uint32(seed), numbers.astype(np.uint32), given, weights
         return np.asarray(to_uint8(self._trajectory(*arguments)))
+
+    def condition_of(self, values: Sequence[Any]) -> Condition:
+        """What a user names, one value per image; classes by id or by name.
+
+        Raises:
+          UserError: a value out of range, or a name that no class or several classes have.
+        """
+        if isinstance(self.conditioning, Label) and isinstance(values, list | tuple):
+            values = [
+                class_names.number_of(value, self.class_names) if isinstance(value, str) else value
+                for value in values
+            ]
+        return self.conditioning.from_user(values)
+
+    @functools.cached_property
+    def class_names(self) -> list[str]:
+        """The data set's names of its classes; numbers where nothing here knows them."""
+        return self._class_names or sources.names_or_numbers(self.config.data)
 
     def draw_conditions(self, seed: int, indices: ArrayLike, rule: str) -> Condition:
         """Conditions of images by number as a sweep draws them, on the host, [B, ...]."""
@@ -257,11 +281,11 @@ class Model:
     def sampler_settings(self) -> dict[str, Any]:
         """The config's groups `sampler` and `diffusion`; of another sampler than theirs its type,
         and the instance as `options`."""
-        settings = self.config.sampler.to_dict() | self.config.diffusion.to_dict()
-        if self.sampler == make_sampler(self.config):
-            return settings
+        recorded = self.config.sampler.to_dict() | self.config.diffusion.to_dict()
+        if self.sampler == settings.make_sampler(self.config):
+            return recorded
         name, steps = type(self.sampler).__name__, self.sampler.num_steps
-        return settings | {'name': name, 'num_steps': steps, 'options': repr(self.sampler)}
+        return recorded | {'name': name, 'num_steps': steps, 'options': repr(self.sampler)}
 
     def device_images(
         self,
@@ -316,26 +340,3 @@ class Model:
 
         # One by one: at 512 pixels a layer of the decoder takes 256 MiB an image.
         return jax.lax.map(decode, x)
-
-
-def make_rule(config: ConfigDict) -> Rule:
-    """The guidance rule of a config, see `guidance.make_rule`."""
-    options = f':{config.guidance.options}' if config.guidance.options else ''
-    return guidance_lib.make_rule(config.guidance.rule + options)
-
-
-def make_sampler(config: ConfigDict) -> Sampler:
-    """The sampler of a config, on the levels of its grid and schedule."""
-    options = f':{config.sampler.options}' if config.sampler.options else ''
-    return _named_sampler(config, config.sampler.name + options)
-
-
-def _named_sampler(config: ConfigDict, spec: str) -> Sampler:
-    """'NAME' or 'NAME:OPTION=VALUE,...' with those of the config's settings that it has."""
-    name, _, options = spec.partition(':')
-    grid = GRIDS.make(config.sampler.grid, schedule=networks_lib.make_schedule(config))
-    settings = config.sampler.to_dict() | {'grid': grid}
-    known = {field.name for field in dataclasses.fields(SAMPLERS.load(name))}
-    return SAMPLERS.make(
-        name, options, **{key: value for key, value in settings.items() if key in known}
-    )

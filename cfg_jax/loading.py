@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
-from cfg_jax.inference import Model, make_rule
+from cfg_jax.inference import Model
 from cfg_jax.models import networks as networks_lib, role as role_of
 from cfg_jax.pretrained import importing
+from cfg_jax.settings import make_rule
 from cfg_jax.training import checkpoints, export, posthoc_ema, workdirs
 
 _KINDS = {
@@ -74,6 +75,7 @@ def load(
     dtype = config.model.dtype if config.model.dtype != trained.model.dtype else ''
     if dtype:
         provenance |= {'model_dtype': dtype}
+    class_names = export.read_class_names(path) if is_ours(path) else []
     rule = make_rule(config)
     needed = {evaluation.network for evaluation in rule.evaluations} - {'main'}
     networks, all_params = {}, {'main': params}
@@ -84,7 +86,14 @@ def load(
     if 'latent' in config and config.latent.decoder:
         networks['decoder'], all_params['decoder'], other = _decoder(config)
         provenance |= {'decoder': other}
-    return Model(config, all_params, networks=networks, rule=rule, provenance=provenance)
+    return Model(
+        config,
+        all_params,
+        networks=networks,
+        rule=rule,
+        provenance=provenance,
+        class_names=class_names,
+    )
 
 
 def load_params(

@@ -95,8 +95,8 @@ def main(argv: Sequence[str]) -> None:
 
 def work_of(job: Job) -> Work:
     """Counted for a job: nothing is run."""
-    from cfg_jax.inference import make_rule
     from cfg_jax.perf import cost
+    from cfg_jax.settings import make_rule
 
     config = config_files.load_config(_ROOT / job.config)
     rule = make_rule(config)

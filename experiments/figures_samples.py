@@ -63,13 +63,13 @@ def draw(path, number: int, model, label: int, seed: int) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    from cfg_jax.data import images, sources
+    from cfg_jax.data import class_names, images
     from cfg_jax.evaluation import plots
 
     count = SIDE if number == 1 else SIDE * SIDE
     one = model.conditioning.from_user(np.full(count, label))
     several = model.draw_conditions(seed, np.arange(count), 'uniform')
-    name = sources.class_names(model.config.data)[label]
+    name = class_names.readable(model.class_names)[label]
     rows = [(name, one)] if number == 1 else [('random classes', several)]
     rows += [(name, one)] if number in (6, 7) else []
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     if options.animate:
         _animate(model, options)
         return
-    labels = list(options.labels)
+    labels = model.condition_of(options.labels).tolist()
     w = list(options.w or (config.sweep.w[:1] if options.preset else (0.0,)))
     # One label at several weights: the same noise, so that the pictures differ by w alone.
     indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     cli.add_model_options(parser)
-    parser.add_argument('--labels', type=cli.integer_list, required=True, help='class ids')
+    parser.add_argument('--labels', type=cli.class_list, required=True, help='class ids or names')
     parser.add_argument('--w', type=cli.number_list, help="guidance weight (0, or the preset's)")
     parser.add_argument('--seed', type=cli.seed, default=0, help='of the images')
     parser.add_argument(
@@ -110,13 +110,13 @@ def _written(
     weights: Sequence[float],
     options: argparse.Namespace,
 ) -> str:
-    from cfg_jax.data import images, sources
+    from cfg_jax.data import class_names, images
     from cfg_jax.evaluation import plots
 
     columns = options.columns or math.ceil(math.sqrt(len(labels)))
     out = options.out or 'grid.png'
     if options.names:
-        names = sources.class_names(model.config.data)
+        names = class_names.readable(model.class_names)
         above = [
             f'{plots.short_name(names[i])}\nw = {w:g}' for i, w in zip(labels, weights, strict=True)
         ]

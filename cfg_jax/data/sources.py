@@ -53,11 +53,17 @@ def class_names(data: ConfigDict) -> list[str]:
 
 def names_or_numbers(data: ConfigDict) -> list[str]:
     """`class_names`, or numbers where the data set is not here, as is often so beside an export."""
+    return names_if_known(data) or [str(number) for number in range(data.num_classes)]
+
+
+def names_if_known(data: ConfigDict) -> list[str]:
+    """`class_names`, or none where the data set is not here."""
     try:
-        return class_names(data)
+        names = class_names(data)
     except UserError as error:
-        logging.info('classes are numbered: %s', error)
-        return [str(number) for number in range(data.num_classes)]
+        logging.info('the names of the classes are not known: %s', error)
+        return []
+    return names if len(names) == data.num_classes else []
 
 
 def label_names(name: str, data_dir: str = '') -> list[str]:

@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files, loading
-from cfg_jax.data import images, pipeline, sources
+from cfg_jax.data import class_names, images, pipeline
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import (
@@ -333,7 +333,7 @@ def _save_samples(model: Model, rows: Sequence[Row], path: epath.Path) -> None:
     condition = model.conditioning.from_user(labels.tolist())
     x = model.generate(config.sweep.seed, labels, condition, np.tile(columns, len(classes))).x
     picture = np.asarray(images.to_uint8(x)).reshape(len(classes), len(columns), *x.shape[1:])
-    names = sources.class_names(config.data)
+    names = class_names.readable(model.class_names)
     plots.save_sample_grid(
         path,
         picture,

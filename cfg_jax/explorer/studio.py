@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cfg_jax.data import images, sources
+from cfg_jax.data import class_names, images
 from cfg_jax.explorer.wishes import LARGEST_W, MOST_STEPS, Wish
 from cfg_jax.guidance import RULES
 from cfg_jax.inference import Model
@@ -42,7 +42,7 @@ class Studio:
         self.num_classes: int = config.data.num_classes
         self.description: dict[str, Any] = {
             'name': name,
-            'classes': [str(each) for each in sources.names_or_numbers(config.data)],
+            'classes': class_names.readable(model.class_names),
             'size': config.data.image_size,
             'rules': [_rule(each) for each in RULES if self._has_networks_of(each)],
             'samplers': [{'name': each, 'about': SAMPLERS[each].summary} for each in SAMPLERS],

@@ -7,10 +7,10 @@ import jax
 from ml_collections import ConfigDict
 
 from cfg_jax.errors import UserError
-from cfg_jax.inference import make_rule, make_sampler
 from cfg_jax.models import networks
 from cfg_jax.perf.accelerators import ACCELERATORS
 from cfg_jax.perf.operations import count_flops
+from cfg_jax.settings import make_rule, make_sampler
 from cfg_jax.training import step as train_step
 
 

@@ -1,5 +1,6 @@
 """The model card of an exported file: what it is, how it was trained, how to sample, how good."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,11 +8,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import files
+from cfg_jax.data import class_names
 from cfg_jax.evaluation import tables
 from cfg_jax.models import role as role_of
 from cfg_jax.training import export
 
 NAME = 'MODEL_CARD.md'
+_MOST_CLASSES = 200
 _CONVENTION = """\
 | | formula | unguided | the paper's "w = 3" |
 |---|---|---|---|
@@ -45,6 +48,8 @@ def write(
     if path.exists() and not path.read_text().startswith(title):
         path = exported.with_suffix(f'.{NAME}')
     sections = [title, _what(params, config), _training(config, metadata)]
+    if 'class_names' in metadata:
+        sections.append(_classes(metadata['class_names']))
     if role_of(config.model.kind) == 'denoiser':
         sections += [_sampling(exported.name, config), _metrics(sweeps)]
     sections.append(_identity(metadata))
@@ -103,6 +108,14 @@ def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
         f' seed {config.seed}. The weights are the exponential moving average of the parameters,'
         f' decay {train.ema_decay:g}.{before} The whole config is in the file.\n'
     )
+
+
+def _classes(names: Sequence[str]) -> str:
+    """Ids and names, as far as a reader may like to see them."""
+    shown = class_names.readable(names)[:_MOST_CLASSES]
+    listed = ', '.join(f'{number} {name}' for number, name in enumerate(shown))
+    more = ', ...' if len(names) > _MOST_CLASSES else ''
+    return f'## Classes\n\n{listed}{more}\n'
 
 
 def _sampling(name: str, config: ConfigDict) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cfg_jax import config as config_lib, loading, progress
 from cfg_jax.conditioning import Condition
-from cfg_jax.data import images, sources
+from cfg_jax.data import class_names, images
 from cfg_jax.errors import UserError
 from cfg_jax.inference import Model
 from cfg_jax.report.runs import Run
@@ -66,7 +66,7 @@ def draw(run: Run, count: int, label: int | None) -> Pictures:
     conditions = [model.draw_conditions(config.sweep.seed, indices, config.sweep.labels)]
     titles, names, labels = ['as swept'], [], [[]]
     if config.condition in _OF_LABELS:
-        names = sources.names_or_numbers(config.data)
+        names = class_names.readable(model.class_names)
         one = model.conditioning.from_user([label or 0] * count)
         conditions.append(one)
         titles = ['random classes', f'only {names[one[0]]}']

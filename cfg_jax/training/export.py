@@ -3,7 +3,8 @@
 Tensors are named by their path in the parameters, such as 'params/down_0_0/conv_in/kernel', and
 keep Flax's layouts (convolutions HWIO, dense layers [in, out]). The metadata holds `format`,
 `config` (JSON), `step`, `weights_sha256`, `versions` (JSON), `source` (JSON, imported models) and
-`starts` (JSON, trainings that began with weights of others, see `training.starting`).
+`starts` (JSON, trainings that began with weights of others, see `training.starting`), and
+`class_names` (JSON, the data set's, where it was there to ask).
 """
 
 import json
@@ -19,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files
+from cfg_jax.data import sources
 from cfg_jax.errors import UserError
 from cfg_jax.provenance import describe_environment
 
@@ -107,6 +109,8 @@ def write_model(
     }
     if starts:
         metadata['starts'] = list(starts)
+    if names := sources.names_if_known(config.data):
+        metadata['class_names'] = names
     write(path, jax.tree.map(values, params), metadata)
     return metadata
 
@@ -135,6 +139,13 @@ def read_starts(path: epath.PathLike) -> list[dict[str, Any]]:
     metadata = _metadata(path)
     with files.damage_reported(path, _ADVICE):
         return json.loads(metadata.get('starts', '[]'))
+
+
+def read_class_names(path: epath.PathLike) -> list[str]:
+    """`class_names` of the metadata; none of files of earlier editions and without a data set."""
+    metadata = _metadata(path)
+    with files.damage_reported(path, _ADVICE):
+        return json.loads(metadata.get('class_names', '[]'))
 
 
 def read(path: epath.PathLike, like: Any) -> tuple[Any, int, str]:

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from cfg_jax.data import images
 from cfg_jax.distributed import devices
 from cfg_jax.guidance.classifier_free import ClassifierFree
-from cfg_jax.inference import Model, make_rule
+from cfg_jax.inference import Model
+from cfg_jax.settings import make_rule
 
 _W = (0.0, 1.0, 3.0)
 _CLASSES = 10

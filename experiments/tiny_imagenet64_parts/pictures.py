@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from cfg_jax import files
-from cfg_jax.data import images, sources
+from cfg_jax.data import class_names, images
 from cfg_jax.evaluation import plots, style
 from cfg_jax.inference import Model
 from cfg_jax.training import writers
@@ -89,9 +89,10 @@ def grids(directory: epath.Path, model: Model, label: int | None) -> None:
       label: of the one class; None for a golden retriever where there is one, else the first.
     """
     config = model.config
-    names = sources.class_names(config.data)
+    names = class_names.readable(model.class_names)
     if label is None:
-        label = names.index(RETRIEVER) if RETRIEVER in names else 0
+        known = model.class_names
+        label = known.index(RETRIEVER) if RETRIEVER in known else 0
     seed, several = config.sweep.seed, np.arange(_SIDE * _SIDE)
     one = _rows_of_w(model, np.arange(_ROWS), np.full(_ROWS, label), ROW_OF_W)
     plots.save_sample_grid(

@@ -14,7 +14,7 @@ from guided import denoiser, eps_fn, guided
 from pairs import LabelAndVector
 from support import make_tiny_config, user_error
 
-from cfg_jax import inference, samplers
+from cfg_jax import inference, samplers, settings
 from cfg_jax.conditioning.noisy import NoisyCondition
 from cfg_jax.diffusion import CosineSchedule
 from cfg_jax.guidance import CONDITIONAL, RULES, Rule
@@ -417,7 +417,7 @@ def by_hand(name, eps, mean_gradient=None):
     """Streams 1 and 2 of each image are its start noise and its steps."""
     keys = image_keys(7, INDICES)
     start, steps = (jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in (1, 2))
-    sampler = inference.make_sampler(tiny(sampler__name=name, sampler__num_steps=6))
+    sampler = settings.make_sampler(tiny(sampler__name=name, sampler__num_steps=6))
     z = per_image_noise(start, SHAPE)
     sample = jax.jit(lambda: sample_loop(sampler, ByHand(eps, mean_gradient), z, steps)[0])
     return np.asarray(sample())

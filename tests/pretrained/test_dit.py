@@ -10,7 +10,7 @@ from numpy_blocks import FAST_COMPILE, assert_close
 from numpy_dit import DiTNetwork
 from support import user_error
 
-from cfg_jax import diffusion, inference
+from cfg_jax import diffusion, inference, settings
 from cfg_jax.models import networks
 from cfg_jax.models.perturbation import Perturbation
 from cfg_jax.pretrained import importing, presets
@@ -171,5 +171,5 @@ def test_presets(dit, tmp_path):
     presets.apply(config, 'dit-xl-256')
     assert (config.sampler.name, config.sampler.num_steps) == ('ancestral', 250)
     assert not config.sampler.clip
-    assert inference.make_rule(config).count == 3
+    assert settings.make_rule(config).count == 3
     assert config.sweep.w == (0.5,)  # scale 1.5 there

@@ -40,6 +40,7 @@ def test_it_says_what_and_how(text, workdir):
     assert f'{count:,} parameters' in text
     assert '6 steps of batch 16 (96 images' in text
     assert 'p_uncond = 0.1' in text
+    assert '## Classes\n\n0 0, 1 1, ' in text
     assert model.provenance()['weights_sha256'] in text
     for convention in ('(1 + w) eps_cond - w eps_uncond', 'eps_uncond + s (eps_cond - eps_uncond)'):
         assert convention in text

@@ -57,6 +57,28 @@ def header(path):
     return json.loads(content[8 : 8 + size])
 
 
+def test_the_classes_have_names(runs, exported, toy_networks, tmp_path, capfd):
+    """Those of the data set where it can be asked; a file of its own words needs none."""
+    assert json.loads(header(exported)['__metadata__']['class_names']) == list('0123456789')
+    assert export.read_class_names(exported) == loading.load(runs / 'unet').class_names
+    params, config, _ = loading.load_params(exported)
+    config.data.name = 'folder:/no/such/pictures'
+    nameless, named = tmp_path / 'nameless.safetensors', tmp_path / 'named.safetensors'
+    metadata = export.write_model(nameless, params, config, 6)
+    assert 'class_names' not in metadata
+    assert loading.load(nameless).class_names == list('0123456789')
+    export.write(named, params, metadata | {'class_names': ['n01443537', *'bcdefghi', 'teapot']})
+    model = loading.load(named)
+    np.testing.assert_array_equal(
+        model.sample(['Goldfish', 3, 'teapot'], w=1.0), model.sample([0, 3, 9], w=1.0)
+    )
+    assert "'teapod'" in user_error(model.sample, ['teapod'])
+    out = tmp_path / 'grid.png'
+    arguments = f'--model={named}', '--labels=goldfish,3,Teapot', '--names', f'--out={out}'
+    assert run_here(capfd, 'scripts/sample.py', *arguments)[0] == 0
+    assert out.exists()
+
+
 def test_half_the_bytes(runs, exported, toy_networks, tmp_path, capfd):
     """Rounded to bfloat16; the hash is of what is read."""
     path = tmp_path / 'half.safetensors'

@@ -1,0 +1,33 @@
+"""The guidance rule and the sampler that a config names."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from cfg_jax import guidance as guidance_lib
+from cfg_jax.guidance import Rule
+from cfg_jax.models import networks as networks_lib
+from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
+
+
+def make_rule(config: ConfigDict) -> Rule:
+    """The guidance rule of a config, see `guidance.make_rule`."""
+    options = f':{config.guidance.options}' if config.guidance.options else ''
+    return guidance_lib.make_rule(config.guidance.rule + options)
+
+
+def make_sampler(config: ConfigDict) -> Sampler:
+    """The sampler of a config, on the levels of its grid and schedule."""
+    options = f':{config.sampler.options}' if config.sampler.options else ''
+    return named_sampler(config, config.sampler.name + options)
+
+
+def named_sampler(config: ConfigDict, spec: str) -> Sampler:
+    """The sampler 'NAME' or 'NAME:OPTION=VALUE,...', with the config's settings that it has."""
+    name, _, options = spec.partition(':')
+    grid = GRIDS.make(config.sampler.grid, schedule=networks_lib.make_schedule(config))
+    settings = config.sampler.to_dict() | {'grid': grid}
+    known = {field.name for field in dataclasses.fields(SAMPLERS.load(name))}
+    return SAMPLERS.make(
+        name, options, **{key: value for key, value in settings.items() if key in known}
+    )
