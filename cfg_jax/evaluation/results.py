@@ -14,6 +14,7 @@ from cfg_jax import config as config_lib, files
 from cfg_jax.config_fields import FIELDS
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import RULES
+from cfg_jax.metrics import METRICS
 
 _SETTINGS, _RESULTS, _LOCK = 'settings.json', 'results.json', '.lock'
 # Two rows with the same of these were measured in the same way.
@@ -92,6 +93,12 @@ def with_earlier_rows(
     return sorted([*rows, *kept], key=lambda row: row['w'])
 
 
+def earlier_metrics(directory: epath.Path, distance: str) -> list[str]:
+    """The metrics in the valid rows of results.json; `distance` as of `METRICS.key`."""
+    columns = _columns((_read_or_set_aside(directory) or {'rows': []})['rows'])
+    return [name for name in METRICS if METRICS.key(name, distance) in columns]
+
+
 def earlier_weights(directory: epath.Path) -> list[float]:
     """The w of results.json, in its order; none where it is missing or damaged."""
     return [row['w'] for row in (_read_or_set_aside(directory) or {'rows': []})['rows']]
@@ -154,13 +161,14 @@ def _same_protocol(
         }
         return json.dumps(fields, sort_keys=True)
 
-    def columns(some: Sequence[Row]) -> set[str]:
-        # An invalid row has its metrics, as NaN, but no errors and deviations.
-        valid = [row for row in some if 'images_not_finite' not in row]
-        return {key for row in valid for key in row if isinstance(row[key], float)}
+    theirs, ours = _columns(kept), _columns(rows)
+    return (not theirs or not ours or theirs == ours) and protocol(earlier) == protocol(results)
 
-    same_columns = not columns(kept) or not columns(rows) or columns(kept) == columns(rows)
-    return same_columns and protocol(earlier) == protocol(results)
+
+def _columns(rows: Sequence[Row]) -> set[str]:
+    # An invalid row has its metrics, as NaN, but no errors and deviations.
+    valid = [row for row in rows if 'images_not_finite' not in row]
+    return {key for row in valid for key in row if isinstance(row[key], float)}
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:

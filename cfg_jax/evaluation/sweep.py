@@ -119,7 +119,8 @@ def measure(
     def open_table() -> _Table:
         results_lib.check(directory, settings)
         reference = dataset_reference.reference(config, workdir, extractor)
-        table = _Table(config, extractor, reference)
+        earlier = results_lib.earlier_metrics(directory, extractor.distance)
+        table = _Table(config, extractor, reference, earlier)
         results_lib.claim(directory, settings)  # a refused sweep leaves the name to others
         return table
 
@@ -162,7 +163,8 @@ def write(results: dict[str, Any] | None, model: Model, directory: epath.Path) -
             best = differences.best_weights(directory, rows)
             results = results | {'rows': rows, 'best': best}
             picture = directory / 'samples.png'
-            drawn = _drawn(picture, rows)
+            drawn_at = results_lib.earlier_weights(directory) if picture.exists() else []
+            drawn = drawn_at == [row['w'] for row in rows]
             if not drawn:
                 picture.unlink(missing_ok=True)  # of other w
             files.write_json(directory / 'results.json', results)
@@ -250,10 +252,16 @@ def wanted(config: ConfigDict) -> list[str]:
 class _Table:
     """Metrics of the samples of each w; what is not available is reported once and left out."""
 
-    def __init__(self, config: ConfigDict, extractor: FeatureExtractor, reference: Reference):
+    def __init__(
+        self,
+        config: ConfigDict,
+        extractor: FeatureExtractor,
+        reference: Reference,
+        earlier: list[str],
+    ):
         self._config, self._extractor, self.reference = config, extractor, reference
         self.notes = rows_lib.notes(config.sweep.num_samples, extractor.distance, reference)
-        self._metrics = self._available()
+        self._metrics = self._available(earlier)
         for line in self.notes:
             logging.info('note: %s', line)
 
@@ -278,8 +286,9 @@ class _Table:
                 logging.info('note: %s', note)
         return {'w': w} | row | ({'nfe': nfe} if nfe else {})
 
-    def _available(self) -> list[str]:
-        """The config's metrics without those that this extractor or reference cannot give."""
+    def _available(self, earlier: Sequence[str]) -> list[str]:
+        """The config's metrics and those of earlier rows, which would be lost or not compare;
+        without those that this extractor or reference cannot give."""
         data, sweep = self._config.data, self._config.sweep
         image_shape = data.image_size, data.image_size, data.channels
         features = extraction.shapes(self._extractor, image_shape, sweep.num_samples)
@@ -292,7 +301,8 @@ class _Table:
             raise UserError(
                 f'none of sweep.metrics={tuple(sweep.metrics)} is available: {"; ".join(left_out)}'
             )
-        available = [metric for metric in wanted(self._config) if metric not in unavailable]
+        metrics = dict.fromkeys([*wanted(self._config), *earlier])
+        available = [metric for metric in metrics if metric not in unavailable]
         self.notes += left_out
         self.notes += [f'{name}: {singular[name]}' for name in available if name in singular]
         return available
@@ -306,13 +316,6 @@ def _rounding(config: ConfigDict, extractor: FeatureExtractor) -> dict[str, floa
     error = extractor.bfloat16_error(np.asarray(images.to_uint8(batch['image'])))
     logging.info('bfloat16 moves the features by %.1e of their length', error)
     return {'bfloat16_error': error}
-
-
-def _drawn(picture: epath.Path, rows: list[Row]) -> bool:
-    """Whether the picture was drawn for the w of `rows`, by what the last results.json says."""
-    if not picture.exists():
-        return False
-    return results_lib.earlier_weights(picture.parent) == [row['w'] for row in rows]
 
 
 def _title(settings: dict[str, Any]) -> str:

@@ -298,6 +298,7 @@ def test_an_extractor_from_outside_the_library(workdir, undrawn):
 def test_any_choice_of_metrics_has_a_table_and_a_picture(workdir, metrics, undrawn):
     undrawn.undo()
     config = make_tiny_config(sweep__metrics=metrics)
+    (workdir / 'sweep' / 'tiny' / 'results.json').unlink()  # whose metrics would stay
     directory = sweep.run(config, workdir, name='tiny')
     shown = (directory / 'table.md').read_text().splitlines()[0]
     assert len(shown.strip('|').split('|')) == 2 + len(metrics) + 1  # w, s, class agreement

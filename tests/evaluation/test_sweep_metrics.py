@@ -40,6 +40,23 @@ def test_w_of_another_command_compare_with_earlier_ones(workdir):
     assert any(line.startswith('best FID: w = ') for line in lines)
 
 
+def test_another_metric_joins_those_of_before(workdir):
+    before = {row['w']: row for row in results_of(workdir)['rows']}
+    sweep.run(config_of(*before, sweep__metrics=('precision',)), workdir, name='tiny')
+    results = results_of(workdir)
+    after = {row['w']: row for row in results['rows']}
+    for w, row in before.items():
+        assert 'precision' not in row
+        assert 0 <= after[w]['precision'] <= 1
+        assert {key: after[w][key] for key in row} == row
+    assert results['best']['fid']['w'] == min(after, key=lambda w: after[w]['fid'])
+    # A further w, with the metrics of the config alone, has all of them: the rows compare.
+    sweep.run(config_of(2.0), workdir, name='tiny')
+    rows = results_of(workdir)['rows']
+    assert [row['w'] for row in rows] == [*before, 2.0]
+    assert rows[-1].keys() == rows[0].keys()
+
+
 def test_samples_that_are_not_finite_make_an_invalid_row(workdir, monkeypatch):
     """Weights that overflow: the pictures would be black, and FID a number."""
     from cfg_jax.inference import Model
