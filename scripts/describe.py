@@ -14,7 +14,8 @@ What the compilers say, for machines that are not here (memory, bytes, collectiv
 scripts/compile_for.py's.
 
 Operations are counted at 2 per multiply-add over convolutions, dense layers and attention; a
-training image costs three forward passes. State per device: parameters, EMA and Adam's moments.
+training image costs three forward passes. State per device: parameters, EMA and the moments of the
+optimizer.
 """
 
 import json

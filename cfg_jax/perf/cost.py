@@ -38,7 +38,8 @@ def describe(
       w = 0 and else what the rule takes; a guide counts as the model itself). A noisy classifier
       has no sweep, an imported model no training. With an accelerator also its peak, its memory
       and the share of it that the state takes, the least milliseconds in which its memory reads and
-      writes what Adam and EMA do, and the throughput assumed. With either, device-days of the
+      writes the state and reads the gradient (Muon's products of matrices are not counted), and
+      the throughput assumed. With either, device-days of the
       training and device-hours of the sweep, where an evaluation takes a third of a training
       image, and the cores that decode fast enough for one device.
 
@@ -114,8 +115,8 @@ def _on(accelerator: str, description: dict[str, Any], utilisation: float) -> di
         'assumed_images_per_second': utilisation * chip.peak_tflops * 1e12 / flops,
     }
     if 'state_bytes_per_device' in description:
-        # Parameters, EMA and two moments are read and written, the gradient is read.
-        moved = 9 * 4 * description['parameters']
+        # The state is read and written, the gradient, in float32, read.
+        moved = 2 * description['state_bytes_per_device'] + 4 * description['parameters']
         memory = chip.memory_gib * 2**30
         found |= {
             'state_share_of_memory': description['state_bytes_per_device'] / memory,

@@ -53,8 +53,9 @@ def check_training(config: ConfigDict) -> None:
     """Refuses, before anything is compiled, a training that cannot fit.
 
     A lower bound is compared: the state (16 bytes a parameter in float32: parameters, EMA and
-    Adam's two moments), the gradient, the batch, and the first feature map of one pass. On
-    accelerators `estimate` is compared too, which is about what the compiled step takes.
+    Adam's two moments; Muon has one of a kernel), the gradient, the batch, and the first feature
+    map of one pass. On accelerators `estimate` is compared too, which is about what the compiled
+    step takes.
 
     Raises:
       UserError: naming what is needed, what there is, and the `train.grad_accum` that fits.
