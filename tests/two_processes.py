@@ -1,4 +1,4 @@
-"""One of the processes of test_multihost.py: trains and sweeps, as its command line says.
+"""One of the processes of test_multihost.py: trains, sweeps, and trains on under another name.
 
 python two_processes.py COORDINATOR NUM_PROCESSES PROCESS_ID WORKDIR
 """
@@ -35,6 +35,8 @@ def main(coordinator, num_processes, process_id, workdir):
     with contextlib.nullcontext() if slow else toy_instead_of_networks():
         loop.train(config, workdir)
         sweep.run(config, workdir, name='tiny')
+        config.update({'train': {'start_from': workdir, 'steps': 5}})
+        loop.train(config, os.path.join(workdir, 'branch'))
 
 
 if __name__ == '__main__':

@@ -192,6 +192,8 @@ def all_agree(name: str, agreed: bool) -> bool:
 def run_on_process_zero(name: str, work: Callable[[], _T]) -> _T | None:
     """Process 0 does `work`, however long it takes, while the others wait.
 
+    Nothing in it may wait for them, as Orbax does to save and to restore.
+
     Returns what `work` returns, on process 0; None on the others.
 
     Raises:

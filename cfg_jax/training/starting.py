@@ -10,6 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files, loading
+from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
 from cfg_jax.models import PUBLISHED, role
 from cfg_jax.training import checkpoints, export, posthoc_ema
@@ -49,16 +50,17 @@ def check(config: ConfigDict) -> None:
 
 
 def note(config: ConfigDict, workdir: epath.Path) -> None:
-    """Writes which weights a new run in `workdir` starts from into WORKDIR/started_from.json.
+    """Writes where a new run in `workdir` starts from into WORKDIR/started_from.json.
 
-    Once only: until there is a checkpoint, a run that is started again begins with the same ones.
+    Once only: until there is a checkpoint, a run that is started again begins with the same
+    weights. `with_start` adds what identifies them: process 0 writes this alone, and Orbax reads a
+    checkpoint only when all processes ask for it.
     """
     if not (workdir / RECORD).exists():
         check(config)
         path = files.as_path(config.train.start_from)
-        _, found, provenance = loading.load_params(path)
-        images = provenance['checkpoint_step'] * found.train.batch_size
-        record = {'path': str(files.absolute(path))} | provenance | {'images': images}
+        step = checkpoints.find_checkpoint(path)[0] if path.is_dir() else None
+        record = {'path': str(files.absolute(path)), 'checkpoint_step': step}
         files.write_json(workdir / RECORD, record | {'starts': starts_of(path)})
 
 
@@ -85,21 +87,24 @@ def starts_of(path: epath.PathLike) -> list[dict[str, Any]]:
 def with_start(config: ConfigDict, workdir: epath.Path, state: TrainState) -> TrainState:
     """`state` of step 0 with the weights that `note` noted as parameters and as their averages.
 
-    Where the number of classes differs, every class starts as the null label, which stands for
-    images of any class.
+    All processes call it, since all read the weights. Where the number of classes differs, every
+    class starts as the null label, which stands for images of any class.
 
     Raises:
       UserError: they are no longer there, or others are.
     """
-    record = files.read_json(workdir / RECORD, keys=['checkpoint_step', 'weights_sha256'])
+    record = files.read_json(workdir / RECORD, keys=['checkpoint_step', 'starts'])
     path = files.as_path(config.train.start_from)
     step = record['checkpoint_step'] if path.is_dir() else None
-    found, _, provenance = loading.load_params(path, step=step)
-    if provenance['weights_sha256'] != record['weights_sha256']:
+    found, trained, provenance = loading.load_params(path, step=step)
+    if record.get('weights_sha256') not in (None, provenance['weights_sha256']):
         raise UserError(
             f'train.start_from={path} has other weights than those that {workdir / RECORD} names;'
             ' give them back, or choose another --workdir'
         )
+    if multihost.is_process_zero():
+        images = provenance['checkpoint_step'] * trained.train.batch_size
+        files.write_json(workdir / RECORD, record | provenance | {'images': images})
     params = _with_classes_of(state.params, found)
     state = dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
     if isinstance(state, AveragedState):

@@ -1,5 +1,6 @@
 """Two processes with two devices each against one with four: the same training, the same table."""
 
+import contextlib
 import json
 import os
 import socket
@@ -8,12 +9,18 @@ import sys
 
 import numpy as np
 import pytest
-from support import ROOT, checkpoint_arrays, script_environment, user_error
+from support import (
+    ROOT,
+    checkpoint_arrays,
+    script_environment,
+    toy_instead_of_networks,
+    user_error,
+)
 
-from cfg_jax import files
+from cfg_jax import files, loading
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import Disconnected
-from cfg_jax.training import writers
+from cfg_jax.training import starting, writers
 
 
 def free_port():
@@ -82,6 +89,26 @@ def test_the_same_parameters(runs):
             np.testing.assert_allclose(ours[name], array, rtol=0, atol=1e-5, err_msg=name)
             moved = max(moved, np.abs(array - start[name]).max())
     assert moved > 1e-3  # 1e-5 is small beside what ten steps do
+
+
+def test_the_same_start_of_another_training(runs):
+    one, two, _ = runs
+    slow = os.environ.get('CFG_JAX_SLOW')
+    with contextlib.nullcontext() if slow else toy_instead_of_networks():
+        for run in (one, two):
+            record = files.read_json(run / 'branch' / starting.RECORD)
+            assert record['weights_sha256'] == loading.load_params(run)[2]['weights_sha256']
+    before, ours, theirs = (
+        checkpoint_arrays(run, step)
+        for run, step in ((one, 20), (two / 'branch', 5), (one / 'branch', 5))
+    )
+    for name, array in theirs.items():
+        if 'params' in name:
+            np.testing.assert_allclose(ours[name], array, rtol=0, atol=2e-5, err_msg=name)
+        # Five steps of warm-up move little: these are the weights of before, not random ones.
+        if name.startswith(("['params']", "['ema_params']")):
+            average = before["['ema_params']" + name.partition(']')[2]]
+            np.testing.assert_allclose(array, average, rtol=0, atol=0.02, err_msg=name)
 
 
 def test_the_same_losses_in_the_same_order(runs):
