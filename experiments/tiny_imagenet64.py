@@ -10,6 +10,7 @@ Trains configs/tiny_imagenet64.py for --minutes, or continues it, and measures -
   sweep       the paper's 14 w; for scale real images, a second seed and an untrained network
   steps       the config's sampler at twice the steps, a tenth of its NFE, DDIM at a tenth
   p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps
+  branches    the same for less: each for --branch_steps from the main model's weights
   rules       guidance interval, projected guidance, autoguidance
   classifier  classifier guidance
 
@@ -28,7 +29,7 @@ from cfg_jax import cli, files
 from cfg_jax.errors import UserError
 
 COMPARED_W = (0.0, 0.1, 0.3, 1.0, 4.0)
-PARTS = ('train', 'sweep', 'steps', 'p_uncond', 'T', 'rules', 'classifier')
+PARTS = ('train', 'sweep', 'steps', 'p_uncond', 'branches', 'T', 'rules', 'classifier')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -84,6 +85,7 @@ def main(argv: Sequence[str]) -> None:
         step=model.provenance()['checkpoint_step'],
         weights=options.w,
         load=lambda name: sizes.load(options, sizes.variant(options.config, name), of_data),
+        branch_steps=options.branch_steps,
         curves=rows.Curves(root, extractor, references),
         budget=budget,
     )
@@ -116,6 +118,9 @@ def parse(argv: Sequence[str]):
     parser.add_argument('--parts', type=cli.name_list, default=('sweep',), help=', '.join(PARTS))
     parser.add_argument('--w', type=cli.number_list, default=COMPARED_W, help='of comparisons')
     parser.add_argument('--real', type=cli.natural_number, help='images a reference; 0: all')
+    parser.add_argument(
+        '--branch_steps', type=cli.positive_number, default=2000, help='of branches (2,000)'
+    )
     parser.add_argument('--label', type=cli.natural_number, help='class of one_class.png')
     parser.add_argument('--model', default='', help='an exported model, in place of training one')
     parser.add_argument('--judge', default='', help='a classifier, trained or exported')

@@ -34,6 +34,7 @@ class Bench(NamedTuple):
       step: of its checkpoint.
       weights: w of the comparisons.
       load: load(variant) -> the config of another network at the same size.
+      branch_steps: of branches from the main model.
       curves: measures them.
       budget: for the trainings of parts.
     """
@@ -45,6 +46,7 @@ class Bench(NamedTuple):
     step: int
     weights: tuple[float, ...]
     load: Callable[[str], ConfigDict]
+    branch_steps: int
     curves: Curves
     budget: Budget
 
@@ -156,6 +158,24 @@ def _p_uncond(bench: Bench) -> list[str]:
     return slugs
 
 
+def _branches(bench: Bench) -> list[str]:
+    """(c) for less: each p_uncond for a few steps from the main model's weights, its own as well,
+    which is trained as long so."""
+    slugs, count = [], bench.branch_steps
+    for value in P_UNCOND:
+        slug = f'branch_{value:g}-steps_{count}'
+        workdir = bench.root / f'{slug}-from_{bench.step}'
+        config = bench.config.copy_and_resolve_references()
+        config.p_uncond, config.sweep.w = value, bench.weights
+        config.train.update(steps=count, start_from=str(files.absolute(bench.model)))
+        if not train(config, workdir, bench.budget):
+            continue
+        slugs.append(slug)
+        name = f'p_uncond = {value:g} for {count:,} steps more, T = {config.sampler.num_steps}'
+        bench.keep(slug, name, loading.load(workdir, config=config))
+    return slugs
+
+
 def _rules(bench: Bench) -> list[str]:
     """(e) Guidance in an interval, projected guidance, autoguidance by two guides."""
     slugs = [_at_steps(bench, bench.config.sampler.num_steps)]
@@ -221,6 +241,7 @@ PARTS: dict[str, Callable[[Bench], list[str]]] = {
     'sweep': _sweep,
     'steps': _steps,
     'p_uncond': _p_uncond,
+    'branches': _branches,
     'T': _numbers_of_steps,
     'rules': _rules,
     'classifier': _classifier,

@@ -37,6 +37,7 @@ _SECTIONS = {
     'sweep': 'Guidance',
     'steps': 'The sampler, and a tenth of its NFE',
     'p_uncond': 'p_uncond, models trained as long',
+    'branches': 'p_uncond, branches from the main model',
     'T': 'Steps',
     'rules': 'Later rules',
     'classifier': 'Classifier guidance',
@@ -156,7 +157,7 @@ class Publication:
     def _verdicts(self) -> list[findings.Verdict]:
         """The paper's findings on the sweep, and on models and steps where they were measured."""
         found: dict[str, findings.Verdict] = {}
-        for part in ('sweep', 'p_uncond', 'T'):
+        for part in ('sweep', 'branches', 'p_uncond', 'T'):
             curves = [self._curve(slug) for slug in self._parts.get(part, ())]
             columns = [
                 column_lib.of_results(curve['name'], curve, fid_name='FD-768', is_name=NAMES['is'])

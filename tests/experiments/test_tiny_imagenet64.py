@@ -23,6 +23,7 @@ from support import (
     user_error,
 )
 
+from cfg_jax import files
 from cfg_jax.data import tfds_sets
 from cfg_jax.evaluation import reference
 from cfg_jax.evaluation.cache import Samples
@@ -30,11 +31,11 @@ from cfg_jax.guidance.interval import Interval
 from cfg_jax.inference import Model
 from cfg_jax.metrics import frechet
 from cfg_jax.metrics.features import Features
-from cfg_jax.training import step as train_step
+from cfg_jax.training import starting, step as train_step
 
 COMMAND = 'experiments/tiny_imagenet64.py'
 CLASSES = ('n00000001', 'n02099601', 'n00000003')
-ALL_PARTS = 'sweep,steps,p_uncond,T,rules,classifier'
+ALL_PARTS = 'sweep,steps,p_uncond,branches,T,rules,classifier'
 
 
 class Blobs(tfds.core.GeneratorBasedBuilder):
@@ -99,6 +100,7 @@ def arguments(data, root, *more):
         f'--root={root}',
         '--preset=toy',
         '--real=20',
+        '--branch_steps=5',
         '--config.data.image_size=8',
         '--config.sampler.num_steps=4',
         '--config.sweep.num_samples=30',
@@ -180,6 +182,7 @@ def test_curves(root):
     assert parts['steps'] == ['T8', 'T2', 'ddim-T2']
     assert parts['T'] == ['T2', 'T4', 'T8']
     assert parts['p_uncond'] == ['T4', 'p_uncond_0.5']
+    assert parts['branches'] == ['branch_0.1-steps_5', 'branch_0.5-steps_5']
     assert len(parts['rules']) == 1 + 1 + 1 + 2
     assert len(parts['classifier']) == 3
     for slug, curve in curves.items():
@@ -194,6 +197,17 @@ def test_curves(root):
     assert curves['autoguidance_earlier']['guidance_network']['checkpoint_step'] == 8
     noise = abs(curves['seed']['rows'][0]['fd768'] - curves['T4']['rows'][0]['fd768'])
     assert noise > 0
+
+
+def test_branches_of_p_uncond_start_from_what_is_measured(root):
+    results = results_of(root)
+    for value in (0.1, 0.5):
+        curve = results['curves'][f'branch_{value:g}-steps_5']
+        assert (curve['checkpoint_step'], curve['config']['p_uncond']) == (5, value)
+        record = files.read_json(root / f'branch_{value:g}-steps_5-from_24' / starting.RECORD)
+        assert record['weights_sha256'] == results['curves']['T4']['weights_sha256']
+    first, second = (results['curves'][slug]['rows'] for slug in results['parts']['branches'])
+    assert first[0]['fd768'] != second[0]['fd768']
 
 
 def test_the_floor_is_of_real_images(root):
@@ -212,7 +226,7 @@ def test_table(root):
     assert '| IS (GoogLeNet) | class agreement (GoogLeNet) |' in table
     assert '| real, validation | 24 | train |' in table
     assert '| untrained network, w = 0 | 30 | train |' in table
-    assert table.count('\n## ') == 7
+    assert table.count('\n## ') == 8
 
 
 def test_claims_are_judged_and_name_their_scores(root):
