@@ -324,7 +324,7 @@ def class_list(text: str) -> tuple[int | str, ...]:
     parts = [part.strip() for part in text.split(',')]
     if not all(parts):
         raise argparse.ArgumentTypeError(f'{text!r} is not a list of classes such as 3,3,7')
-    return tuple(int(part) if part.isdecimal() else part for part in parts)
+    return tuple(int(p) if p.removeprefix('-').isdecimal() else p for p in parts)
 
 
 def name_list(text: str) -> tuple[str, ...]:

@@ -193,6 +193,13 @@ def _check_levels(config: ConfigDict) -> None:
     patches = f' in patches of {model.patch}' if model.patch > 1 else ''
     if not model.channel_mult:
         raise UserError('model.channel_mult needs at least one entry')
+    numbers = model.patch**2 * config.data.channels
+    if model.patch > 1 and model.width * model.channel_mult[0] < numbers:
+        raise UserError(
+            f'model.width={model.width}: fewer features than the {numbers} numbers of a patch'
+            f' (model.patch={model.patch}) cannot carry its noise; choose a width of at least'
+            f' {numbers}, or smaller patches'
+        )
     halvings = len(model.channel_mult) - 1
     if size % 2**halvings:
         raise UserError(
@@ -222,8 +229,8 @@ def _check_sweep(sweep: ConfigDict) -> None:
         raise UserError('sweep.bootstrap is 0 (no standard errors) or at least 2 replicates; got 1')
     if sweep.is_splits > sweep.num_samples:
         raise UserError(
-            f'sweep.is_splits={sweep.is_splits} needs at least as many samples;'
-            f' got sweep.num_samples={sweep.num_samples}'
+            f'sweep.num_samples={sweep.num_samples} is too few: Inception Scores over'
+            f' sweep.is_splits={sweep.is_splits} splits take at least {sweep.is_splits} samples'
         )
 
 

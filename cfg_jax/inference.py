@@ -101,6 +101,13 @@ class Model:
         self._unguided = devices.map_rows(self.device_images, whole=2, split=3)
         self._guided = devices.map_rows(self.device_images, whole=2, split=4)
 
+    def __repr__(self) -> str:
+        data, how = self.config.data, (type(self.rule).__name__, type(self.sampler).__name__)
+        return (
+            f'<Model of {data.name}: {data.image_size}x{data.image_size}x{data.channels},'
+            f' {data.num_classes} classes, {how[0]}, {how[1]}, T = {self.sampler.num_steps}>'
+        )
+
     def sample(
         self,
         condition: Sequence[Any],

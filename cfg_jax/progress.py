@@ -54,10 +54,16 @@ def format_seconds(seconds: float) -> str:
 
 
 class _Log(io.StringIO):
-    """The stream of a bar without a terminal: each redrawing is a line of the log."""
+    """The stream of a bar without a terminal: each redrawing is a line of the log.
+
+    Closing a bar draws it again, the same where its last update was shown.
+    """
+
+    _last = ''
 
     def write(self, text: str) -> int:
         line = text.strip('\r\n\t ')
-        if line:
+        if line and line != self._last:
             logging.info('%s', line)
+        self._last = line or self._last
         return len(text)

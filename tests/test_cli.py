@@ -126,7 +126,7 @@ MISTAKES = {
         ['--seed', '4294967296', '2^32'],
     ),
     'sweep_large_seed': ('sweep.py --workdir={run} --seed=4294967296', ['--seed', '2^32']),
-    'negative_labels': ('sample.py --workdir={run} --labels=1,-2', ["'-2'", '0..9']),
+    'negative_labels': ('sample.py --workdir={run} --labels=1,-2', ['label -2', '0..9']),
     'workers': ('bench_input.py --config={digits} --workers=0,-1', ['--workers', '0,-1']),
     'bench_w': ('bench_sample.py --config={digits} --w=nan', ['--w', "'nan'"]),
     'bench_rounds': ('bench_train.py --config={digits} --rounds=0', ['--rounds', "'0'"]),

@@ -159,6 +159,17 @@ def test_image_size_is_divisible_by_the_levels(tiny_config):
     assert 'model.channel_mult' in message
 
 
+def test_features_hold_a_patch(tiny_config):
+    """Fewer features than numbers in a patch cannot carry its noise, whatever is learned."""
+    tiny_config.data.channels = 3
+    tiny_config.model.patch = 2
+    message = user_error(config_lib.validate, tiny_config)
+    assert message.startswith('model.width=8: ')
+    assert 'width of at least 12' in message
+    tiny_config.model.width = 16  # of which 8 are a head's and 4 a group's
+    config_lib.validate(tiny_config)
+
+
 def test_heads_must_divide_where_attention_is(tiny_config):
     tiny_config.model.channel_mult, tiny_config.model.attention_resolutions = (1, 2), (4,)
     tiny_config.model.head_channels = 16  # 16 channels at 4x4, 8 channels at 8x8

@@ -244,6 +244,11 @@ def test_model_of_a_config(tiny_config, tiny_model):
     np.testing.assert_allclose(x, expected, rtol=0, atol=SAME_IMAGE)
 
 
+def test_a_notebook_says_what_it_is(tiny_model):
+    expected = '<Model of digits: 8x8x1, 10 classes, ClassifierFree, Ancestral, T = 4>'
+    assert repr(tiny_model) == expected
+
+
 def test_sample_gives_the_pictures_of_generate(tiny_model):
     labels, w = [3, 3, 7], [0.0, 1.0, 2.0]
     x = tiny_model.generate(5, range(3), np.int32(labels), np.float32(w)).x
@@ -319,7 +324,7 @@ def test_lengths_that_disagree(tiny_model, indices, labels, w, words):
     [
         ({'condition': [3, 10]}, 'label 10 is out of range; classes are 0..9'),
         ({'condition': [-1, 3]}, 'label -1 is out of range'),
-        ({'condition': 3}, 'labels are a list of whole numbers'),
+        ({'condition': 3}, 'labels are a list of class ids or names'),
         ({'w': float('nan')}, 'finite number'),
         ({'w': [0.0, float('inf')]}, 'finite number'),
         ({'w': 1e39}, 'finite number'),

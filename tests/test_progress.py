@@ -30,6 +30,14 @@ def test_a_line_every_ten_seconds_and_at_the_end(clock, capsys):
     assert capsys.readouterr() == ('', '')
 
 
+def test_the_last_line_is_written_once(clock):
+    with logged() as lines, progress.bar(20, 'images') as bar:
+        clock[0] += 15.0
+        bar.update(20)
+    assert len(lines) == 1
+    assert lines[0].startswith('20/20 images')
+
+
 def test_short_work_is_silent(clock):
     with logged() as lines, progress.bar(10, 'images') as bar:
         clock[0] += 9.0

@@ -44,6 +44,11 @@ def number_of(wanted: str, names: Sequence[str]) -> int:
         for each in {_plain(each) for each in (name, word, *_words().get(name, ()))}:
             known[each].append(number)
     found = known.get(_plain(wanted), [])
+    if not found and shown == [str(number) for number in range(len(names))]:
+        raise UserError(
+            f'{wanted!r} is no class: here they are numbers, 0..{len(names) - 1}. Names come with'
+            ' the data set, or with a file that was exported where the data set was'
+        )
     if not found:
         raise UserError(
             f'none of the classes 0..{len(names) - 1} ({shown[0]!r} to {shown[-1]!r}) is called'

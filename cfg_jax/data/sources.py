@@ -61,7 +61,7 @@ def names_if_known(data: ConfigDict) -> list[str]:
     try:
         names = class_names(data)
     except UserError as error:
-        logging.info('the names of the classes are not known: %s', error)
+        logging.info('classes are numbers here, their names are not known: %s', error)
         return []
     return names if len(names) == data.num_classes else []
 

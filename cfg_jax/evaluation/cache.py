@@ -103,6 +103,10 @@ class SampleCache:
                 bar.update(len(batches[-1]['nfe']))
                 self._write(part, batches)
 
+    def holds(self, w: float) -> bool:
+        """Whether the features of all samples at `w` are there."""
+        return all(self._done(p) for seed in seeds(self._config) for p in self._parts(w, seed))
+
     def collect(self, w: float, seed: int) -> Samples:
         """All samples at guidance weight `w` from `seed`, which every process has computed."""
         parts, conditions, nfe, not_finite = [], [], 0, 0

@@ -51,6 +51,8 @@ def _draw_curve(axes: Axes, rows: Sequence[dict[str, float]], x: str, y: str) ->
         _column(rows, x), _column(rows, y), yerr=_errors(rows, y), xerr=_errors(rows, x), fmt='o-'
     )
     style.log_if_wide(axes, _column(rows, y))
+    style.room_if_flat(axes, 'x', _column(rows, x))
+    style.room_if_flat(axes, 'y', _column(rows, y))
     axes.set(xlabel=_direction(x), ylabel=_direction(y))
     axes.margins(x=0.12, y=0.08)
     names = [f'w = {row["w"]:g}' for row in rows]
@@ -61,6 +63,7 @@ def _draw_against_w(axes: Axes, rows: Sequence[dict[str, float]], key: str) -> N
     w = _column(rows, 'w')
     axes.errorbar(w, _column(rows, key), yerr=_errors(rows, key), fmt='o-')
     style.log_if_wide(axes, _column(rows, key))
+    style.room_if_flat(axes, 'y', _column(rows, key))
     style.weight_axis(axes, w)
     axes.set_ylabel(tables.heading(key))
 

@@ -93,6 +93,16 @@ def with_earlier_rows(
     return sorted([*rows, *kept], key=lambda row: row['w'])
 
 
+def lacking(directory: epath.Path, results: dict[str, Any], rows: Sequence[Row]) -> list[float]:
+    """The w of valid rows of results.json, of the same protocol, that lack a number of `rows`."""
+    earlier = _read_or_set_aside(directory) or {'rows': []}
+    if _protocol_of(earlier) != _protocol_of(results):
+        return []
+    ours, columns = {row['w'] for row in rows}, _columns(rows)
+    others = [row for row in earlier['rows'] if row['w'] not in ours]
+    return [row['w'] for row in others if _columns([row]) and columns - row.keys()]
+
+
 def earlier_metrics(directory: epath.Path, distance: str) -> list[str]:
     """The metrics in the valid rows of results.json; `distance` as of `METRICS.key`."""
     columns = _columns((_read_or_set_aside(directory) or {'rows': []})['rows'])
@@ -153,16 +163,18 @@ def _read_or_set_aside(directory: epath.Path) -> dict[str, Any] | None:
 def _same_protocol(
     earlier: dict[str, Any], results: dict[str, Any], kept: Sequence[Row], rows: Sequence[Row]
 ) -> bool:
-    def protocol(of: dict[str, Any]) -> str:
-        # A reference is identified by its content.
-        reference = of.get('reference', {})
-        fields = {key: of.get(key) for key in _PROTOCOL} | {
-            'reference': reference.get('sha256', reference)
-        }
-        return json.dumps(fields, sort_keys=True)
-
     theirs, ours = _columns(kept), _columns(rows)
-    return (not theirs or not ours or theirs == ours) and protocol(earlier) == protocol(results)
+    same_columns = not theirs or not ours or theirs == ours
+    return same_columns and _protocol_of(earlier) == _protocol_of(results)
+
+
+def _protocol_of(results: dict[str, Any]) -> str:
+    # A reference is identified by its content.
+    reference = results.get('reference', {})
+    fields = {key: results.get(key) for key in _PROTOCOL} | {
+        'reference': reference.get('sha256', reference)
+    }
+    return json.dumps(fields, sort_keys=True)
 
 
 def _columns(rows: Sequence[Row]) -> set[str]:

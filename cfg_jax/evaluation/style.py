@@ -64,6 +64,7 @@ _PLACES = (
     ((0, 8), 'center'),
     ((0, -16), 'center'),
 )
+_FLAT = 1e-4  # a range of this share of the values is none
 _LETTERS_AN_INCH = 11.5  # of 11 points' type
 _LETTER, _HEIGHT, _GAP = 5.2, 9.0, 11.0  # of 9 points' type, in points
 
@@ -78,6 +79,14 @@ def log_if_wide(axes: Axes, values: Values) -> None:
     finite = np.asarray(values)[np.isfinite(values)]
     if finite.size and finite.min() > 0 and finite.max() / finite.min() > _WIDE:
         log_axis(axes, 'y')
+
+
+def room_if_flat(axes: Axes, which: Literal['x', 'y'], values: Values) -> None:
+    """Room around values that are as good as equal, whose differences would fill the axis."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    size = np.abs(finite).max(initial=0.0)
+    if size and np.ptp(finite) < _FLAT * size:
+        axes.set(**{f'{which}lim': (finite.min() - 0.1 * size, finite.max() + 0.1 * size)})
 
 
 def log_axis(axes: Axes, which: Literal['x', 'y']) -> None:

@@ -143,6 +143,8 @@ def measure(
             **describe_environment(),
         }
         rows = [table.row(w, cache, directory) for w in weights(config)]
+        lacking = results_lib.lacking(directory, results, rows)
+        rows += [table.row(w, cache, directory) for w in lacking if cache.holds(w)]
         return results | {'rows': results_lib.with_earlier_rows(directory, results, rows)}
 
     return multihost.run_on_process_zero('metrics', rows_of_all)

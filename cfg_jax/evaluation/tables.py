@@ -11,6 +11,7 @@ from cfg_jax.metrics.features import EXTRACTORS
 
 _WITH_ANOTHER = ('_se', '_std', '_min')  # what joins the cell of another key
 _INVALID = 'invalid'
+_LARGE = 1e6  # above it digits behind the point say nothing
 
 
 class _Column(NamedTuple):
@@ -93,7 +94,7 @@ def higher_is_better(key: str) -> bool:
 def formatted(key: str, value: float) -> str:
     """A metric's value, or its error, with as many digits as tables show."""
     column = _columns().get(key)
-    return format(value, column.format if column else '.4g')
+    return format(value, column.format if column and abs(value) < _LARGE else '.4g')
 
 
 def cell(key: str, row: Row) -> str:

@@ -119,12 +119,15 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _sampling(name: str, config: ConfigDict) -> str:
+    labels = list(range(min(3, config.data.num_classes)))
+    listed = ','.join(map(str, labels))
     return (
         '## How to sample\n\n```\n'
-        f'python scripts/sample.py --model={name} --labels=0,1,2 --w=1.0 --out=grid.png\n```\n\n'
-        '```python\nimport cfg_jax\n\n'
+        f'python scripts/sample.py --model={name} --labels={listed} --w=1.0 --out=grid.png\n'
+        '```\n\n```python\nimport cfg_jax\n\n'
         f"model = cfg_jax.load('{name}')\n"
-        'images = model.sample([0, 1, 2], w=1.0, seed=0)  # uint8 [3, H, W, C]\n```\n\n'
+        f'images = model.sample({labels}, w=1.0, seed=0)  # uint8 [{len(labels)}, H, W, C]\n'
+        '```\n\n'
         f'As trained it samples with `{config.guidance.rule}`, `{config.sampler.name}`,'
         f' T = {config.sampler.num_steps}; `guidance=`, `sampler=` and `num_steps=` change'
         ' that.\n\n'

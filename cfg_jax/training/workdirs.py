@@ -58,6 +58,9 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
     """
     workdir = files.as_path(workdir)
     if not is_workdir(workdir):
+        exported = sorted(workdir.glob('*.safetensors')) if workdir.is_dir() else []
+        if exported:
+            raise UserError(f'{workdir} is no work directory; give the file in it: {exported[0]}')
         what = 'holds no config.json' if workdir.exists() else 'does not exist'
         raise UserError(
             f'{workdir} {what}: not a work directory; train one with: python scripts/train.py'

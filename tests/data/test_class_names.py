@@ -52,6 +52,12 @@ def test_every_readable_name_finds_its_class(imagenet):
         assert class_names.number_of(readable[number], imagenet) == number
 
 
+def test_where_classes_are_numbers_it_is_said_where_names_come_from():
+    message = user_error(class_names.number_of, 'goldfish', list('0123456789'))
+    assert message.startswith("'goldfish' is no class: here they are numbers, 0..9.")
+    assert 'exported' in message
+
+
 def test_names_of_other_data_sets_are_their_own():
     assert class_names.readable(['cats', 'Dogs']) == ['cats', 'Dogs']
     assert class_names.readable(ODD) == ['crane (n02012849)', 'cat', 'crane (n03126707)', ODD[3]]

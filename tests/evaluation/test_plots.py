@@ -126,6 +126,18 @@ def test_ticks_of_w_are_weights_and_keep_their_distance(weights):
     plt.close(figure)
 
 
+def test_what_is_as_good_as_equal_is_a_level_line(figure_of):
+    """IS at its limit: rounding would fill the panel."""
+    rows = [row(w) | {'is': 2.0 - 1e-7 * w} for w in WEIGHTS]
+    figure = figure_of(rows)
+    [curve] = [axes for axes in figure.axes if axes.get_xlabel().startswith('IS')]
+    [level] = [axes for axes in figure.axes if axes.get_ylabel().startswith('IS')]
+    assert curve.get_xlim() == level.get_ylim() == pytest.approx((1.8, 2.2), rel=1e-5)
+    rows = [row(w) | {'is': 2.0 - 1e-3 * w} for w in WEIGHTS]
+    [seen] = [axes for axes in figure_of(rows).axes if axes.get_ylabel().startswith('IS')]
+    assert np.ptp(seen.get_ylim()) < 0.01
+
+
 @pytest.mark.parametrize('which', ['x', 'y'])
 def test_ticks_of_a_logarithmic_axis_are_plain_numbers(which):
     figure, axes = plt.subplots()

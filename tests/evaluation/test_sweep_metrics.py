@@ -55,6 +55,23 @@ def test_another_metric_joins_those_of_before(workdir):
     rows = results_of(workdir)['rows']
     assert [row['w'] for row in rows] == [*before, 2.0]
     assert rows[-1].keys() == rows[0].keys()
+    # A further w with a further metric: the others' samples are there to be measured again.
+    with logged() as lines:
+        sweep.run(config_of(3.0, sweep__metrics=('kid',)), workdir, name='tiny')
+    rows = results_of(workdir)['rows']
+    assert [row['w'] for row in rows] == [*before, 2.0, 3.0]
+    assert all(rows[0].keys() == row.keys() >= {'fid', 'precision', 'kid'} for row in rows)
+    assert {key: rows[0][key] for key in before[0.0]} == before[0.0]
+    assert not [line for line in lines if 'in another way' in line]
+
+
+def test_rows_whose_samples_are_gone_are_left_out_with_a_warning(workdir):
+    for path in (workdir / 'sweep' / 'tiny' / 'shards').glob('w_0.0_*'):
+        path.unlink()
+    with logged() as lines:
+        sweep.run(config_of(2.0, sweep__metrics=('precision',)), workdir, name='tiny')
+    assert [row['w'] for row in results_of(workdir)['rows']] == [1.0, 2.0]
+    assert any('the rows of w = 0 ' in line for line in lines)
 
 
 def test_samples_that_are_not_finite_make_an_invalid_row(workdir, monkeypatch):

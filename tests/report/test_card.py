@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 from runs_on_disk import WEIGHTS, sweep_with_rows
-from support import ROOT, run_here
+from support import ROOT, make_tiny_config, run_here
 
 import cfg_jax
 from cfg_jax.evaluation import tables
@@ -68,6 +68,13 @@ def test_its_python_and_its_command_work(text, directory, monkeypatch, capsys):
     arguments = [re.sub(r'=(tiny|grid)', rf'={directory}/\1', each) for each in arguments]
     assert run_here(capsys, name, *arguments)[0] == 0
     assert (directory / 'grid.png').exists()
+
+
+def test_the_labels_of_its_commands_are_classes():
+    config = make_tiny_config(data__num_classes=2)
+    text = card._sampling('two.safetensors', config)
+    assert '--labels=0,1 ' in text
+    assert 'model.sample([0, 1], w=1.0, seed=0)  # uint8 [2, H, W, C]' in text
 
 
 def test_a_card_of_another_file_is_kept(text, workdir, directory, capsys):

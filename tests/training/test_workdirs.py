@@ -81,6 +81,12 @@ def test_read_config_of_no_work_directory(tmp_path, name):
     assert 'scripts/train.py' in message
 
 
+def test_a_directory_with_an_exported_file_in_it(tmp_path):
+    (tmp_path / 'model.safetensors').touch()
+    message = user_error(workdirs.read_config, tmp_path)
+    assert message.endswith(f'give the file in it: {tmp_path}/model.safetensors')
+
+
 def test_read_config_written_by_another_program(tmp_path):
     (tmp_path / 'config.json').write_text('{"learning_rate": 0.1}')
     assert 'learning_rate' in user_error(workdirs.read_config, tmp_path)

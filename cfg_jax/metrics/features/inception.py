@@ -98,8 +98,8 @@ def from_file(path: epath.PathLike, name: str, dtype: str = 'float32') -> Incept
     """
     if not path:
         raise UserError(
-            f'{name!r} needs the weights of the FID Inception: give their path with --inception or'
-            f' --config.sweep.inception; {_HOW}'
+            f'{name!r} needs the weights of the FID Inception: give their path with --inception (in'
+            f' a config: sweep.inception); {_HOW}'
         )
     params, record = load_weights(path)
     return InceptionExtractor(params, name, dtype, record)
