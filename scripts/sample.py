@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     if options.animate:
         _animate(model, options)
         return
-    labels = model.condition_of(options.labels).tolist()
+    labels = list(options.labels)
     w = list(options.w or (config.sweep.w[:1] if options.preset else (0.0,)))
     # One label at several weights: the same noise, so that the pictures differ by w alone.
     indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
@@ -93,7 +93,7 @@ def _check_together(parser: cli.Parser, options: argparse.Namespace) -> None:
 
 
 def _edited(
-    model: 'Model', labels: Sequence[int], options: argparse.Namespace, how: Mapping[str, Any]
+    model: 'Model', labels: Sequence[int | str], options: argparse.Namespace, how: Mapping[str, Any]
 ) -> 'np.ndarray':
     from cfg_jax import editing
 
@@ -106,7 +106,7 @@ def _edited(
 def _written(
     model: 'Model',
     pictures: 'np.ndarray',
-    labels: Sequence[int],
+    labels: Sequence[int | str],
     weights: Sequence[float],
     options: argparse.Namespace,
 ) -> str:
@@ -116,9 +116,9 @@ def _written(
     columns = options.columns or math.ceil(math.sqrt(len(labels)))
     out = options.out or 'grid.png'
     if options.names:
-        names = class_names.readable(model.class_names)
+        names, ids = class_names.readable(model.class_names), model.condition_of(labels)
         above = [
-            f'{plots.short_name(names[i])}\nw = {w:g}' for i, w in zip(labels, weights, strict=True)
+            f'{plots.short_name(names[i])}\nw = {w:g}' for i, w in zip(ids, weights, strict=True)
         ]
         plots.save_named_grid(out, pictures, above, columns)
     else:
