@@ -324,7 +324,7 @@ def test_lengths_that_disagree(tiny_model, indices, labels, w, words):
     [
         ({'condition': [3, 10]}, 'label 10 is out of range; classes are 0..9'),
         ({'condition': [-1, 3]}, 'label -1 is out of range'),
-        ({'condition': 3}, 'labels are a list of class ids or names'),
+        ({'condition': 3}, 'labels are a list of whole numbers'),
         ({'w': float('nan')}, 'finite number'),
         ({'w': [0.0, float('inf')]}, 'finite number'),
         ({'w': 1e39}, 'finite number'),

@@ -63,7 +63,9 @@ class Label:
         except ValueError:  # lists of unequal lengths
             labels = np.zeros(0)
         if labels.ndim != 1 or not (labels.size and np.issubdtype(labels.dtype, np.integer)):
-            raise UserError(f'labels are a list of class ids or names, [3, 3, 7]; got {values!r}')
+            raise UserError(
+                f'labels are a list of whole numbers or names such as [3, 3, 7]; got {values!r}'
+            )
         outside = labels[(labels < 0) | (labels >= self.num_classes)]
         if outside.size:
             raise UserError(
