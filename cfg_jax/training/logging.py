@@ -48,6 +48,7 @@ class TrainLog:
         # The lines of `flush` take the place of the bar where there is no terminal.
         self._bar = progress.bar(config.train.steps, 'steps', done=first, lines=False)
         self._last_step, self._last_time = first, time.monotonic()
+        self._compiled = math.nan  # when the first step, which compiles, was done
         self._pending: list[Any] = []
         self._norms: collections.deque[float] = collections.deque(maxlen=_RECENT)
         self._skipped = 0
@@ -56,6 +57,8 @@ class TrainLog:
         """Takes a step's metrics; blocks until all but the last few steps are done."""
         self._pending.append(metrics)
         devices.wait_for_all_but_a_few(self._pending)
+        if math.isnan(self._compiled):
+            self._compiled = time.monotonic()
         self._bar.update()
 
     def close(self) -> None:
@@ -94,8 +97,11 @@ class TrainLog:
         )
 
     def _rate(self, step: int) -> float:
-        """Steps per second since the last call: what was compiled before it is forgotten."""
+        """Steps per second since the last call; the first step, which compiles, does not count
+        where others followed."""
         now = time.monotonic()
+        if self._last_time < self._compiled and step - self._last_step > 1:
+            self._last_step, self._last_time = self._last_step + 1, self._compiled
         rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now
         return rate

@@ -45,6 +45,33 @@ def flush(log, step):
     log.flush(step, {'input_seconds': 0.25}, lambda: 'the checkpoint of step 3 is kept')
 
 
+def test_the_first_step_which_compiles_is_no_measure_of_the_rate(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(logging.time, 'monotonic', lambda: now[0])
+    log = make_log(tmp_path, train__batch_size=16, train__steps=9)
+    for seconds in (60.0, 2.0, 2.0):
+        now[0] += seconds
+        log.add(row())
+    with logged() as lines:
+        flush(log, 3)
+    now[0] += 4.0
+    log.add(row())
+    flush(log, 4)
+    assert [row['images_per_second'] for row in writers.read_metrics(tmp_path)] == [8.0, 4.0]
+    assert lines[0].endswith('8 images/s  00:12 left')
+
+
+def test_of_a_single_step_the_rate_has_it(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(logging.time, 'monotonic', lambda: now[0])
+    log = make_log(tmp_path, train__batch_size=16)
+    now[0] = 32.0
+    log.add(row())
+    flush(log, 1)
+    [found] = writers.read_metrics(tmp_path)
+    assert found['images_per_second'] == 0.5
+
+
 def test_means_over_the_steps_since_the_last_time(tmp_path):
     log = make_log(tmp_path)
     for loss in (1.0, 2.0, 6.0):
