@@ -38,18 +38,15 @@ def number_of(wanted: str, names: Sequence[str]) -> int:
     """
     if wanted in names:
         return list(names).index(wanted)
-    shown = readable(names)
-    known: dict[str, list[int]] = collections.defaultdict(list)
-    for number, (name, word) in enumerate(zip(names, shown, strict=True)):
-        for each in {_plain(each) for each in (name, word, *_words().get(name, ()))}:
-            known[each].append(number)
+    known = _numbers(tuple(names))
     found = known.get(_plain(wanted), [])
-    if not found and shown == [str(number) for number in range(len(names))]:
+    if not found and list(names) == [str(number) for number in range(len(names))]:
         raise UserError(
             f'{wanted!r} is no class: here they are numbers, 0..{len(names) - 1}. Names come with'
             ' the data set, or with a file that was exported where the data set was'
         )
     if not found:
+        shown = readable(names)
         raise UserError(
             f'none of the classes 0..{len(names) - 1} ({shown[0]!r} to {shown[-1]!r}) is called'
             f' {wanted!r}{suggestion(_plain(wanted), known)}'
@@ -58,6 +55,16 @@ def number_of(wanted: str, names: Sequence[str]) -> int:
         which = ' or '.join(f'{number} ({names[number]})' for number in found)
         raise UserError(f'several classes are called {wanted!r}; give {which}')
     return found[0]
+
+
+@functools.lru_cache(maxsize=8)
+def _numbers(names: tuple[str, ...]) -> Mapping[str, list[int]]:
+    """Every plain name of a class -> the ids of the classes that have it."""
+    known: dict[str, list[int]] = {}
+    for number, (name, shown) in enumerate(zip(names, readable(names), strict=True)):
+        for each in {_plain(each) for each in (name, shown, *_words().get(name, ()))}:
+            known.setdefault(each, []).append(number)
+    return known
 
 
 @functools.cache

@@ -80,7 +80,7 @@ def with_earlier_rows(
     directory: epath.Path, results: dict[str, Any], rows: Sequence[Row]
 ) -> list[Row]:
     """`rows`, and those at other w that results.json of the same protocol has, ascending in w."""
-    earlier = _read_or_set_aside(directory) or {'rows': []}
+    earlier = _earlier(directory)
     ours = {row['w'] for row in rows}
     kept = [row for row in earlier['rows'] if row['w'] not in ours]
     if kept and not _same_protocol(earlier, results, kept, rows):
@@ -95,7 +95,7 @@ def with_earlier_rows(
 
 def lacking(directory: epath.Path, results: dict[str, Any], rows: Sequence[Row]) -> list[float]:
     """The w of valid rows of results.json, of the same protocol, that lack a number of `rows`."""
-    earlier = _read_or_set_aside(directory) or {'rows': []}
+    earlier = _earlier(directory)
     if _protocol_of(earlier) != _protocol_of(results):
         return []
     ours, columns = {row['w'] for row in rows}, _columns(rows)
@@ -105,13 +105,13 @@ def lacking(directory: epath.Path, results: dict[str, Any], rows: Sequence[Row])
 
 def earlier_metrics(directory: epath.Path, distance: str) -> list[str]:
     """The metrics in the valid rows of results.json; `distance` as of `METRICS.key`."""
-    columns = _columns((_read_or_set_aside(directory) or {'rows': []})['rows'])
+    columns = _columns(_earlier(directory)['rows'])
     return [name for name in METRICS if METRICS.key(name, distance) in columns]
 
 
 def earlier_weights(directory: epath.Path) -> list[float]:
     """The w of results.json, in its order; none where it is missing or damaged."""
-    return [row['w'] for row in (_read_or_set_aside(directory) or {'rows': []})['rows']]
+    return [row['w'] for row in _earlier(directory)['rows']]
 
 
 @contextlib.contextmanager
@@ -147,8 +147,8 @@ def _comparable_settings(directory: epath.Path) -> dict[str, Any] | None:
         return None
 
 
-def _read_or_set_aside(directory: epath.Path) -> dict[str, Any] | None:
-    """results.json; None where it is missing, or damaged and set aside."""
+def _earlier(directory: epath.Path) -> dict[str, Any]:
+    """results.json; without rows where it is missing, or damaged and set aside."""
 
     def read(path: epath.Path) -> dict[str, Any]:
         with files.damage_reported(path, ''):
@@ -157,7 +157,7 @@ def _read_or_set_aside(directory: epath.Path) -> dict[str, Any] | None:
                 float(row['w'])
             return results
 
-    return files.read_or_set_aside(directory / _RESULTS, read)
+    return files.read_or_set_aside(directory / _RESULTS, read) or {'rows': []}
 
 
 def _same_protocol(

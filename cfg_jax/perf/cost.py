@@ -39,9 +39,9 @@ def describe(
       has no sweep, an imported model no training. With an accelerator also its peak, its memory
       and the share of it that the state takes, the least milliseconds in which its memory reads and
       writes the state and reads the gradient (Muon's products of matrices are not counted), and
-      the throughput assumed. With either, device-days of the
-      training and device-hours of the sweep, where an evaluation takes a third of a training
-      image, and the cores that decode fast enough for one device.
+      the throughput assumed. With either, device-days of the training and device-hours of the
+      sweep, where an evaluation takes a third of a training image, and the cores that decode fast
+      enough for one device.
 
     Raises:
       UserError: a number out of range.

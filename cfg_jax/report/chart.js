@@ -37,7 +37,8 @@ function logTicks(low, high) {
 function makeScale(axis, values, from, to) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
   // What is as good as equal would fill the axis with its last digits.
-  if (!(high - low > 1e-4 * Math.max(Math.abs(low), Math.abs(high)))) [low, high] = [low - (Math.abs(low) || 1) * 0.1, high + (Math.abs(high) || 1) * 0.1];
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  if (!(high - low > 1e-4 * size)) [low, high] = [low - (size || 1) * 0.1, high + (size || 1) * 0.1];
   const unit = Math.min(...values.filter((v) => v > 0), 1);
   const forward = { linear: (v) => v, log: Math.log, weight: (v) => Math.asinh(v / unit) }[axis.kind];
   const [a, b] = [forward(low), forward(high)];
