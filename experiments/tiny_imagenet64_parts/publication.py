@@ -10,15 +10,9 @@ import numpy as np
 from claims_parts import columns as column_lib, findings
 from etils import epath
 
-from cfg_jax import (
-    files,
-    provenance,
-)
-from cfg_jax.evaluation import (
-    sweep,
-    tables,
-)
-from cfg_jax.training import writers
+from cfg_jax import files, loading, provenance
+from cfg_jax.evaluation import sweep, tables
+from cfg_jax.training import starting, writers
 from tiny_imagenet64_parts import pictures, rows as row_lib
 from tiny_imagenet64_parts.extractor import NAMES, RealExtractor
 from tiny_imagenet64_parts.parts import INDEX, Bench
@@ -138,14 +132,28 @@ class Publication:
         bench = self._bench
         return writers.read_metrics(bench.root / 'model') if bench.trained else []
 
-    def _training(self) -> dict[str, float]:
+    def _training(self) -> dict[str, Any]:
+        """Steps and images, with those of the trainings that it started from; how it went."""
+        trained, starts = (
+            loading.read_config(self._bench.model),
+            starting.starts_of(self._bench.model),
+        )
+        if 'train' not in trained:
+            return {}
+        images = self._bench.step * trained.train.batch_size
+        counted = {
+            'steps': self._bench.step,
+            'images': images,
+            'starts': starts,
+            'images_in_all': images + sum(start['images'] for start in starts),
+        }
+        return counted | self._logged(trained.train.batch_size)
+
+    def _logged(self, batch: int) -> dict[str, float]:
         rows = self._training_rows()
         if not rows:
             return {}
-        batch = self._bench.config.train.batch_size
         return {
-            'steps': self._bench.step,
-            'images': self._bench.step * batch,
             'last_loss': rows[-1]['loss'],
             'images_per_second_median': float(np.median([r['images_per_second'] for r in rows])),
             'seconds': sum(

@@ -23,7 +23,7 @@ from support import (
     user_error,
 )
 
-from cfg_jax import files
+from cfg_jax import files, loading
 from cfg_jax.data import tfds_sets
 from cfg_jax.evaluation import reference
 from cfg_jax.evaluation.cache import Samples
@@ -31,7 +31,7 @@ from cfg_jax.guidance.interval import Interval
 from cfg_jax.inference import Model
 from cfg_jax.metrics import frechet
 from cfg_jax.metrics.features import Features
-from cfg_jax.training import starting, step as train_step
+from cfg_jax.training import export, starting, step as train_step
 
 COMMAND = 'experiments/tiny_imagenet64.py'
 CLASSES = ('n00000001', 'n02099601', 'n00000003')
@@ -247,7 +247,10 @@ def test_again_costs_nothing(root, blobs, toys, capsys):
 
 
 def test_the_exported_model_is_what_was_measured(root, blobs, toys, tmp_path, capsys):
-    model = root / 'results' / 'model-24.safetensors'
+    params, config, _ = loading.load_params(root / 'results' / 'model-24.safetensors')
+    model = tmp_path / 'friend.safetensors'
+    starts = [{'path': 'there', 'images': 1000}, {'path': 'before', 'images': 7}]
+    export.write_model(model, params, config, 24, 'bfloat16', starts)
     before = results_of(root)['curves']['T4']
     more = ('--minutes=0', f'--model={model}', '--parts=sweep', f'--out={tmp_path / "out"}')
     status, _, err = run_here(capsys, COMMAND, *arguments(blobs, tmp_path / 'other', *more))
@@ -255,7 +258,8 @@ def test_the_exported_model_is_what_was_measured(root, blobs, toys, tmp_path, ca
     found = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert found['curves']['T4']['rows'] == before['rows']
     assert found['curves']['T4']['weights_sha256'] == before['weights_sha256']
-    assert found['training'] == {}
+    counted = {'steps': 24, 'images': 24 * 16, 'starts': starts, 'images_in_all': 24 * 16 + 1007}
+    assert found['training'] == counted  # its log lies elsewhere
     assert not (tmp_path / 'other' / 'model').exists()
     parameters = model.stat().st_size / 2
     weights = checkpoint_arrays(root / 'model', 24)
