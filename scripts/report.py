@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--label', type=cli.natural_number, help='the class shown alone (0)')
     parser.add_argument('--images', type=cli.positive_number, default=64, help='pictures at each w')
     options = parser.parse_args(argv)
+    if not options.out.lower().endswith(('.html', '.htm')):
+        parser.error(f'--out is a page that ends in .html; got {options.out}')
 
     from cfg_jax.report import page
 

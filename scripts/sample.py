@@ -73,7 +73,7 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('--names', action='store_true', help='class and w above each picture')
     parser.add_argument('--animate', choices=('denoising', 'w'), help='what moves in a WebP')
-    parser.add_argument('--out', help='to write: grid.png, or animation.webp')
+    parser.add_argument('--out', help='a PNG, or the WebP of --animate; grid.png')
     options = parser.parse_args(argv)
     _check_together(parser, options)
     return options
@@ -90,6 +90,9 @@ def _check_together(parser: cli.Parser, options: argparse.Namespace) -> None:
         parser.error(f'--w has {len(weights)} entries; give one, or one per label ({count})')
     if not options.init and (options.mask or options.resample > 1 or options.strength is not None):
         parser.error('--strength, --mask and --resample change a given picture: give it as --init')
+    suffix = '.webp' if options.animate else '.png'
+    if options.out and not options.out.lower().endswith(suffix):
+        parser.error(f'--out is a picture that ends in {suffix}; got {options.out}')
 
 
 def _edited(

@@ -150,10 +150,13 @@ MISTAKES = {
         ['train.batch_size=4000000000000', 'GiB', 'train.grad_accum=2'],
     ),
     'sample_seed': ('sample.py --workdir={run} --labels=1 --seed=-1', ['--seed', '-1']),
-    'sample_out': (
-        'sample.py --workdir={run} --labels=1 --out={empty}',
-        ['{empty} is a directory'],
+    'sample_out': ('sample.py --workdir={run} --labels=1 --out={empty}', ['.png', '{empty}']),
+    'sample_jpeg': ('sample.py --workdir={run} --labels=1 --out=a.jpg', ['.png', 'a.jpg']),
+    'sample_animated_png': (
+        'sample.py --workdir={run} --labels=1 --animate=w --out=a.png',
+        ['.webp', 'a.png'],
     ),
+    'report_pdf': ('report.py {run} --out=a.pdf', ['.html', 'a.pdf']),
     'sample_step': ('sample.py --workdir={run} --labels=1 --step=4', ['step 4', '3, 6']),
     'unknown_storage': ('sample.py --workdir=gcs://bucket/run --labels=1', ['gs://']),
     'no_topology': ('compile_for.py --config={digits}', ['--topology', 'v5p:2x2x1']),

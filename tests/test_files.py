@@ -46,6 +46,13 @@ def test_writing_makes_the_directories_above(tmp_path):
     assert files.read_json(tmp_path / 'a' / 'b' / 'c.json') == {'x': 1}
 
 
+def test_a_directory_is_not_replaced(tmp_path):
+    (tmp_path / 'kept').write_text('this')
+    message = user_error(files.write_bytes, tmp_path, b'')
+    assert message == f'{tmp_path} is a directory; name a file'
+    assert (tmp_path / 'kept').read_text() == 'this'
+
+
 @pytest.mark.parametrize('step', ['open', 'replace'])
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, step):
     """Half of the content is written when the disk is full, or all of it when renaming fails."""
