@@ -1,5 +1,7 @@
 """The real images that a sweep's samples are compared with."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,12 +35,39 @@ def reference(config: ConfigDict, workdir: epath.Path, extractor: FeatureExtract
     dtype = '-bfloat16' if made_by.get('dtype') == 'bfloat16' else ''
     name = f'{extractor.name}-{made_by["sha256"][:12]}{dtype}.npz'
     path = workdir / 'reference' / name
-    kept = files.read_or_set_aside(path, lambda path: _read_kept(path, extractor))
-    if kept is not None:
-        return kept
-    logging.info('reference statistics of %s %s', config.data.name, config.data.split)
-    compute(config.data, extractor, path, config.sweep.batch_size)
-    return reference_lib.load(path, extractor)
+    return kept_or_computed(config.data, extractor, path, config.sweep.batch_size)
+
+
+def kept_or_computed(
+    config_data: ConfigDict, extractor: FeatureExtractor, path: epath.Path, batch_size: int
+) -> Reference:
+    """The statistics of `config_data.split` in `path`, written there where they are missing.
+
+    A damaged file is set aside. Statistics of other images stay where they are, and those of these
+    go beside them, into a file whose name ends in a hash.
+    """
+    record = _record(config_data)
+    for place in (path, path.with_name(f'{path.stem}-{_short_hash(record)}.npz')):
+        kept = files.read_or_set_aside(place, lambda place: _read_kept(place, extractor))
+        if kept is None:
+            logging.info('reference statistics of %s %s', config_data.name, config_data.split)
+            compute(config_data, extractor, place, batch_size)
+            return reference_lib.load(place, extractor)
+        if all(kept.record.get(key, value) == value for key, value in record.items()):
+            return kept
+    raise UserError(f'{place} is of other images than its name says; move it away')
+
+
+def _record(config_data: ConfigDict) -> dict[str, Any]:
+    return {
+        'dataset': config_data.name,
+        'split': config_data.split,
+        'image_size': config_data.image_size,
+    }
+
+
+def _short_hash(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:8]
 
 
 def _read_kept(path: epath.Path, extractor: FeatureExtractor) -> Reference:
@@ -58,11 +87,6 @@ def compute(
 
     The images go through the training preprocessing (no flips) and are rounded half up to uint8.
     """
-    record: dict[str, Any] = {
-        'dataset': config_data.name,
-        'split': config_data.split,
-        'image_size': config_data.image_size,
-    }
 
     def batches_from(start: int) -> Iterator[np.ndarray]:
         epoch = pipeline.one_epoch(config_data, config_data.split, batch_size, start)
@@ -74,5 +98,5 @@ def compute(
         extractor,
         path,
         batch_size=batch_size,
-        record=record,
+        record=_record(config_data),
     )

@@ -13,6 +13,7 @@ from etils import epath
 from cfg_jax import config as config_lib, files
 from cfg_jax.config_fields import FIELDS
 from cfg_jax.errors import UserError
+from cfg_jax.evaluation import tables
 from cfg_jax.guidance import RULES
 from cfg_jax.metrics import METRICS
 
@@ -79,7 +80,10 @@ def log_unfinished(sweeps: epath.Path, name: str) -> None:
 def with_earlier_rows(
     directory: epath.Path, results: dict[str, Any], rows: Sequence[Row]
 ) -> list[Row]:
-    """`rows`, and those at other w that results.json of the same protocol has, ascending in w."""
+    """`rows`, and those at other w that results.json of the same protocol has, ascending in w.
+
+    All have the same metrics: a row of images that are not finite has NaN for what others measured.
+    """
     earlier = _earlier(directory)
     ours = {row['w'] for row in rows}
     kept = [row for row in earlier['rows'] if row['w'] not in ours]
@@ -90,7 +94,18 @@ def with_earlier_rows(
             ', '.join(f'{row["w"]:g}' for row in kept),
         )
         kept = []
-    return sorted([*rows, *kept], key=lambda row: row['w'])
+    return _with_same_metrics(sorted([*rows, *kept], key=lambda row: row['w']))
+
+
+def _with_same_metrics(rows: Sequence[Row]) -> list[Row]:
+    valid = [row for row in rows if 'images_not_finite' not in row]
+    keys = list(dict.fromkeys(key for row in valid or rows for key in tables.metric_keys(row)))
+
+    def with_all(row: Row) -> Row:
+        others = {key: value for key, value in row.items() if key not in tables.metric_keys(row)}
+        return {'w': row['w']} | dict.fromkeys(keys, float('nan')) | others
+
+    return [with_all(row) if 'images_not_finite' in row else row for row in rows]
 
 
 def lacking(directory: epath.Path, results: dict[str, Any], rows: Sequence[Row]) -> list[float]:
@@ -188,6 +203,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     settings = _with_guidance(settings)
     features = {key: value for key, value in settings['features'].items() if key != 'source'}
     settings |= {'features': features}
+    settings.pop('is_splits', None)
     if 'sampler' not in settings:  # of real images
         return settings
     # The first edition's names; what came later has the value that was used before it came.
@@ -197,7 +213,7 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         for name, field in FIELDS.items()
         if name.startswith(('sampler.', 'diffusion.'))
     }
-    return {key: value for key, value in settings.items() if key != 'is_splits'} | {
+    return settings | {
         'rounding': settings.get('rounding', FIELDS['sweep.rounding'].default),
         'sampler': defaults | sampler,
     }

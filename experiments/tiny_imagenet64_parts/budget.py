@@ -9,8 +9,8 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax.errors import Preempted
-from cfg_jax.training import loop
+from cfg_jax.errors import Preempted, UserError
+from cfg_jax.training import checkpoints, loop
 
 _AGAIN_SECONDS = 1.0
 
@@ -62,9 +62,14 @@ class _Alarm:
 def train(config: ConfigDict, workdir: epath.Path, budget: Budget) -> bool:
     """Trains, or continues, until `config.train.steps` or until the budget is spent.
 
+    What is trained to its end needs no budget.
+
     Returns:
       Whether the training is complete.
     """
+    if _is_complete(config, workdir):
+        loop.train(config, workdir)  # which checks that it is this very training
+        return True
     seconds = budget.seconds_left()
     if not seconds:
         logging.info('no minutes left to train %s', workdir)
@@ -78,3 +83,10 @@ def train(config: ConfigDict, workdir: epath.Path, budget: Budget) -> bool:
             logging.info('the minutes are spent: %s; the same command trains on', stop)
             return False
     return True
+
+
+def _is_complete(config: ConfigDict, workdir: epath.Path) -> bool:
+    try:
+        return checkpoints.kept_steps(workdir)[-1] >= config.train.steps
+    except UserError:  # no checkpoint yet
+        return False

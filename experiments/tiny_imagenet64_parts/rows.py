@@ -15,7 +15,6 @@ from cfg_jax.data import images, pipeline
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import (
     dataset_reference,
-    reference as reference_lib,
     results as results_lib,
     rows as rows_lib,
     sweep,
@@ -62,12 +61,11 @@ def references(
     made = []
     for split in SPLITS:
         path = root / 'reference' / f'{split}{count or ""}.npz'
-        if not path.exists():
-            logging.info('\nreference: %s, %s images', split, count or 'all')
-            group = config.data.copy_and_resolve_references()
-            group.split = split + (f'[:{count}]' if count else '')
-            dataset_reference.compute(group, extractor.inception, path, config.sweep.batch_size)
-        statistics = reference_lib.load(path, extractor.inception)
+        group = config.data.copy_and_resolve_references()
+        group.split = split + (f'[:{count}]' if count else '')
+        statistics = dataset_reference.kept_or_computed(
+            group, extractor.inception, path, config.sweep.batch_size
+        )
         # The root of its covariance takes as long as the rest of a row, and is always the same.
         made.append(RealImages(statistics, frechet.distance_from(statistics.spatial)))
     return References(*made)
@@ -96,7 +94,7 @@ class Curves:
     def curve(self, slug: str, name: str, model: Model) -> Curve:
         """The rows of a model at the weights of its config's `sweep`, written as CURVE too.
 
-        Rows of other weights that were measured before stay in it.
+        Rows of other weights that were measured before, in the same way, stay in it.
 
         Args:
           slug: of the directory.
@@ -112,7 +110,8 @@ class Curves:
         directory = results_lib.claim(self._root / 'sweep' / slug, settings, _ADVICE)
         logging.info('\n%s', name)
         self._fill(model, directory)
-        rows = list(filter(None, map(_read_row, (directory / 'rows').glob('w_*.json'))))
+        paths = (directory / 'rows').glob('w_*.json')
+        rows = [row for path in paths if (row := _kept_row(path, config)) is not None]
         # Rows of the first edition lack it; its rules guided at every level.
         steps = config.sampler.num_steps
         rows = [
@@ -128,7 +127,7 @@ class Curves:
     def _fill(self, model: Model, directory: epath.Path) -> None:
         """Measures the rows that are missing, each while the next is sampled."""
         path = {w: directory / 'rows' / f'w_{w!r}.json' for w in weights(model.config)}
-        missing = [w for w in path if _read_row(path[w]) is None]
+        missing = [w for w in path if _kept_row(path[w], model.config) is None]
         cache = SampleCache(model, directory / 'shards', self._extractor)
         with ThreadPoolExecutor(1) as measuring:
             kept = []
@@ -141,14 +140,13 @@ class Curves:
 
     def _keep(self, path: epath.Path, w: float, samples: Samples, config: ConfigDict) -> None:
         row = metrics_of(samples, self._real, config)
-        files.write_json(path, {'w': w, 'nfe': samples.nfe} | row)
+        files.write_json(path, {'w': w, 'nfe': samples.nfe} | _how(config) | row)
 
     def floor(self, config: ConfigDict) -> list[Row]:
         """Real images in the place of samples, as many of them: each split against the other."""
         settings = {
             'dataset': config.data.name,
             'num_samples': config.sweep.num_samples,
-            'is_splits': config.sweep.is_splits,
             'features': self._extractor.provenance(),
             'references': self._real.hashes(),
         }
@@ -156,11 +154,11 @@ class Curves:
         rows = []
         for split, other in zip(SPLITS, reversed(SPLITS), strict=True):
             path = directory / f'{split}.json'
-            row = _read_row(path)
+            row = _kept_row(path, config)
             if row is None:
                 logging.info('\nfloor: %s against %s', split, other)
                 row = self._floor_row(config, split, getattr(self._real, other))
-                row |= {'images': split, 'against': other}
+                row |= {'images': split, 'against': other} | _how(config)
                 files.write_json(path, row)
             rows.append(row)
         return rows
@@ -177,8 +175,17 @@ class Curves:
         return row | {'num_images': len(labels)}
 
 
-def _read_row(path: epath.Path) -> Row | None:
-    return files.read_or_set_aside(path, files.read_json)
+def _kept_row(path: epath.Path, config: ConfigDict) -> Row | None:
+    """A row that was measured in the same way, or that is of before rows said how."""
+    row = files.read_or_set_aside(path, files.read_json)
+    if row is None or any(row.get(key, value) != value for key, value in _how(config).items()):
+        return None
+    return row
+
+
+def _how(config: ConfigDict) -> Row:
+    """What decides a row beside its samples."""
+    return {'is_splits': config.sweep.is_splits, 'bootstrap': config.sweep.bootstrap}
 
 
 def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:

@@ -8,6 +8,7 @@ from support import logged, make_tiny_config, user_error
 
 from cfg_jax import files
 from cfg_jax.evaluation import sweep
+from cfg_jax.inference import Model
 
 # Tracing the U-Net anew, and pictures, would be most of every sweep; other files have both.
 pytestmark = pytest.mark.usefixtures('toy_networks', 'undrawn')
@@ -76,8 +77,6 @@ def test_rows_whose_samples_are_gone_are_left_out_with_a_warning(workdir):
 
 def test_samples_that_are_not_finite_make_an_invalid_row(workdir, monkeypatch):
     """Weights that overflow: the pictures would be black, and FID a number."""
-    from cfg_jax.inference import Model
-
     generate = Model.generate
 
     def broken(self, seed, indices, condition, w):
@@ -98,6 +97,28 @@ def test_samples_that_are_not_finite_make_an_invalid_row(workdir, monkeypatch):
     assert 2.0 not in [other['w'] for other in results['best']['fid']['others']]
     table = (workdir / 'sweep' / 'tiny' / 'table.md').read_text().splitlines()
     assert '| 2 | 3 | invalid | invalid | invalid |' in table
+
+
+@pytest.mark.parametrize(('invalid', 'valid'), [(2.0, 3.0), (3.0, 2.0)])
+def test_an_invalid_row_has_the_metrics_of_later_ones(workdir, monkeypatch, invalid, valid):
+    """Its samples have none of them, so it is not measured again: a table wants equal rows."""
+    generate = Model.generate
+
+    def broken(self, seed, indices, condition, w):
+        made = generate(self, seed, indices, condition, w)
+        return made._replace(x=made.x * np.where(w == invalid, np.nan, 1.0))
+
+    monkeypatch.setattr(Model, 'generate', broken)
+    sweep.run(config_of(invalid), workdir, name='new')
+    sweep.run(config_of(valid, sweep__metrics=('fid', 'is', 'precision')), workdir, name='new')
+    directory = workdir / 'sweep' / 'new'
+    rows = {row['w']: row for row in results_of(workdir, 'new')['rows']}
+    assert np.isfinite(rows[valid]['precision'])
+    assert np.isnan([rows[invalid][key] for key in ('fid', 'is', 'precision')]).all()
+    heading, _, *lines = (directory / 'table.md').read_text().splitlines()
+    assert 'precision' in heading
+    [line] = [line for line in lines if line.startswith(f'| {invalid:g} ')]
+    assert line.count('invalid') == 4
 
 
 def test_samples_are_truncated_where_the_config_asks_for_it(workdir):

@@ -246,6 +246,19 @@ def test_again_costs_nothing(root, blobs, toys, capsys):
     assert results_of(root)['curves'] == before['curves']
 
 
+def test_other_splits_and_replicates_are_measured_anew(root, blobs, toys, tmp_path, capsys):
+    """From the same samples."""
+    before = results_of(root)['curves']['T4']['rows']
+    more = ('--minutes=0', '--config.sweep.is_splits=3', f'--out={tmp_path / "out"}')
+    status, out, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
+    assert (status, err) == (0, [])
+    rows = json.loads((tmp_path / 'out' / 'results.json').read_text())['curves']['T4']['rows']
+    for row, earlier in zip(rows, before, strict=True):
+        assert (row['is_splits'], earlier['is_splits']) == (3, 1)
+        assert row['fd768'] == earlier['fd768']
+        assert row['is'] != earlier['is']
+
+
 def test_the_exported_model_is_what_was_measured(root, blobs, toys, tmp_path, capsys):
     params, config, _ = loading.load_params(root / 'results' / 'model-24.safetensors')
     model = tmp_path / 'friend.safetensors'
@@ -282,9 +295,20 @@ def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_net
     with logged() as lines:
         assert budget_lib.train(config, tmp_path / 'run', budget_lib.Budget(5))
     assert any(f'resuming from step {step}' in line for line in lines)
+    config.train.steps = step + 4
     with logged() as lines:
         assert not budget_lib.train(config, tmp_path / 'run', budget_lib.Budget(0))
     assert 'no minutes left' in lines[-1]
+
+
+def test_what_is_trained_needs_no_minutes(tmp_path, toy_networks):
+    budget_lib = experiment('tiny_imagenet64_parts.budget')
+    config, spent = make_tiny_config(train__steps=2), budget_lib.Budget(0)
+    assert not budget_lib.train(config, tmp_path / 'run', spent)
+    assert budget_lib.train(config, tmp_path / 'run', budget_lib.Budget(5))
+    assert budget_lib.train(config, tmp_path / 'run', spent)
+    other = make_tiny_config(train__steps=2, p_uncond=0.5)
+    assert 'p_uncond' in user_error(budget_lib.train, other, tmp_path / 'run', spent)
 
 
 @pytest.mark.parametrize(
