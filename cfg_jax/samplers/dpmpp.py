@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from cfg_jax import diffusion
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
-from cfg_jax.samplers.estimates import estimate
+from cfg_jax.samplers.estimates import estimate, extrapolation
 
 
 class _History(NamedTuple):
@@ -32,7 +32,8 @@ class DPMPP2M(Sampler):
     """DPM-Solver++(2M): one evaluation a level, deterministic, order 2.
 
     x = (1 + r / 2) x~ - (r / 2) x~_last with r = h / h_last extrapolates to the middle of the step.
-    The first step is of order 1.
+    The first step is of order 1, and so is one more than twice as long as the last, such as that to
+    the cleanest level of the paper's grid.
     """
 
     def init(self, z: jax.Array) -> Any:
@@ -47,9 +48,7 @@ class DPMPP2M(Sampler):
         x, history = found.x, state.history
         h = 0.5 * (level.logsnr_prime - level.logsnr)
         h_last = 0.5 * (level.logsnr - history.logsnr)
-        # Chosen before the division: the first level has no last one.
-        ratio = jnp.where(history.any, h / jnp.where(history.any, h_last, 1.0), 0.0)
-        straight = x + 0.5 * ratio * (x - history.x)
+        straight = x + 0.5 * extrapolation(h, h_last, history.any) * (x - history.x)
         z = jax.lax.cond(level.last, lambda: x, lambda: self._transition(z, straight, h, level))
         return z, State(guidance, _History(x, level.logsnr, jnp.ones((), bool)))
 

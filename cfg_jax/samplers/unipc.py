@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cfg_jax import diffusion
 from cfg_jax.samplers import Level, Predict, Sampler, State
-from cfg_jax.samplers.estimates import estimate
+from cfg_jax.samplers.estimates import estimate, extrapolation
 
 
 class _History(NamedTuple):
@@ -34,7 +34,8 @@ class UniPC(Sampler):
 
     and the corrector, with D2 = x~' - x~ of the new evaluation, takes rho_1 D1 + rho_2 D2 for
     D1 / 2, where rho solves the two order conditions. The corrected z replaces the predicted one;
-    the evaluation is not made again.
+    the evaluation is not made again. A step more than twice as long as the last is predicted with
+    D1 = 0.
     """
 
     def init(self, z: jax.Array) -> Any:
@@ -53,12 +54,11 @@ class UniPC(Sampler):
 
         def predicted() -> jax.Array:
             h = _half(level.logsnr, level.logsnr_prime)
-            difference = _past_difference(
-                x, history.x, _half(history.logsnr, level.logsnr), h, history.count > 0
-            )
+            h_last = _half(history.logsnr, level.logsnr)
+            ratio = extrapolation(h, h_last, history.count > 0)
             base = _first_order(z, x, level.logsnr, level.logsnr_prime)
             factor = -diffusion.alpha(level.logsnr_prime) * jnp.expm1(-h)
-            return base + 0.5 * factor * difference
+            return base + 0.5 * factor * ratio * (x - history.x)
 
         following = _History(z, x, history.x, level.logsnr, history.logsnr, history.count + 1)
         return jax.lax.cond(level.last, lambda: x, predicted), State(guidance, following)
@@ -75,14 +75,6 @@ def _first_order(
     ratio = diffusion.sigma(logsnr_prime) / diffusion.sigma(logsnr)
     weight = -diffusion.alpha(logsnr_prime) * jnp.expm1(-_half(logsnr, logsnr_prime))
     return ratio * z + weight * x
-
-
-def _past_difference(
-    x: jax.Array, x_last: jax.Array, h_last: jax.Array, h: jax.Array, known: jax.Array
-) -> jax.Array:
-    """(x - x_last) h / h_last, the change of x over a step of size h; 0 without a last level."""
-    ratio = jnp.where(known, h / jnp.where(known, h_last, 1.0), 0.0)
-    return ratio * (x - x_last)
 
 
 def _corrected(history: _History, x_new: jax.Array, logsnr: jax.Array) -> jax.Array:

@@ -252,6 +252,7 @@ def test_other_splits_and_replicates_are_measured_anew(root, blobs, toys, tmp_pa
     more = ('--minutes=0', '--config.sweep.is_splits=3', f'--out={tmp_path / "out"}')
     status, out, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
     assert (status, err) == (0, [])
+    assert not [line for line in out if 'images/s' in line]
     rows = json.loads((tmp_path / 'out' / 'results.json').read_text())['curves']['T4']['rows']
     for row, earlier in zip(rows, before, strict=True):
         assert (row['is_splits'], earlier['is_splits']) == (3, 1)

@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 from cfg_jax.diffusion import CosineSchedule
 from cfg_jax.keys import per_image_noise, stream
 from cfg_jax.samplers import SAMPLERS
+from cfg_jax.samplers.estimates import extrapolation
 from cfg_jax.samplers.grids import (
     EDMGrid,
     FlowGrid,
@@ -22,6 +23,7 @@ from cfg_jax.samplers.loop import follow
 MEANS, DEVIATION = np.array([-0.6, 0.5]), 0.25  # of the data, a mixture in one dimension
 W, ENDS = 1.0, (-6.0, 6.0)
 GRID = LogSNRGrid(CosineSchedule(*ENDS))
+MEAN = 0.4  # of a single Gaussian
 
 
 def eps_of_component(z, logsnr, mean, np=jnp):
@@ -41,9 +43,8 @@ def guided_eps(z, logsnr, np=jnp):
     return (1 + W) * eps[1] - W * (share * eps[0] + (1 - share) * eps[1])
 
 
-@pytest.fixture(scope='module')
-def ends():
-    """Starts, and the exact x~ at the last level by a high-order solver in float64."""
+def exact_ends(levels):
+    """Starts, and the exact x~ at the last of two levels by a high-order solver in float64."""
 
     def derivative(logsnr, z):
         alpha_2 = 1 / (1 + np.exp(-logsnr))
@@ -53,10 +54,28 @@ def ends():
         return 0.5 * alpha * sigma**2 * x - 0.5 * sigma * alpha_2 * eps
 
     z = np.linspace(-2, 2, 41)
-    found = solve_ivp(derivative, ENDS, z, rtol=1e-10, atol=1e-12, method='DOP853').y[:, -1]
-    alpha_2 = 1 / (1 + np.exp(-ENDS[1]))
-    eps = guided_eps(found, ENDS[1], np)
+    found = solve_ivp(derivative, levels, z, rtol=1e-10, atol=1e-12, method='DOP853').y[:, -1]
+    alpha_2 = 1 / (1 + np.exp(-levels[1]))
+    eps = guided_eps(found, levels[1], np)
     return z, (found - np.sqrt(1 - alpha_2) * eps) / np.sqrt(alpha_2)
+
+
+@pytest.fixture(scope='module')
+def ends():
+    return exact_ends(ENDS)
+
+
+@pytest.fixture(scope='module')
+def ends_of_the_paper():
+    return exact_ends((-20.0, 20.0))
+
+
+def largest_error(name, num_steps, grid, ends):
+    z, exact = ends
+    sampler = SAMPLERS.make(name, num_steps=num_steps, clip=False, grid=grid)
+    keys = jax.random.split(jax.random.key(0), len(z))
+    x = follow(sampler, guided_eps, jnp.asarray(z[:, None], jnp.float32), keys)
+    return np.abs(np.asarray(x)[:, 0] - exact).max()
 
 
 @pytest.mark.parametrize(
@@ -71,16 +90,52 @@ def ends():
     ],
 )
 def test_order_of_convergence_under_guidance(name, order, ends):
-    z, exact = ends
-    start = jnp.asarray(z[:, None], jnp.float32)
-    keys = jax.random.split(jax.random.key(0), len(z))
-    errors = []
-    for num_steps in (16, 32, 64):
-        sampler = SAMPLERS.make(name, num_steps=num_steps, clip=False, grid=GRID)
-        x = follow(sampler, guided_eps, start, keys)
-        errors.append(np.abs(np.asarray(x)[:, 0] - exact).max())
+    errors = [largest_error(name, num_steps, GRID, ends) for num_steps in (16, 32, 64)]
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     assert orders.min() >= order, (errors, orders)
+
+
+@pytest.mark.parametrize('grid', [Grid, RespacedGrid])
+@pytest.mark.parametrize('name', ['heun', 'flow_heun', 'dpmpp_2m', 'unipc'])
+@pytest.mark.parametrize('num_steps', [10, 20, 64])
+def test_order_2_is_no_worse_on_the_grid_of_the_paper(name, num_steps, grid, ends_of_the_paper):
+    """Its first and last step are ten times as long in log-SNR as those beside them: of order 2
+    they overshoot, with 10 levels Heun's by 7."""
+    grid = grid(CosineSchedule(-20.0, 20.0))
+    errors = [largest_error(each, num_steps, grid, ends_of_the_paper) for each in ('ddim', name)]
+    assert errors[1] < errors[0], errors
+
+
+def test_few_steps_of_the_sde_on_the_grid_of_the_paper():
+    """The standard deviation of a Gaussian, which a line through two estimates makes threefold."""
+    x = stochastic_samples('dpmpp_2m_sde', 24, Grid(CosineSchedule(-20.0, 20.0)), 2_000)
+    assert x.std() == pytest.approx(DEVIATION, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ('h', 'h_last', 'known', 'ratio'),
+    [(0.3, 0.2, True, 1.5), (0.2, 0.4, True, 0.5), (0.5, 0.2, True, 0.0), (0.3, 0.0, False, 0.0)],
+)
+def test_a_line_reaches_no_further_than_twice_its_length(h, h_last, known, ratio):
+    found = extrapolation(jnp.float32(h), jnp.float32(h_last), jnp.asarray(known))
+    assert found == pytest.approx(ratio)
+
+
+def stochastic_samples(spec, num_steps, grid, count):
+    """Of N(MEAN, DEVIATION^2), whose exact eps is known, float64 [count, 1]."""
+    name, _, options = spec.partition(':')
+    sampler = SAMPLERS.make(name, options, num_steps=num_steps, clip=False, grid=grid)
+    keys = jax.random.split(jax.random.key(1), count)
+    z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 9), (1,)))(keys)
+    # The prior at the noisiest level is not exactly N(0, 1): start from the exact marginal.
+    alpha_2 = 1 / (1 + np.exp(-np.float64(grid.levels(num_steps)[0])))
+    variance = alpha_2 * DEVIATION**2 + 1 - alpha_2
+    z = np.sqrt(alpha_2) * MEAN + np.sqrt(variance) * z
+
+    def eps(z, logsnr):
+        return eps_of_component(z, logsnr, MEAN)
+
+    return np.asarray(follow(sampler, eps, z, keys), np.float64)
 
 
 @pytest.mark.parametrize(
@@ -97,18 +152,8 @@ def test_order_of_convergence_under_guidance(name, order, ends):
 )
 def test_stochastic_samplers_reproduce_the_moments(spec, num_steps):
     """Of a Gaussian, whose exact eps is known: mean and variance within Monte-Carlo error."""
-    count, mean = 20_000, 0.4
-    name, _, options = spec.partition(':')
-    sampler = SAMPLERS.make(name, options, num_steps=num_steps, clip=False, grid=GRID)
-    keys = jax.random.split(jax.random.key(1), count)
-    z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 9), (1,)))(keys)
-    # The prior at the noisiest level is not exactly N(0, 1): start from the exact marginal.
-    alpha_2 = 1 / (1 + np.exp(-ENDS[0]))
-    variance = alpha_2 * DEVIATION**2 + 1 - alpha_2
-    z = np.sqrt(alpha_2) * mean + np.sqrt(variance) * z
-    x = np.asarray(
-        follow(sampler, lambda z, logsnr: eps_of_component(z, logsnr, mean), z, keys), np.float64
-    )
+    count, name = 20_000, spec.partition(':')[0]
+    x = stochastic_samples(spec, num_steps, GRID, count)
     # x~ at the last level is the posterior mean of x, whose variance is a little smaller; of
     # flow_sde it is x~ - t eps~.
     alpha_2 = 1 / (1 + np.exp(-ENDS[1]))
@@ -116,7 +161,7 @@ def test_stochastic_samplers_reproduce_the_moments(spec, num_steps):
     subtracted = sigma / (alpha + sigma) if name == 'flow_sde' else 0
     shrunk = (alpha * DEVIATION**2 - subtracted * sigma) ** 2
     shrunk /= alpha_2 * DEVIATION**2 + 1 - alpha_2
-    assert abs(x.mean() - mean) < 5 * DEVIATION / np.sqrt(count)
+    assert abs(x.mean() - MEAN) < 5 * DEVIATION / np.sqrt(count)
     # 5 standard errors of a variance, and 2 % for the steps.
     assert abs(x.var() / shrunk - 1) < 5 * np.sqrt(2 / count) + 0.02
 
