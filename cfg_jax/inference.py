@@ -28,7 +28,7 @@ from cfg_jax.diffusion import ImageArray, Images, PerImage
 from cfg_jax.distributed import devices
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import RULES, Rule
-from cfg_jax.guidance.guided import GuidedDenoiser, for_a_loop
+from cfg_jax.guidance.guided import GuidedDenoiser, for_a_loop, weights_of_images
 from cfg_jax.keys import Keys, image_keys, per_image_noise, stream
 from cfg_jax.models import networks as networks_lib
 from cfg_jax.perf.operations import count_flops
@@ -184,7 +184,8 @@ class Model:
           indices: numbers of the images, [B].
           condition: a pytree of arrays [B, ...].
           w: guidance weight, a number or one per image [B]. The number 0 costs one evaluation a
-            level; everything else costs what the rule takes and shares one compilation.
+            level, unless the rule has terms without w; everything else costs what the rule takes
+            and shares one compilation.
           params: instead of the model's own.
           edit: images to begin with; each strength and resample is a compilation of its own.
 
@@ -212,11 +213,10 @@ class Model:
             jax.tree.map(on_devices, condition),
             jax.tree.map(on_devices, edit),
         ]
-        if np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
+        weights = weights_of_images(self.rule, self.conditioning, w, count)
+        if weights is None:
             x, nfe = self._unguided(*arguments)
         else:
-            model_checks.check_null(self.rule, self.conditioning)
-            weights = np.broadcast_to(np.asarray(w, np.float32), (count,))
             x, nfe = self._guided(*arguments, on_devices(weights))
         return Generated(x[:count], nfe[:count])
 
@@ -237,8 +237,7 @@ class Model:
         numbers = np.arange(len(condition)) if indices is None else np.asarray(indices)
         model_checks.check_numbers(seed, numbers)
         model_checks.check_lengths(len(numbers), given, w)
-        model_checks.check_null(self.rule, self.conditioning)
-        weights = np.broadcast_to(np.asarray(w, np.float32), numbers.shape)
+        weights = weights_of_images(self.rule, self.conditioning, w, len(numbers))
         arguments = self.params, np.uint32(seed), numbers.astype(np.uint32), given, weights
         return np.asarray(to_uint8(self._trajectory(*arguments)))
 

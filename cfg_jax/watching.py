@@ -12,6 +12,7 @@ from cfg_jax import model_checks
 from cfg_jax.conditioning import Condition
 from cfg_jax.data.images import to_uint8
 from cfg_jax.distributed import devices
+from cfg_jax.guidance.guided import weights_of_images
 from cfg_jax.inference import Model
 from cfg_jax.models.denoiser import Prediction
 from cfg_jax.samplers.loop import Row, level_of, rows, start
@@ -41,7 +42,7 @@ class Watcher:
 
         Args:
           seed, indices, condition: as of `Model.generate`.
-          w: one weight for all images; 0 takes one evaluation a level.
+          w: one weight for all images, see `Model.generate`.
 
         Raises:
           UserError: as of `Model.generate`.
@@ -49,9 +50,8 @@ class Watcher:
         model = self.model
         model_checks.check_numbers(seed, indices)
         model_checks.check_lengths(len(indices), condition, w)
-        if w:
-            model_checks.check_null(model.rule, model.conditioning)
-        weights = jnp.full(len(indices), w, jnp.float32) if w else None
+        of_images = weights_of_images(model.rule, model.conditioning, w, len(indices))
+        weights = None if of_images is None else jnp.asarray(of_images)
         numbers = jnp.asarray(np.asarray(indices, np.uint32))
         inputs = _Inputs(model.params, jnp.uint32(seed), numbers, condition, weights)
         # Placed as the parameters are, or the second step would be compiled anew.
@@ -106,6 +106,9 @@ class _Recording:
 
     def init(self, z: jax.Array) -> _Recorded:
         return _Recorded(self._predict.init(z), jnp.zeros_like(z))
+
+    def of_one_level(self, first: _Recorded, last: _Recorded) -> _Recorded:
+        return _Recorded(self._predict.of_one_level(first.inner, last.inner), last.x)
 
     def __call__(
         self, z: jax.Array, logsnr: jax.Array, state: _Recorded

@@ -87,7 +87,7 @@ class Studio:
         Raises:
           UserError: the rule does not fit this model.
         """
-        program = watcher, wish.count, wish.w == 0
+        program = watcher, wish.count, wish.w == 0 and watcher.model.rule.unguided_at_zero
         compiles = program not in self._compiled
         if compiles:
             yield {'compiling': True}

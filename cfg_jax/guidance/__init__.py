@@ -201,12 +201,17 @@ class Rule:
 
     @property
     def unguided(self) -> Evaluation:
-        """The one evaluation at w = 0 and wherever the rule is not active."""
+        """The one evaluation wherever the rule is not active, and as a rule at w = 0."""
         return CONDITIONAL
+
+    @property
+    def unguided_at_zero(self) -> bool:
+        """Whether w = 0 is `unguided` alone, as without terms that w does not weigh."""
+        return True
 
     def nfe_per_level(self, w: float) -> int:
         """Evaluations of networks at weight `w` where the rule is active."""
-        return 1 if w == 0 else len(self.evaluations)
+        return 1 if w == 0 and self.unguided_at_zero else len(self.evaluations)
 
     def active(self, logsnr: jax.Array) -> jax.Array | None:
         """Whether to guide at this level [], for all images; None where it always does."""
@@ -253,7 +258,7 @@ class Rule:
         """w grad_z log p, added to the mean of ancestral transitions times their variance."""
         return None
 
-    def renoise(self, predictions: Predictions) -> jax.Array | None:
+    def renoise(self, w: PerImage, predictions: Predictions) -> ImageArray | None:
         """eps that takes x~ to the next level, where it is not the guided one (CFG++)."""
         return None
 

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+
 from cfg_jax.diffusion import ImageArray, PerImage, broadcast_to_images
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 
@@ -13,9 +15,10 @@ class CFGPlusPlus(Rule):
 
         x~ = (z - sigma eps~) / alpha,  z' = alpha' x~ + sigma' eps(z).
 
-    Here w is the method's scale in (0, 1]; w = 0 is unguided sampling, as everywhere. One step is a
-    DDIM step of classifier-free guidance with scale s = w / (1 - exp(-(logsnr' - logsnr) / 2)), so
-    its strength depends on the number of steps.
+    Here w is the method's scale in (0, 1]; w = 0 is the conditional model, as everywhere, and not
+    the limit of small w, which is the unconditional one. One step is a DDIM step of classifier-free
+    guidance with scale s = w / (1 - exp(-(logsnr' - logsnr) / 2)), so its strength depends on the
+    number of steps.
     """
 
     renoises: ClassVar[bool] = True
@@ -25,8 +28,11 @@ class CFGPlusPlus(Rule):
     ) -> tuple[ImageArray, Any]:
         """eps~ of x~."""
         eps_cond, eps_uncond = predictions
-        return eps_uncond + broadcast_to_images(w, level.z) * (eps_cond - eps_uncond), state
+        w = broadcast_to_images(w, level.z)
+        guided = eps_uncond + w * (eps_cond - eps_uncond)
+        return jnp.where(w == 0.0, eps_cond, guided), state
 
-    def renoise(self, predictions: Predictions) -> ImageArray:
-        """eps(z)."""
-        return predictions[1]
+    def renoise(self, w: PerImage, predictions: Predictions) -> ImageArray:
+        """eps(z), at w = 0 eps(z, c)."""
+        eps_cond, eps_uncond = predictions
+        return jnp.where(broadcast_to_images(w, eps_cond) == 0.0, eps_cond, eps_uncond)

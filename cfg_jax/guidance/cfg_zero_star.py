@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 
-from cfg_jax.diffusion import ImageArray, PerImage, u_cosine
+from cfg_jax.diffusion import ImageArray, PerImage
 from cfg_jax.guidance import GuidanceLevel, Predictions, Rule
 from cfg_jax.guidance.classifier_free import guide
 
@@ -18,7 +19,8 @@ class CFGZeroStar(Rule):
     there the prediction of a flow model is said to be worse than none.
 
     Attributes:
-      zero: share of the schedule, from noise, with zero velocity; 0 for none, published 0.04.
+      zero: share of the flow's time t in [0, 1], from noise, with zero velocity; 0 for none,
+        published the first 4 % of the steps.
       optimised: whether a is as above; else 1, which with zero = 0 is the paper's rule.
     """
 
@@ -30,6 +32,11 @@ class CFGZeroStar(Rule):
     def __post_init__(self) -> None:
         if not 0.0 <= self.zero < 1.0:
             raise ValueError(f'zero is in [0, 1); got {self.zero}')
+
+    @property
+    def unguided_at_zero(self) -> bool:
+        """The first part of the trajectory is left out at w = 0 too."""
+        return self.zero == 0.0
 
     def combine(
         self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
@@ -43,5 +50,6 @@ class CFGZeroStar(Rule):
             v_uncond = inner / jnp.maximum(squared, jnp.finfo(v_uncond.dtype).tiny) * v_uncond
         guided = guide(v_cond, v_uncond, w)
         if self.zero:
-            guided = jnp.where(u_cosine(level.logsnr) > 1.0 - self.zero, 0.0, guided)
+            t = jax.nn.sigmoid(-0.5 * level.logsnr)  # sigma / (alpha + sigma)
+            guided = jnp.where(t > 1.0 - self.zero, 0.0, guided)
         return guided, state

@@ -39,9 +39,9 @@ class Channels(Modifier):
         gradient = self.inner.mean_gradient(w, predictions)
         return None if gradient is None else self._only(gradient, jnp.zeros_like(gradient))
 
-    def renoise(self, predictions: Predictions) -> ImageArray | None:
+    def renoise(self, w: PerImage, predictions: Predictions) -> ImageArray | None:
         """That of the inner rule in the first channels, else the unguided eps."""
-        eps = self.inner.renoise(predictions)
+        eps = self.inner.renoise(w, predictions)
         return None if eps is None else self._only(eps, self._plain(predictions))
 
     def _plain(self, predictions: Predictions) -> jax.Array:

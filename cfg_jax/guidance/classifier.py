@@ -114,6 +114,11 @@ class ClassifierEps(ClassifierRule):
 
     clip_first: bool = False
 
+    @property
+    def unguided_at_zero(self) -> bool:
+        """x~ is clipped at w = 0 too."""
+        return not self.clip_first
+
     def combine(
         self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any
     ) -> tuple[ImageArray, Any]:

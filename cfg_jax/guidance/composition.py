@@ -16,7 +16,8 @@ class Composition(Rule):
     """eps(z) + (1 + w) (eps(z, c) - eps(z)) + sum_i weight_i (eps(z, c_i) - eps(z)).
 
     A positive weight asks for a class too (AND), a negative one avoids it (NOT). Without further
-    classes it is the paper's rule. The weights sum to 1, so the space does not matter; sampling
+    classes it is the paper's rule. At w = 0 the further classes are asked for all the same. The
+    weights sum to 1, so the space does not matter; sampling
     along the sum is not exact sampling of the product of densities.
 
     Attributes:
@@ -43,6 +44,11 @@ class Composition(Rule):
         """Conditional, null, and one for each further class."""
         names = [f'further {label}' for label in self._labels()]
         return (CONDITIONAL, NULL, *(Evaluation(condition=name) for name in names))
+
+    @property
+    def unguided_at_zero(self) -> bool:
+        """Further classes stay at w = 0."""
+        return not any(self._weights())
 
     def conditions(
         self, conditioning: Conditioning, condition: Condition, logsnr: jax.Array, keys: jax.Array

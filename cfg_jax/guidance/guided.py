@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from cfg_jax import diffusion
+from cfg_jax import diffusion, model_checks
 from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.guidance import Evaluation, GuidanceLevel, Rule
 from cfg_jax.guidance.classifier import log_prob_gradient
 from cfg_jax.keys import stream
+from cfg_jax.models import perturbation
 from cfg_jax.models.denoiser import Denoiser, Prediction
 from cfg_jax.registry import TARGETS
 
@@ -41,7 +44,7 @@ class GuidedDenoiser:
       conditioning: the kind of condition.
       condition: of the images, a pytree of arrays [B, ...].
       keys: of the images, for rules that draw, [B].
-      w: guidance weights, [B] or []; None is w = 0, at one evaluation a level.
+      w: guidance weights, [B] or []; None is unguided, at one evaluation a level.
     """
 
     rule: Rule
@@ -68,18 +71,27 @@ class GuidedDenoiser:
             return guided(z, logsnr, state)
         return jax.lax.cond(active, guided, self._unguided, z, logsnr, state)
 
+    def of_one_level(self, first: GuidanceState, last: GuidanceState) -> GuidanceState:
+        """The count of all evaluations; of a rule's own state, such as momentum, one update."""
+        return first._replace(nfe=last.nfe)
+
     def _unguided(
         self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
     ) -> tuple[Prediction, GuidanceState]:
         level = self._level(z, logsnr, state)
         evaluation = self.rule.unguided
         prediction = self._evaluate((evaluation,), level)[evaluation]
-        # With a weight, the fields that a guided level has.
-        if self.w is not None and self.rule.renoises:
-            prediction = prediction._replace(renoise=prediction.eps)
-        if self.w is not None and not self.rule.affine:
-            prediction = prediction._replace(x=None)
+        if self.w is not None:
+            prediction = self._with_fields_of_guided(prediction)
         return prediction, state._replace(nfe=state.nfe + 1)
+
+    def _with_fields_of_guided(self, prediction: Prediction) -> Prediction:
+        """What `jax.lax.cond` asks of its branches."""
+        if self.rule.renoises:
+            prediction = prediction._replace(renoise=prediction.eps)
+        if self.rule.ancestral_only:
+            prediction = prediction._replace(mean_gradient=jnp.zeros_like(prediction.eps))
+        return prediction if self.rule.affine else prediction._replace(x=None)
 
     def _guided(
         self, weight: jax.Array, z: jax.Array, logsnr: jax.Array, state: GuidanceState
@@ -108,7 +120,7 @@ class GuidedDenoiser:
             target.to_eps(z, combined, logsnr),
             unguided.v,
             self.rule.mean_gradient(w, predictions),
-            self.rule.renoise(predictions),
+            self.rule.renoise(w, predictions),
             x,
         )
         return prediction, GuidanceState(state.nfe + len(evaluations), rule_state)
@@ -155,13 +167,28 @@ class GuidedDenoiser:
                 params, level.z, level.logsnr, condition, shown_logsnr=shown, **options
             )
 
-        if len(conditions) == 1:
-            return [predict(conditions[0])]
-        # Mapped over the conditions of an image, the network runs them as one batch, and what does
-        # not depend on the condition once, on z.
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)  # [n, B, ...]
-        both = jax.vmap(predict)(stacked)
+        with perturbation.required(evaluation.perturbation):
+            if len(conditions) == 1:
+                return [predict(conditions[0])]
+            # Mapped over the conditions of an image, the network runs them as one batch, and what
+            # does not depend on the condition once, on z.
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)  # [n, B, ...]
+            both = jax.vmap(predict)(stacked)
         return [jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(len(conditions))]
+
+
+def weights_of_images(
+    rule: Rule, conditioning: Conditioning, w: ArrayLike, count: int
+) -> np.ndarray | None:
+    """`w` of `GuidedDenoiser` on the host: float32 [count], or None where the number 0 is unguided.
+
+    Raises:
+      UserError: a rule that needs a null condition, of a network that has none.
+    """
+    if rule.unguided_at_zero and np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
+        return None
+    model_checks.check_null(rule, conditioning)
+    return np.broadcast_to(np.asarray(w, np.float32), (count,))
 
 
 def for_a_loop(

@@ -23,7 +23,7 @@ def logsnr_of_noise_level(noise_level: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Interval(Modifier):
-    """A rule at noise levels s = sigma / alpha in (lowest, highest], w = 0 elsewhere.
+    """A rule at noise levels s = sigma / alpha in (lowest, highest], unguided elsewhere.
 
     "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality": with
     s = exp(-logsnr / 2) it guides for logsnr in [-2 ln highest, -2 ln lowest). Outside of it the

@@ -51,6 +51,11 @@ class Modifier(Rule):
         """That of the inner rule."""
         return self.inner.unguided
 
+    @property
+    def unguided_at_zero(self) -> bool:
+        """As the inner rule."""
+        return self.inner.unguided_at_zero
+
     def active(self, logsnr: jax.Array) -> jax.Array | None:
         """As the inner rule."""
         return self.inner.active(logsnr)
@@ -83,6 +88,6 @@ class Modifier(Rule):
         """As the inner rule."""
         return self.inner.mean_gradient(w, predictions)
 
-    def renoise(self, predictions: Predictions) -> ImageArray | None:
+    def renoise(self, w: PerImage, predictions: Predictions) -> ImageArray | None:
         """As the inner rule."""
-        return self.inner.renoise(predictions)
+        return self.inner.renoise(w, predictions)

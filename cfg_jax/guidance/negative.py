@@ -37,6 +37,11 @@ class Negative(Rule):
         """Conditional and negative, and null if it is kept."""
         return (CONDITIONAL, NULL, NEGATIVE) if self.keep_null else (CONDITIONAL, NEGATIVE)
 
+    @property
+    def unguided_at_zero(self) -> bool:
+        """The separate term stays at w = 0."""
+        return not (self.keep_null and self.strength)
+
     def conditions(
         self, conditioning: Conditioning, condition: Condition, logsnr: jax.Array, keys: jax.Array
     ) -> dict[str, Condition]:

@@ -13,7 +13,8 @@ class _Perturbed(ClassifierFree):
 
     Attributes:
       layers: names of the attention layers that are weakened, parts of names joined by '/', such
-        as 'middle' or 'up_1/down_1'; the published choice is the middle of the network.
+        as 'middle' or 'up_1/down_1'; the published choice is the middle of the network. Of a DiT
+        they are 'block_0', ...; 'middle' is that at half the depth.
     """
 
     layers: str = 'middle'

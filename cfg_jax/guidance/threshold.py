@@ -27,7 +27,8 @@ def threshold(x: Images, quantile: float) -> ImageArray:
 class Threshold(Modifier):
     """The x of the guided prediction is clipped, and eps follows from it.
 
-    For images in [-1, 1], not for latents. Samplers with `clip` clip statically anyway.
+    For images in [-1, 1], not for latents. Samplers with `clip` clip statically anyway. Where an
+    interval does not guide, nothing is thresholded either.
 
     Attributes:
       quantile: of |x|, dynamic thresholding; 0 for the static one at 1. Published ports take 0.995.
@@ -40,6 +41,11 @@ class Threshold(Modifier):
     def __post_init__(self) -> None:
         if not 0.0 <= self.quantile <= 1.0:
             raise ValueError(f'quantile is in [0, 1]; got {self.quantile}')
+
+    @property
+    def unguided_at_zero(self) -> bool:
+        """The x of w = 0 is clipped too."""
+        return False
 
     def combine(
         self, level: GuidanceLevel, w: PerImage, predictions: Predictions, state: Any

@@ -28,6 +28,11 @@ class TwoConditions(Rule):
 
     first: float = 1.5
 
+    @property
+    def unguided_at_zero(self) -> bool:
+        """Part a keeps its weight at w = 0."""
+        return self.first == 1.0
+
     def conditions(
         self, conditioning: Conditioning, condition: Condition, logsnr: jax.Array, keys: jax.Array
     ) -> dict[str, Condition]:

@@ -101,7 +101,8 @@ class DiT(nn.Module):
           time: float32 [B].
           condition: a pytree of arrays [B, ...].
           train: has no effect; these networks are not trained here.
-          perturbation: weakens self-attention in the blocks whose names it matches, 'block_0' on.
+          perturbation: weakens self-attention in the blocks whose names it matches, 'block_0' on;
+            that in the middle of the depth is 'middle' too.
 
         Returns:
           float32 [B, H, W, out_channels].
@@ -116,7 +117,8 @@ class DiT(nn.Module):
         for number in range(self.depth):
             name = f'block_{number}'
             block = DiTBlock(self.num_heads, self.attention, self.dtype, name=name)
-            applies = perturbation is not None and perturbation.applies(name)
+            layer = f'{name}_middle' if number == self.depth // 2 else name
+            applies = perturbation is not None and perturbation.applies(layer)
             h = block(h, emb, perturbation if applies else None)
         modulation = nn.Dense(2 * self.width, dtype=self.dtype, name='modulation')(nn.silu(emb))
         shift, scale = jnp.split(modulation[:, None, None, :].astype(jnp.float32), 2, axis=-1)

@@ -198,7 +198,7 @@ class EDM2UNet(nn.Module):
             attend = resample is None and h.shape[1] in self.attention_resolutions
         heads = features // self.head_channels if attend else 0
         block = Block(features, decoder, resample, heads, self.attention, self.dtype, name=name)
-        applies = perturbation is not None and perturbation.applies(f'{name}_attention')
+        applies = heads and perturbation is not None and perturbation.applies(f'{name}_attention')
         return block(h, emb, perturbation if applies else None)
 
     def _conv(self, features: int, name: str, dtype: Any) -> nn.Conv:

@@ -1,13 +1,22 @@
 """Weakened self-attention: the hook in the attention blocks that some guidance rules use."""
 
+import contextlib
+import contextvars
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cfg_jax.errors import UserError
 from cfg_jax.models.attention import attend
+
+# Inside of `required`: the attention layers of the network and whether each is perturbed.
+_asked: contextvars.ContextVar[dict[str, bool] | None] = contextvars.ContextVar(
+    'asked', default=None
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +26,8 @@ class Perturbation:
     Attributes:
       kind: 'identity' (each position attends to itself), 'blur' (queries are averaged over
         positions) or 'skip' (the block is left out).
-      layers: parts of layer names, joined by '/'; '' is every layer.
+      layers: parts of layer names between underscores, joined by '/', such as 'middle' or
+        'up_1/down_1'; '' is every layer.
       blur: deviation of the Gaussian of 'blur', in positions; may be infinite.
     """
 
@@ -27,7 +37,31 @@ class Perturbation:
 
     def applies(self, layer: str) -> bool:
         """Whether the attention layer of this name, such as 'up_1_0_attention', is perturbed."""
-        return any(part in layer for part in self.layers.split('/'))
+        parts = self.layers.split('/')
+        found = any(not part or f'_{part}_' in f'_{layer}_' for part in parts)
+        if (asked := _asked.get()) is not None:
+            asked[layer] = found
+        return found
+
+
+@contextlib.contextmanager
+def required(perturbation: Perturbation | None) -> Iterator[None]:
+    """While a network is traced: what is not to be perturbed anywhere would not guide, silently.
+
+    Raises:
+      UserError: none of the attention layers that the network asked for matches.
+    """
+    token = _asked.set({})
+    try:
+        yield
+        asked = _asked.get() or {}
+    finally:
+        _asked.reset(token)
+    if perturbation is not None and asked and not any(asked.values()):
+        raise UserError(
+            f'layers={perturbation.layers} names no attention layer of this network; it has'
+            f' {", ".join(asked)}'
+        )
 
 
 def attend_perturbed(

@@ -10,7 +10,7 @@ import dataclasses
 import sys
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from cfg_jax.registry import Registry
 
@@ -70,8 +70,24 @@ GRIDS = Registry(
 
 # eps_fn(z [B, ...], logsnr []) -> eps [B, ...]
 EpsFn = Callable[['jax.Array', 'jax.Array'], 'jax.Array']
-# predict(z [B, ...], logsnr [], state) -> (prediction, next state); a step may call it repeatedly
-Predict = Callable[['jax.Array', 'jax.Array', Any], 'tuple[Prediction, Any]']
+
+
+class Predict(Protocol):
+    """predict(z [B, ...], logsnr [], state) -> (prediction, next state), what a sampler follows."""
+
+    def init(self, z: jax.Array) -> Any:
+        """The state before the first level, a pytree."""
+
+    def __call__(self, z: jax.Array, logsnr: jax.Array, state: Any) -> tuple[Prediction, Any]:
+        """The prediction at a level; a step may ask more than once."""
+        raise NotImplementedError
+
+    def of_one_level(self, first: Any, last: Any) -> Any:
+        """The state after a level at which several predictions were asked for.
+
+        Args:
+          first, last: after the first and the last of them.
+        """
 
 
 class Level(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from cfg_jax import diffusion
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
-from cfg_jax.samplers.estimates import estimate
+from cfg_jax.samplers.estimates import Estimate, estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,8 @@ class DDIM(Sampler):
     tau^2 = (1 - exp(logsnr - logsnr')) sigma'^2 is the variance of q(z' | z, x), so eta = 1 is
     the ancestral sampler with v = 0, and eta = 0 is deterministic: in the scaling of rectified
     flows Euler's method. With `clip`, eps~ is computed again from the clipped x~, so that both
-    describe the same z; a rule that renoises (CFG++) gives the eps of the second term itself.
+    describe the same z; a rule that renoises (CFG++) gives the eps of the second term itself, of
+    images where that is another than its eps~.
 
     Attributes:
       eta: share of the noise, in [0, 1].
@@ -38,8 +39,7 @@ class DDIM(Sampler):
     ) -> tuple[jax.Array, State]:
         """z' = alpha' x~ + sqrt(sigma'^2 - eta^2 tau^2) eps~ + eta tau n, [B, ...]."""
         found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
-        x, renoise = found.x, found.prediction.renoise
-        eps = found.eps if renoise is None else renoise
+        x, eps = found.x, _eps_of_the_way(found)
 
         def transition() -> jax.Array:
             if not self.eta:
@@ -51,3 +51,13 @@ class DDIM(Sampler):
             return diffusion.q_sample(x, level.logsnr_prime, mixed)
 
         return jax.lax.cond(level.last, lambda: x, transition), state._replace(guidance=guidance)
+
+
+def _eps_of_the_way(found: Estimate) -> jax.Array:
+    renoise = found.prediction.renoise
+    if renoise is None:
+        return found.eps
+    other = jnp.any(
+        renoise != found.prediction.eps, axis=tuple(range(1, renoise.ndim)), keepdims=True
+    )
+    return jnp.where(other, renoise, found.eps)

@@ -93,21 +93,24 @@ def edit_loop(
         z = jnp.where(edit.anew, z, noised)
 
     def body(carry, inputs):
-        (z, state), (t, visit, logsnr, logsnr_prime) = carry, inputs
+        (z, state, before), (t, visit, logsnr, logsnr_prime) = carry, inputs
         level = Level(t, logsnr, logsnr_prime, t == last, stream(keys, t + visit * total))
-        z, state = sampler.step(predict, z, level, state)
+        before = jax.lax.cond(visit == 0, lambda: state.guidance, lambda: before)
+        given = state._replace(guidance=predict.of_one_level(before, state.guidance))
+        z, state = sampler.step(predict, z, level, given)
         if edit.anew is not None:
             z = _with_known(edit, z, level)
             again = ~level.last & (visit < edit.resample - 1)
             z = jax.lax.cond(again, _noised_again, lambda z, _: z, z, level)
-        return (z, state), None
+        return (z, state, before), None
 
     visits = edit.resample
     t = np.append(np.repeat(np.arange(first, last), visits), last)
     visit = np.append(np.tile(np.arange(visits), last - first), 0)
     primes = levels[np.minimum(t + 1, last)]  # the last one is not used
-    first_carry = start(sampler, predict, z)
-    (x, state), _ = jax.lax.scan(body, first_carry, (jnp.asarray(t), visit, levels[t], primes))
+    z, state = start(sampler, predict, z)
+    inputs = jnp.asarray(t), visit, levels[t], primes
+    (x, state, _), _ = jax.lax.scan(body, (z, state, state.guidance), inputs)
     return x, state.guidance
 
 

@@ -98,7 +98,8 @@ class Heun(Euler):
             s, s_prime = jnp.exp(-0.5 * logsnr), jnp.exp(-0.5 * level.logsnr_prime)
             y = x + s * eps + 0.5 * (s_prime - s) * (eps + end.eps)
             corrected = diffusion.alpha(level.logsnr_prime) * y
-            return jnp.where(s > _FARTHEST * s_prime, ahead, corrected), after
+            z = jnp.where(s > _FARTHEST * s_prime, ahead, corrected)
+            return z, predict.of_one_level(guidance, after)
 
         z, guidance = jax.lax.cond(level.last, lambda: (x, guidance), second)
         return z, state._replace(guidance=guidance)

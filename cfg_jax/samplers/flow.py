@@ -39,7 +39,8 @@ class FlowHeun(Sampler):
             end, after = estimate(predict, ahead, level.logsnr_prime, guidance, self.clip)
             t, t_prime = _time(level.logsnr), _time(level.logsnr_prime)
             change = 0.5 * (t_prime - t) * (_velocity(end) - _velocity(found))
-            return ahead + change / diffusion.FLOW.factor(level.logsnr_prime), after
+            z = ahead + change / diffusion.FLOW.factor(level.logsnr_prime)
+            return z, predict.of_one_level(guidance, after)
 
         z, guidance = jax.lax.cond(level.last, lambda: (found.x, guidance), corrected)
         return z, state._replace(guidance=guidance)

@@ -100,6 +100,9 @@ class _Stateless:
     def init(self, z: jax.Array) -> tuple[()]:
         return ()
 
+    def of_one_level(self, first: tuple[()], last: tuple[()]) -> tuple[()]:
+        return last
+
     def __call__(self, z: jax.Array, logsnr: jax.Array, state: Any) -> tuple[Prediction, Any]:
         eps = self._eps_fn(z, logsnr)
         check_same_shape(z=z, eps=eps)

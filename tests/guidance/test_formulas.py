@@ -24,7 +24,7 @@ from cfg_jax.guidance.tangential_damping import damp
 from cfg_jax.guidance.threshold import threshold
 from cfg_jax.models.denoiser import Denoiser
 from cfg_jax.samplers.ddim import DDIM
-from cfg_jax.samplers.grids import LogSNRGrid
+from cfg_jax.samplers.grids import FlowGrid, LogSNRGrid
 from cfg_jax.samplers.loop import sample_loop
 
 LABELS = Label(10)
@@ -279,6 +279,18 @@ def test_cfg_zero_star_projects_the_unconditional_velocity():
     assert not np.any(rule.combine(noise, jnp.float32(1.5), (cond, uncond), ())[0])
 
 
+def test_cfg_zero_star_leaves_out_a_share_of_the_steps_of_a_flow():
+    """Published: the first 4 % of steps that are uniform in t, of 130 those at t = 1 to 1 - 5 / 130."""
+    ones = np.ones((1, 2, 2, 1), np.float32)
+    levels = FlowGrid(diffusion.CosineSchedule(-20.0, 20.0), last=1 / 130).levels(130)
+    moving = []
+    for logsnr in levels:
+        level = GuidanceLevel(ones, logsnr, None)
+        found, _ = CFGZeroStar().combine(level, jnp.float32(1.5), (ones, ones), ())
+        moving.append(bool(np.any(found)))
+    assert moving == [False] * 6 + [True] * 124
+
+
 def test_tangential_damping_against_an_svd():
     cond, uncond = np.asarray(normal(1)), np.asarray(normal(1) + 0.3 * normal(2))
     found = np.asarray(damp(cond, uncond, 0.0))
@@ -312,7 +324,7 @@ def test_cfg_plus_plus_is_guidance_with_a_scale_of_the_step():
     rule, level = CFGPlusPlus(), GuidanceLevel(z, logsnr, None)
     eps, _ = rule.combine(level, jnp.float32(w), (cond, null), ())
     x = diffusion.x_from_eps(z, eps, logsnr)
-    found = diffusion.q_sample(x, prime, rule.renoise((cond, null)))
+    found = diffusion.q_sample(x, prime, rule.renoise(jnp.float32(w), (cond, null)))
     scale = w / (1 - np.exp(-(float(prime) - float(logsnr)) / 2))
     guided_eps = guide(cond, null, scale - 1)
     expected = diffusion.q_sample(diffusion.x_from_eps(z, guided_eps, logsnr), prime, guided_eps)

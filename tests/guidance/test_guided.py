@@ -26,6 +26,7 @@ from cfg_jax.keys import image_keys, per_image_noise, stream
 from cfg_jax.models.denoiser import Denoiser, Prediction
 from cfg_jax.perf.operations import count_flops
 from cfg_jax.samplers import SAMPLERS
+from cfg_jax.samplers.editing import Edit, edit_loop
 from cfg_jax.samplers.grids import Grid
 from cfg_jax.samplers.loop import sample_loop
 
@@ -345,6 +346,25 @@ def test_state_is_carried_from_level_to_level():
     np.testing.assert_allclose(eps[:, 0, 0, 0], [3.0, 6.0, 1.5])  # before the fourth level
     np.testing.assert_allclose(state.rule, [4.0, 8.0, 2.0])
     assert int(state.nfe) == 4
+
+
+@pytest.mark.parametrize(
+    ('name', 'painted'), [('heun', 0), ('flow_heun', 0), ('ddim', 3), ('heun', 2)]
+)
+def test_state_counts_levels_and_not_evaluations(name, painted):
+    """A second evaluation of a level, for Heun's correction or to paint, adds no momentum."""
+    predict = guided(Summing(), Recorder(), jnp.arange(3), [1.0, 2.0, 0.5])
+    keys = jax.random.split(jax.random.key(0), 3)
+    sampler, z = SAMPLERS.make(name, num_steps=4), jnp.asarray(random_images())
+    if painted:
+        anew = jnp.ones((3, 3, 3, 1), bool)
+        _, state = edit_loop(sampler, predict, z, keys, Edit(jnp.zeros_like(z), anew, 1.0, painted))
+        visits = 3 * painted + 1
+    else:
+        _, state = sample_loop(sampler, predict, z, keys)
+        visits = 4
+    np.testing.assert_allclose(state.rule, [4.0, 8.0, 2.0])
+    assert int(state.nfe) == (2 * visits - 1 if sampler.corrects else visits)
 
 
 @pytest.mark.parametrize('w', [None, 1.5])
