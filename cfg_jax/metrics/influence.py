@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from cfg_jax.metrics.statistics import Gaussian, Moments, root
+from cfg_jax.metrics.strata import groups
 
 _BLOCK = 2048  # rows at once, which bounds the memory
 _MOST_PAIRS = 10_000
@@ -45,7 +46,7 @@ class Influence:
         """Standard deviation of the metric over sets drawn like this one."""
         count = len(self.first)
         variance = 0.0
-        for group in _groups(self.strata):
+        for group in groups(self.strata):
             variance += len(group) * self.first[group].var(ddof=1) / count**2
         second = np.square(self.second).mean() / (8.0 * count**2) if len(self.second) else 0.0
         return float(np.sqrt(max(variance - 2.0 * second, 0.0) + second))
@@ -140,18 +141,6 @@ def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
     return (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
 
 
-def _groups(strata: np.ndarray) -> list[np.ndarray]:
-    """Images of one stratum each; what stands alone joins others, since one has no variance."""
-    groups = [np.flatnonzero(strata == value) for value in np.unique(strata)]
-    alone = [group for group in groups if len(group) == 1]
-    groups = [group for group in groups if len(group) > 1]
-    if len(alone) > 1 or not groups:
-        return [*groups, *([np.concatenate(alone)] if alone else [])]
-    if alone:
-        groups[0] = np.concatenate([groups[0], alone[0]])
-    return groups
-
-
 def _pairs(strata: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Numbers of images x, y in random pairs, and of others x', y' out of their strata.
 
@@ -159,7 +148,7 @@ def _pairs(strata: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     """
     rng = np.random.default_rng(_SEED)
     like = np.empty(len(strata), np.int64)
-    for group in _groups(strata):
+    for group in groups(strata):
         shuffled = rng.permutation(group)
         like[shuffled] = np.roll(shuffled, 1)
     x = rng.permutation(len(strata))

@@ -280,7 +280,7 @@ def test_cfg_zero_star_projects_the_unconditional_velocity():
 
 
 def test_cfg_zero_star_leaves_out_a_share_of_the_steps_of_a_flow():
-    """Published: the first 4 % of steps that are uniform in t, of 130 those at t = 1 to 1 - 5 / 130."""
+    """Published: the first 4 % of steps that are uniform in t; of 130 steps six."""
     ones = np.ones((1, 2, 2, 1), np.float32)
     levels = FlowGrid(diffusion.CosineSchedule(-20.0, 20.0), last=1 / 130).levels(130)
     moving = []

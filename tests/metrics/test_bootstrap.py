@@ -8,10 +8,10 @@ from cfg_jax.metrics.inception_score import bootstrap_error, mean_over_splits
 
 
 def test_error_of_a_mean_is_sigma_by_root_n():
-    """Var of the resampled mean is that of the images, by N, exactly; 2,000 replicates: 1.6%."""
+    """Var of the mean is the unbiased one of the images, by N, exactly; 2,000 replicates: 1.6%."""
     values = np.random.default_rng(0).exponential(size=150)
     error = bootstrap.standard_error(lambda w: w @ values / 150, 150, replicates=2000)
-    assert error == pytest.approx(values.std() / np.sqrt(150), rel=0.06)
+    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(150), rel=0.06)
 
 
 def test_sets_are_as_large_as_the_set_and_drawn_with_replacement():
@@ -19,9 +19,9 @@ def test_sets_are_as_large_as_the_set_and_drawn_with_replacement():
     bootstrap.standard_error(lambda w: drawn.append(w) or 0.0, 40, replicates=500)
     weights = np.array(drawn)
     assert weights.shape == (500, 40)
-    np.testing.assert_array_equal(weights.sum(axis=1), 40)
-    # Each image stands in a set Binomial(40, 1 / 40) times.
-    assert weights.var(axis=0).mean() == pytest.approx(1 - 1 / 40, rel=0.05)
+    np.testing.assert_allclose(weights.sum(axis=1), 40, rtol=1e-12)
+    # Each image stands in a set 40 / 39 times Binomial(39, 1 / 40) times.
+    assert weights.var(axis=0).mean() == pytest.approx(1.0, rel=0.05)
     np.testing.assert_allclose(weights.mean(axis=0), 1.0, atol=5 / np.sqrt(500))
     assert weights.max() > 2
 
@@ -78,7 +78,8 @@ def test_strata_keep_their_numbers():
     values = 100.0 * labels + rng.normal(size=400)
 
     def mean(weights):
-        assert weights[labels == 0].sum() == weights[labels == 1].sum() == 200
+        for label in range(2):
+            assert weights[labels == label].sum() == pytest.approx(200, rel=1e-12)
         return float(weights @ values / 400)
 
     error = bootstrap.standard_error(mean, 400, 400, strata=labels)
@@ -93,3 +94,21 @@ def test_is_of_confident_balanced_samples_is_exact():
     logits = 100.0 * np.eye(10)[labels]
     assert bootstrap_error(logits, 4, 10, strata=labels) < 1e-9
     assert bootstrap_error(logits, 4, 10) > 0.01
+
+
+@pytest.mark.parametrize(('of_each', 'off'), [(1, 0.3), (2, 0.15), (5, 0.15)])
+def test_few_images_of_each_class_have_the_error_of_new_sets(of_each, off):
+    """40 classes, two splits: m draws of m images would give 0, 0.7 and 0.9 times the spread.
+
+    Classes of one image each are taken for one class, which is near the truth and not more.
+    """
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(40), 2 * of_each)
+    order = np.argsort(np.tile(np.arange(2 * of_each), 40), kind='stable')  # classes in turn
+    labels = labels[order]
+
+    def drawn():
+        return rng.normal(size=(len(labels), 40)) + 1.5 * np.eye(40)[labels]
+
+    spread = np.std([mean_over_splits(drawn(), 2)[0] for _ in range(400)])
+    errors = [bootstrap_error(drawn(), 2, 100, strata=labels) for _ in range(8)]
+    assert np.mean(errors) == pytest.approx(spread, rel=off)
