@@ -116,7 +116,7 @@ def _ended(error: BaseException, line: str, status: int) -> int:
     if console.debugging():
         traceback.print_exception(error)
     print(line, file=sys.stderr, flush=True)
-    if not isinstance(error, Preempted):  # which comes to all processes at once
+    if not (isinstance(error, Preempted) and error.together):  # the others end by themselves
         lifeline.end(status, line)
     return status
 

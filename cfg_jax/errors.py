@@ -13,7 +13,13 @@ def is_shortage(error: BaseException) -> bool:
 
 
 class Preempted(Exception):
-    """The machine is taken away; everything is saved. Commands exit with status 75."""
+    """The machine is taken away; everything is saved. Commands exit with status 75.
+
+    Attributes:
+      together: whether all processes of the run stop so, after the same step.
+    """
+
+    together = False
 
 
 class Interrupted(Preempted):

@@ -67,7 +67,9 @@ class Preemption:
 
     def stopped(self, message: str) -> Preempted:
         """The exception to raise once everything is saved: Interrupted after Ctrl-C."""
-        return Interrupted(message) if self._interrupted else Preempted(message)
+        error = Interrupted(message) if self._interrupted else Preempted(message)
+        error.together = self._synced
+        return error
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame

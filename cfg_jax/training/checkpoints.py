@@ -20,10 +20,7 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 
 from cfg_jax import files
-from cfg_jax.distributed import (
-    devices,
-    multihost,
-)
+from cfg_jax.distributed import devices, multihost
 from cfg_jax.errors import UserError
 
 # The storage is away, not the checkpoint damaged: nothing may be judged by these.
@@ -235,8 +232,14 @@ def _check_data(state: Any, path: epath.Path) -> None:
 
 
 def _is_of_storage(error: Exception) -> bool:
-    """Whether a save failed for the disk or the object store: TensorStore raises ValueError."""
-    return isinstance(error, OSError | ValueError) or files.outage(error) is not None
+    """Whether a save failed for the disk or the object store: TensorStore raises ValueError, and
+    JAX for processes that waited in vain for one whose disk is full."""
+    known = isinstance(error, OSError | ValueError) or _is_late(error)
+    return known or files.outage(error) is not None
+
+
+def _is_late(error: Exception) -> bool:
+    return isinstance(error, jax.errors.JaxRuntimeError) and 'DEADLINE_EXCEEDED' in str(error)
 
 
 def _is_damage(error: Exception) -> bool:
@@ -264,6 +267,8 @@ def _clause(error: Exception) -> str:
     """The first line of an error, short enough to stand in a sentence."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if _is_late(error) or isinstance(error, TimeoutError):
+        return 'the processes waited in vain for each other; another one may know why'
     code = re.search(r"os_error_code='(\d+)'|\[OS error (\d+):", str(error))  # TensorStore's words
     if code:
         return os.strerror(int(code[1] or code[2]))

@@ -74,6 +74,25 @@ def test_those_that_end_because_of_it_are_not_lost(monkeypatch):
     assert ended == [(2, 'process 1 of 3 ended with status 2: error: no such file')]
 
 
+def test_one_that_is_stopped_alone_ends_all(tmp_path):
+    """By a second Ctrl-C in a training: the others would wait for it in the next step."""
+    processes = start(tmp_path / 'said', 2)
+    processes[1].stdin.write('stopped alone\n')
+    processes[1].stdin.flush()
+    line = 'stopped; the same command continues from here\n'
+    said = f'process 1 of 2 ended with status 130: {line}'
+    assert ends(processes, seconds=60) == [(1, said), (130, line)]
+
+
+def test_those_that_stop_together_end_by_themselves(tmp_path):
+    processes = start(tmp_path / 'said', 2)
+    line = 'stopped; the same command continues from here\n'
+    for process in processes:
+        process.stdin.write('stopped together\n')
+        process.stdin.flush()
+        assert ends([process], seconds=60) == [(130, line)]
+
+
 def test_the_defect_of_one(tmp_path):
     processes = start(tmp_path / 'said', 2)
     processes[0].stdin.write('defect\n')

@@ -26,6 +26,21 @@ def main(process, count, lost_after, host, file):
             lifeline.end(2, 'error: no such file')
         elif line == 'defect\n':
             lifeline.end_after(ZeroDivisionError('division by zero'))
+        elif line in ('stopped alone\n', 'stopped together\n'):
+            stopped(line == 'stopped together\n')
+
+
+def stopped(together):
+    """Ends as a command that was asked to stop."""
+    from cfg_jax import cli
+    from cfg_jax.errors import Interrupted
+
+    def interrupted(argv):
+        error = Interrupted('stopped')
+        error.together = together
+        raise error
+
+    cli.run(interrupted)
 
 
 if __name__ == '__main__':

@@ -291,6 +291,33 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_kept(tmp_path):
         signal.signal(signal.SIGXFSZ, before)
 
 
+@pytest.mark.parametrize(
+    'error',
+    [
+        jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: Barrier timed out. Id: Thread::1.'),
+        TimeoutError('ChainedFuture completed 2/4 futures but timed out after 15.00 seconds'),
+    ],
+)
+def test_processes_that_wait_in_vain_for_one_with_a_full_disk_train_on(tmp_path, error):
+    """What Orbax raises then, on the others, and by chance on that one too."""
+
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        with pytest.MonkeyPatch.context() as patch:
+            assert saved.save(3, make_state(), {'next_batch': 3}) is None
+            wait = saved._manager.wait_until_finished
+
+            def fail():
+                wait()
+                raise error
+
+            patch.setattr(saved._manager, 'wait_until_finished', fail)
+            problem = saved.wait()
+        assert 'step 3 could not be saved (the processes waited in vain for each other' in problem
+        assert saved.save(6, make_state(), {'next_batch': 6}) is None
+        assert saved.wait() is None
+        assert saved.latest_step() == 6
+
+
 def test_ema_of_a_damaged_checkpoint(tmp_path):
     save(tmp_path, {6: make_state(6)})
     truncate(tmp_path)
