@@ -165,7 +165,8 @@ class _Loop:
             self._write_averages(step, state, last)
             problem = self._save(step, state) if save else None
             if pictures is not None and (last or step % train.sample_every == 0):
-                pictures.draw(step, state.ema_params)
+                with files.warned_of(f'the pictures of step {step}', 'training continues'):
+                    pictures.draw(step, state.ema_params)
             if asked and not last:
                 problem = self._saved.wait() or problem
                 safe = f'{problem}; {self.kept()}' if problem else 'it is saved'
@@ -206,14 +207,9 @@ class _Loop:
         """Before the checkpoint of this step: a run that continues from it lacks none."""
         every = self._config.train.averages_every
         if isinstance(state, AveragedState) and (last or step % every == 0):
-            try:
+            with files.warned_of(f'the averages of step {step}', 'training continues'):
                 if multihost.is_process_zero():
                     posthoc_ema.write(self._workdir, step, state.averages)
-            except OSError as error:
-                logging.warning(
-                    f'the averages of step {step} could not be written ({error.strerror});'
-                    ' training continues'
-                )
 
     def _save(self, step: int, state: TrainState) -> str | None:
         problem = self._saved.save(step, state, self._batches.get_state() | _topology())
