@@ -144,7 +144,7 @@ class _Loop:
         self._input_seconds = 0.0
 
     def run(self, state: TrainState, first: int) -> TrainState:
-        train = self._config.train
+        train, problem = self._config.train, None
         step_fn = devices.map_step(make_train_step(self._config))
         # A classifier has nothing to draw.
         draws = self._config.model.kind != 'classifier' and multihost.is_process_zero()
@@ -168,12 +168,12 @@ class _Loop:
                 with files.warned_of(f'the pictures of step {step}', 'training continues'):
                     pictures.draw(step, state.ema_params)
             if asked and not last:
-                problem = self._saved.wait() or problem
-                safe = f'{problem}; {self.kept()}' if problem else 'it is saved'
+                unsaved = self._unsaved(step, problem)
+                safe = f'{unsaved}; {self.kept()}' if unsaved else 'it is saved'
                 raise self._preemption.stopped(f'stopped after step {step} on request; {safe}')
-        problem = self._saved.wait()
-        if problem:
-            raise UserError(f'{problem}; {self.kept()}; make room and run the same command again')
+        unsaved = self._unsaved(train.steps, problem)
+        if unsaved:
+            raise UserError(f'{unsaved}; {self.kept()}; make room and run the same command again')
         return state
 
     def _next_batch(self, step: int) -> Any:
@@ -219,6 +219,14 @@ class _Loop:
 
     def _save_without_input(
         self, error: UserError | WorkerDied, step: int, first: int, state: TrainState
+    def _unsaved(self, step: int, problem: str | None) -> str | None:
+        """Why `step` is not saved, once that has ended, or None; `problem` is what `_save` gave.
+
+        That may be of the checkpoint before.
+        """
+        problem = self._saved.wait() or problem
+        return problem if problem and self._saved.latest_step() != step else None
+
     ) -> UserError | WorkerDied:
         """Saves the steps since `first`; of many processes none can, the others wait in a step."""
         self._saved.wait()

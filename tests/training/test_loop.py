@@ -1,5 +1,6 @@
 """The loop: what it writes, resuming, stopping at a loss that is not finite. One device."""
 
+import errno
 import itertools
 import json
 import math
@@ -387,6 +388,79 @@ def test_a_full_disk_does_not_end_training_that_can_still_be_saved(
         loop.train(make_tiny_config(), tmp_path / 'run')
     assert [line for line in lines if line.startswith('warning: the checkpoint of step 3')]
     assert checkpoint_hash(tmp_path / 'run', 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_a_picture_that_finds_no_room_costs_a_warning(toy_run, toy_networks, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('cfg_jax.data.images.save_png', lambda *_, **__: full())
+    with logged() as lines:
+        loop.train(make_tiny_config(train__sample_every=3), tmp_path / 'run')
+    assert [line for line in lines if line.startswith('warning: ')] == [
+        f'warning: the pictures of step {step} could not be written (No space left on device);'
+        ' training continues'
+        for step in (3, 6)
+    ]
+    assert checkpoint_hash(tmp_path / 'run', 6) == checkpoint_hash(toy_run, 6)
+
+
+def fail_to_save(monkeypatch, bad_step, later=False):
+    """Orbax finds no room for one step: when it starts saving, or `later` while it does."""
+    manager = checkpoints.ocp.CheckpointManager
+    save, wait = manager.save, manager.wait_until_finished
+    failing = []
+
+    def full():
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    def save_or_fail(self, step, **options):
+        if step == bad_step and not later:
+            full()
+        saved = save(self, step, **options)
+        failing.extend([step] if step == bad_step else [])  # not before: it waits itself
+        return saved
+
+    def wait_or_fail(self):
+        wait(self)
+        if failing:
+            failing.clear()
+            full()
+
+    monkeypatch.setattr(manager, 'save', save_or_fail)
+    monkeypatch.setattr(manager, 'wait_until_finished', wait_or_fail)
+
+
+def test_a_last_save_that_does_not_even_begin_is_no_success(
+    toy_run, toy_networks, tmp_path, monkeypatch
+):
+    workdir = tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        fail_to_save(patch, 6)
+        message = user_error(loop.train, make_tiny_config(), workdir)
+    assert message == (
+        'the checkpoint of step 6 could not be saved (No space left on device); the checkpoint of'
+        ' step 3 is kept; make room and run the same command again'
+    )
+    loop.train(make_tiny_config(), workdir)
+    assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_an_earlier_save_that_failed_is_no_failure_of_the_last(toy_networks, tmp_path, monkeypatch):
+    fail_to_save(monkeypatch, 3, later=True)
+    with logged() as lines:
+        loop.train(make_tiny_config(), tmp_path / 'run')
+    assert [line for line in lines if line.startswith('warning: the checkpoint of step 3')]
+    assert 6 in checkpoint_steps(tmp_path / 'run')
+
+
+def test_a_stop_on_request_says_of_its_own_step_whether_it_is_saved(
+    toy_networks, tmp_path, monkeypatch
+):
+    fail_to_save(monkeypatch, 3, later=True)
+    signal_after(monkeypatch, 4, signal.SIGTERM)
+    with pytest.raises(Preempted, match='stopped after step 4 on request; it is saved'):
+        loop.train(make_tiny_config(), tmp_path / 'run')
 
 
 def test_other_topologies_are_told(toy_run, toy_networks, tmp_path):
