@@ -16,7 +16,7 @@ from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
 from cfg_jax.errors import Interrupted, UserError, WorkerDied
 from cfg_jax.perf import memory
-from cfg_jax.training import checkpoints, posthoc_ema, starting, workdirs, writers
+from cfg_jax.training import checkpoints, posthoc_ema, starting, tracing, workdirs, writers
 from cfg_jax.training.logging import TrainLog
 from cfg_jax.training.pictures import Pictures
 from cfg_jax.training.step import AveragedState, TrainState, create_state, make_train_step
@@ -35,7 +35,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
     Args:
       config: see `configs/`; validated here.
       workdir: a local path or gs://.
-      profile: steps of which JAX's profiler writes a trace to WORKDIR/profile.
+      profile: steps of which JAX's profiler writes a trace to WORKDIR/profile; see `Trace`.
 
     Returns:
       The final state.
@@ -71,7 +71,9 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         log = stack.enter_context(
             contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
         )
-        loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, profile)
+        traced = profile if multihost.is_process_zero() else range(0)
+        trace = stack.enter_context(contextlib.closing(tracing.Trace(traced, workdir, first)))
+        loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, trace)
         try:
             state = loop.run(state, first)
         except KeyboardInterrupt:
@@ -132,7 +134,7 @@ def _report_topology(data_state: dict[str, int]) -> None:
 class _Loop:
     """Steps, and what happens between them: logging, sampling, saving."""
 
-    def __init__(self, config, workdir, batches, saved, log, preemption, watchdog, profile):
+    def __init__(self, config, workdir, batches, saved, log, preemption, watchdog, trace):
         self._config = config
         self._workdir = workdir
         self._batches = batches
@@ -140,7 +142,7 @@ class _Loop:
         self._log = log
         self._preemption = preemption
         self._watchdog = watchdog
-        self._profile = profile
+        self._trace = trace
         self._input_seconds = 0.0
 
     def run(self, state: TrainState, first: int) -> TrainState:
@@ -150,7 +152,7 @@ class _Loop:
         draws = self._config.model.kind != 'classifier' and multihost.is_process_zero()
         pictures = Pictures(self._config, self._workdir) if draws else None
         for step in range(first + 1, train.steps + 1):
-            self._trace(step)
+            self._trace.before(step)
             try:
                 batch = self._next_batch(step)
             except (UserError, WorkerDied) as error:
@@ -217,8 +219,6 @@ class _Loop:
             logging.warning(f'{problem}; {self.kept()}; training continues')
         return problem
 
-    def _save_without_input(
-        self, error: UserError | WorkerDied, step: int, first: int, state: TrainState
     def _unsaved(self, step: int, problem: str | None) -> str | None:
         """Why `step` is not saved, once that has ended, or None; `problem` is what `_save` gave.
 
@@ -227,6 +227,8 @@ class _Loop:
         problem = self._saved.wait() or problem
         return problem if problem and self._saved.latest_step() != step else None
 
+    def _save_without_input(
+        self, error: UserError | WorkerDied, step: int, first: int, state: TrainState
     ) -> UserError | WorkerDied:
         """Saves the steps since `first`; of many processes none can, the others wait in a step."""
         self._saved.wait()
@@ -243,14 +245,6 @@ class _Loop:
     def kept(self) -> str:
         step = self._saved.latest_step()
         return f'the checkpoint of step {step} is kept' if step else 'there was no checkpoint yet'
-
-    def _trace(self, step: int) -> None:
-        if self._profile and multihost.is_process_zero():
-            if step == self._profile.start:
-                jax.profiler.start_trace(str(self._workdir / 'profile'))
-            elif step == self._profile.stop:
-                jax.profiler.stop_trace()
-                logging.info(f'a trace of {len(self._profile)} steps is in {self._workdir}/profile')
 
 
 def _topology() -> dict[str, int]:

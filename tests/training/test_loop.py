@@ -474,9 +474,42 @@ def test_other_topologies_are_told(toy_run, toy_networks, tmp_path):
     assert 'comes from 8 devices in 2 processes, this run has 1 in 1' in lines[0]
 
 
+def traces(workdir):
+    return list((workdir / 'profile').rglob('*.xplane.pb'))
+
+
 def test_profile_and_parameters(toy_networks, tmp_path):
     workdir = tmp_path / 'run'
-    loop.train(make_tiny_config(), workdir, profile=range(3, 5))
-    assert list((workdir / 'profile').rglob('*.xplane.pb'))
+    with logged() as lines:
+        loop.train(make_tiny_config(), workdir, profile=range(3, 5))
+    assert len(traces(workdir)) == 1
+    assert f'a trace of steps 3 to 4 is in {workdir}/profile' in lines
     overview = (workdir / 'parameters.txt').read_text()
     assert 'params/label/embedding' in overview
+
+
+@pytest.mark.parametrize(
+    ('steps', 'line'),
+    [
+        (range(3, 6), 'a trace of steps 4 to 5 is in {}/profile'),
+        (range(5, 9), 'a trace of steps 5 to 6 is in {}/profile'),
+        (range(1, 4), 'no trace is written: this run continues after step 3, beyond --profile'),
+        (range(7, 9), 'warning: no trace is written: the run ended after step 6, before step 7'),
+    ],
+)
+def test_a_profile_that_the_run_meets_in_part_or_not(toy_run, toy_networks, tmp_path, steps, line):
+    """The run continues from step 3 and ends with step 6."""
+    workdir = copy_at_step_3(toy_run, tmp_path / 'run')
+    with logged() as lines:
+        loop.train(make_tiny_config(), workdir, profile=steps)
+    assert [text for text in lines if ' trace ' in text] == [line.format(workdir)]
+    assert len(traces(workdir)) == ('a trace' in line)
+    assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
+
+
+def test_a_run_that_is_stopped_writes_the_trace_so_far(toy_networks, tmp_path, monkeypatch):
+    signal_after(monkeypatch, 4, signal.SIGTERM)
+    with logged() as lines, pytest.raises(Preempted):
+        loop.train(make_tiny_config(), tmp_path / 'run', profile=range(3, 6))
+    assert f'a trace of steps 3 to 4 is in {tmp_path}/run/profile' in lines
+    assert len(traces(tmp_path / 'run')) == 1
