@@ -161,7 +161,7 @@ class _Loop:
             self._log.add(metrics)
             asked = self._preemption.asked(step)
             last = step == train.steps
-            save = last or asked or step % train.checkpoint_every == 0
+            save = last or asked or self._is_due(step)
             if save or step % train.log_every == 0:
                 self._log.flush(step, self._moment(), self.kept)
             self._write_averages(step, state, last)
@@ -177,6 +177,12 @@ class _Loop:
         if unsaved:
             raise UserError(f'{unsaved}; {self.kept()}; make room and run the same command again')
         return state
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a checkpoint of this step was asked for, as one of many or for good."""
+        train = self._config.train
+        periods = (train.checkpoint_every, train.keep_period)
+        return any(period and step % period == 0 for period in periods)
 
     def _next_batch(self, step: int) -> Any:
         start = time.monotonic()

@@ -463,6 +463,15 @@ def test_a_stop_on_request_says_of_its_own_step_whether_it_is_saved(
         loop.train(make_tiny_config(), tmp_path / 'run')
 
 
+@pytest.mark.parametrize('first', [0, 3])
+def test_every_step_of_keep_period_is_kept(toy_run, toy_networks, tmp_path, first):
+    """Also where `checkpoint_every` would pass it by."""
+    workdir = copy_at_step_3(toy_run, tmp_path / 'run') if first else tmp_path / 'run'
+    config = make_tiny_config(train__keep_period=2, train__keep_checkpoints=1)
+    loop.train(config, workdir)
+    assert checkpoint_steps(workdir) == ([4, 6] if first else [2, 4, 6])
+
+
 def test_other_topologies_are_told(toy_run, toy_networks, tmp_path):
     workdir = copy_at_step_3(toy_run, tmp_path / 'run')
     path = workdir / 'checkpoints' / '3' / 'data' / 'metadata'
