@@ -266,3 +266,8 @@ def test_mistakes(capsys, tmp_path):
         assert status == 2
         assert words in errors[0]
         assert len(errors) == 1
+        # Without a copy to write they would be passed over.
+        (['--name=digits', f'--out={tmp_path}/big'], '--out is for --resize or a --folder'),
+        (['--name=digits', '--workers=2'], '--workers is for --resize or a --folder'),
+        ([f'--folder={tmp_path}/set', f'--manual_dir={tmp_path}'], '--manual_dir is for'),
+        (['--name=digits', '--resize=4', f'--manual_dir={tmp_path}'], '--manual_dir is for'),
