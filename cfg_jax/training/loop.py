@@ -1,6 +1,7 @@
 """The training loop: train(config, workdir), from scratch or from the newest checkpoint."""
 
 import contextlib
+import functools
 import time
 from typing import Any
 
@@ -42,7 +43,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
 
     Raises:
       UserError: a mistake in the config, the data or the work directory; or losses that are not
-        finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved.
+        finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved; or
+        another process took the work directory over while this one stood still.
       Preempted: SIGTERM came; the step is finished and saved.
       Interrupted: Ctrl-C came once: alike; twice: at once.
       WorkerDied: a data worker was killed; the steps so far are saved, with one process.
@@ -54,7 +56,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
     with memory.shortage_reported(needs, advice), contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
-        multihost.run_on_process_zero('work directory', lambda: _claim(config, workdir, stack))
+        claim = functools.partial(_claim, config, workdir, stack)
+        held = multihost.run_on_process_zero('work directory', claim)
         workdir = files.as_path(workdir)
         saved = stack.enter_context(_open_checkpoints(config, workdir))
         first, state = _newest_state(config, workdir, saved, batches)
@@ -71,9 +74,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         log = stack.enter_context(
             contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
         )
-        traced = profile if multihost.is_process_zero() else range(0)
-        trace = stack.enter_context(contextlib.closing(tracing.Trace(traced, workdir, first)))
-        loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, trace)
+        trace = stack.enter_context(contextlib.closing(tracing.Trace(profile, workdir, first)))
+        loop = _Loop(config, workdir, held, batches, saved, log, preemption, watchdog, trace)
         try:
             state = loop.run(state, first)
         except KeyboardInterrupt:
@@ -83,14 +85,15 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         return state
 
 
-def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
+def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitStack) -> locks.Held:
     """Prepares the work directory, which this process holds until `stack` is left."""
     workdir = workdirs.validate_workdir(config, workdir)
     if config.train.start_from and not workdirs.is_workdir(workdir):
         starting.check(config)
     lock = locks.hold(workdir / '.training', f'{workdir} is being trained')
-    stack.enter_context(lock)
+    held = stack.enter_context(lock)
     workdirs.create_or_validate_workdir(config, workdir)
+    return held
 
 
 def _newest_state(
@@ -134,9 +137,10 @@ def _report_topology(data_state: dict[str, int]) -> None:
 class _Loop:
     """Steps, and what happens between them: logging, sampling, saving."""
 
-    def __init__(self, config, workdir, batches, saved, log, preemption, watchdog, trace):
+    def __init__(self, config, workdir, held, batches, saved, log, preemption, watchdog, trace):
         self._config = config
         self._workdir = workdir
+        self._held = held  # by process 0
         self._batches = batches
         self._saved = saved
         self._log = log
@@ -158,6 +162,7 @@ class _Loop:
             except (UserError, WorkerDied) as error:
                 raise self._save_without_input(error, step - 1, first, state) from error
             state, metrics = self._step(step_fn, state, batch, compiles=step == first + 1)
+            self._check_held()
             self._log.add(metrics)
             asked = self._preemption.asked(step)
             last = step == train.steps
@@ -177,6 +182,11 @@ class _Loop:
         if unsaved:
             raise UserError(f'{unsaved}; {self.kept()}; make room and run the same command again')
         return state
+
+    def _check_held(self) -> None:
+        """Before anything is written: the work directory may have become another training's."""
+        if self._held is not None:
+            self._held.check()
 
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint of this step was asked for, as one of many or for good."""
@@ -237,6 +247,7 @@ class _Loop:
         self, error: UserError | WorkerDied, step: int, first: int, state: TrainState
     ) -> UserError | WorkerDied:
         """Saves the steps since `first`; of many processes none can, the others wait in a step."""
+        self._check_held()
         self._saved.wait()
         if step > first and step != self._saved.latest_step() and jax.process_count() == 1:
             if step % self._config.train.log_every:

@@ -5,6 +5,7 @@ from absl import logging
 from etils import epath
 
 from cfg_jax import files
+from cfg_jax.distributed import multihost
 
 
 class Trace:
@@ -14,12 +15,14 @@ class Trace:
     of them says so.
 
     Args:
-      steps: without any, nothing is traced or said.
+      steps: without any, and on other processes than 0, nothing is traced or said.
       workdir: of the run.
       first: the step that the run continues from.
     """
 
     def __init__(self, steps: range, workdir: epath.Path, first: int):
+        if not multihost.is_process_zero():
+            steps = range(0)
         self._steps = range(max(steps.start, first + 1), steps.stop)
         self._directory = workdir / 'profile'
         self._last = first

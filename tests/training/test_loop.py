@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -353,6 +354,27 @@ def test_a_second_training_is_refused(toy_run, tmp_path):
     assert f'{workdir} is being trained by process {os.getpid()} on ' in message
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
     assert after == before  # the lock is gone, and nothing else was touched
+
+
+def test_a_training_whose_directory_was_taken_over_writes_nothing_more(
+    toy_networks, tmp_path, monkeypatch
+):
+    """It stood still for longer than others wait, at the fourth batch."""
+    lock, now = tmp_path / 'run' / '.training', time.time
+    take = pipeline.TrainingBatches.__next__
+
+    def stand_still(self):
+        if self.get_state()['next_batch'] == 3:
+            lock.write_text(json.dumps(json.loads(lock.read_text()) | {'machine': 'other'}))
+            monkeypatch.setattr(locks.time, 'time', lambda: now() + 100.0)
+        return take(self)
+
+    monkeypatch.setattr(pipeline.TrainingBatches, '__next__', stand_still)
+    message = user_error(loop.train, make_tiny_config(), tmp_path / 'run')
+    assert 'which took over while this process stood still' in message
+    assert checkpoint_steps(tmp_path / 'run') == [3]
+    assert [row['step'] for row in metric_rows(tmp_path / 'run')] == [2, 3]
+    assert json.loads(lock.read_text())['machine'] == 'other'
 
 
 def test_nothing_is_left_of_the_lock(toy_run):
