@@ -171,7 +171,7 @@ FIELDS: dict[str, Field] = {
     'train.log_every': Field(100, _positive, 'steps'),
     'train.checkpoint_every': Field(2500, _positive, 'steps'),
     'train.keep_checkpoints': Field(3, _positive, 'newest ones that are kept'),
-    'train.keep_period': Field(100_000, _count, 'every such step is kept for good; 0: none'),
+    'train.keep_period': Field(100_000, _count, 'every such step is saved for good; 0: none'),
     'train.sample_every': Field(10_000, _positive, 'steps between pictures'),
     'guidance.rule': Field(
         'classifier_free', _guidance, 'how predictions are guided: RULE or RULE+MODIFIER+...'

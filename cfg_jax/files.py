@@ -107,6 +107,27 @@ def outage(error: BaseException) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def warned_of(what: str, then: str = '') -> Iterator[None]:
+    """Where storage fails the block, a warning that `what` could not be written is all that comes.
+
+    For what is worth less than the work that it is written in.
+
+    Args:
+      what: is written.
+      then: what happens now, in a clause.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = outage(error)
+        if isinstance(error, OSError):
+            reason = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
+        if reason is None:
+            raise
+        logging.warning(f'{what} could not be written ({reason}){then and f"; {then}"}')
+
+
 def missing(error: FileNotFoundError) -> str | None:
     """The sentence of an object or bucket that is not there; None for a local file."""
     text = str(error)

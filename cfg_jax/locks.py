@@ -26,9 +26,74 @@ _PATIENCE = 65.0  # without a beat: three of them may be late
 _SETTLE_SECONDS = 0.5  # two that take over a lock at once: the last one to write has it
 
 
+class Held:
+    """A lock while it is held; a thread beats.
+
+    A process that stood still for longer than others wait, as on a machine that was suspended, may
+    have lost it.
+
+    Args: as of `hold`, and what the lock says of this process.
+    """
+
+    def __init__(self, path: epath.Path, busy: str, mine: dict[str, Any]):
+        self._path, self._busy, self._mine = path, busy, mine
+        self._one_at_a_time = threading.Lock()
+        self._looked = self._beaten = time.time()
+        self._lost = ''
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='lock', daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """To be called before each piece of work, however small.
+
+        Raises:
+          UserError: another process has taken the lock over.
+        """
+        # Of a process that wakes up, this thread may be the first to run.
+        if abs(time.time() - self._looked) > _PATIENCE / 2:
+            self._beat()
+        if self._lost:
+            raise UserError(self._lost)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_BEAT_SECONDS) and not self._lost:
+            self._beat()
+
+    def _beat(self) -> None:
+        """Says that this process is alive, unless another one has the lock."""
+        with self._one_at_a_time:
+            self._looked = time.time()
+            try:
+                holder = _read(self._path)
+                # It may have been removed by hand; after a silence, by one that came and is gone.
+                missed = holder is None and abs(self._looked - self._beaten) > _PATIENCE
+                if missed or (holder is not None and not _same(holder, self._mine)):
+                    self._lost = self._sentence(holder)
+                    return
+                self._mine['beat'] += 1
+                files.write_json(self._path, self._mine)
+                self._beaten = self._looked
+            except Exception as error:  # the work itself reports a full or lost disk
+                if not isinstance(error, OSError) and files.outage(error) is None:
+                    raise
+
+    def _sentence(self, holder: dict[str, Any] | None) -> str:
+        other = 'another process' if holder is None else _named(holder)
+        return (
+            f'{self._busy} by {other}, which took over while this process stood still; this one'
+            ' has stopped; wait for the other to end before you run it again'
+        )
+
+
 @contextlib.contextmanager
-def hold(path: epath.PathLike, busy: str) -> Iterator[None]:
-    """Holds the lock `path` while the block runs.
+def hold(path: epath.PathLike, busy: str) -> Iterator[Held]:
+    """Holds the lock `path` while the block runs, which calls `check` of it now and then.
 
     Args:
       path: of the lock file; its directory is made.
@@ -40,14 +105,11 @@ def hold(path: epath.PathLike, busy: str) -> Iterator[None]:
     path = files.as_path(path)
     mine = _this_process()
     _acquire(path, mine, busy)
-    stop = threading.Event()
-    beating = threading.Thread(target=_beat, args=(path, mine, stop), name='lock', daemon=True)
-    beating.start()
+    held = Held(path, busy, mine)
     try:
-        yield
+        yield held
     finally:
-        stop.set()
-        beating.join()
+        held.close()
         with contextlib.suppress(OSError):
             if _same(_read(path), mine):
                 path.unlink()
@@ -58,11 +120,7 @@ def _acquire(path: epath.Path, mine: dict[str, Any], busy: str) -> None:
         return
     holder = _read(path)
     if holder is not None and not _is_gone(path, holder, busy):
-        since = holder.get('since', 'an unknown time')
-        raise UserError(
-            f'{busy} by process {holder.get("pid")} on {holder.get("host")} since {since}; wait'
-            ' for it to end, or stop it first'
-        )
+        raise UserError(f'{busy} by {_named(holder)}; wait for it to end, or stop it first')
     files.write_json(path, mine)
     time.sleep(_SETTLE_SECONDS)
     if not _same(_read(path), mine):
@@ -108,11 +166,9 @@ def _is_gone(path: epath.Path, holder: dict[str, Any], busy: str) -> bool:
     return True
 
 
-def _beat(path: epath.Path, mine: dict[str, Any], stop: threading.Event) -> None:
-    while not stop.wait(_BEAT_SECONDS):
-        mine['beat'] += 1
-        with contextlib.suppress(OSError):  # the work itself reports a full or lost disk
-            files.write_json(path, mine)
+def _named(holder: dict[str, Any]) -> str:
+    since = holder.get('since', 'an unknown time')
+    return f'process {holder.get("pid")} on {holder.get("host")} since {since}'
 
 
 def _same(holder: dict[str, Any] | None, mine: dict[str, Any]) -> bool:

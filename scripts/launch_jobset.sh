@@ -19,7 +19,7 @@ SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=launch_common.sh
 source "$SCRIPTS/launch_common.sh"
 
-file=$SCRIPTS/jobset.yaml context='' namespace='' dry_run=0 check_only=0
+file=$SCRIPTS/jobset.yaml context='' namespace='' dry_run=0 check_only=0 words=()
 
 main() {
   local apply
@@ -34,6 +34,7 @@ main() {
     printf '%s\n' "$(quoted "${apply[@]}")"
   else
     [[ $(values image) != REGISTRY/* ]] || die "$file: edit its lines marked EDIT, then --check"
+    refuse_lost_workdir
     "${apply[@]}"
   fi
 }
@@ -93,13 +94,42 @@ check_edits() {
 
 # What the command names must lie in a volume; what the volume holds, only a pod can see.
 check_paths() {
-  local words weights
-  read -r -d '' -a words < <(sed -n 's/#.*//; s/^ *\(--.*\)/\1/p' "$file") || true
-  check_mounted 'data set' "$(given config.data.data_dir "${words[@]}")"
+  local weights
+  read_command
+  check_mounted 'data set' "$(given config.data.data_dir ${words[@]+"${words[@]}"})"
   while read -r weights; do
     check_mounted weights "$weights"
-  done < <(given_weights "${words[@]}")
-  check_mounted 'work directory' "$(given workdir "${words[@]}")$(given root "${words[@]}")"
+  done < <(given_weights ${words[@]+"${words[@]}"})
+  check_mounted 'work directory' "$(work_directory)"
+}
+
+read_command() {
+  read -r -d '' -a words < <(sed -n 's/#.*//; s/^ *\(--.*\)/\1/p' "$file") || true
+}
+
+work_directory() {
+  given workdir ${words[@]+"${words[@]}"} && given root ${words[@]+"${words[@]}"}
+}
+
+# Every restart would begin anew: what lies in a pod alone goes with it.
+refuse_lost_workdir() {
+  local path
+  read_command
+  path=$(work_directory)
+  [[ -z $path || $path == *://* || -n $(mount_of "$path") ]] ||
+    die "$file: the work directory $path is lost with the pod, as no volume is mounted there;" \
+      "give an absolute path on a volume, or gs://"
+}
+
+# The volume's place that holds a path; a relative one lies in the image.
+mount_of() {
+  local mount
+  while read -r mount; do
+    if [[ $1/ == "$mount"/* ]]; then
+      printf '%s' "$mount"
+      return
+    fi
+  done < <(values mountPath)
 }
 
 check_mounted() {
@@ -109,13 +139,12 @@ check_mounted() {
     unknown "$what $path: whether the pods may use it shows in a pod only"
     return
   fi
-  while read -r mount; do
-    if [[ $path/ == "$mount"/* ]]; then
-      unknown "$what $path: on the volume at $mount; whether it is there shows in a pod only"
-      return
-    fi
-  done < <(values mountPath)
-  lacks "$what $path: no volume is mounted there"
+  mount=$(mount_of "$path")
+  if [[ -n $mount ]]; then
+    unknown "$what $path: on the volume at $mount; whether it is there shows in a pod only"
+  else
+    lacks "$what $path: no volume is mounted there"
+  fi
 }
 
 check_cluster() {

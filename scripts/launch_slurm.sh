@@ -93,9 +93,11 @@ check() {
   script=$logs/$job_name.sbatch
 }
 
-# The compute nodes share this file system, so what is here is there.
+# The compute nodes share this file system, so what is here is there. Relative paths are the
+# command's own, which runs in the checkout.
 check_all() {
   local place data weights
+  cd "$ROOT"
   if [[ -z $partition ]]; then
     unknown 'partition: none is given, so the cluster takes its default'
   elif [[ -n $(sinfo --noheader --partition="$partition" --format=%P) ]]; then

@@ -126,9 +126,14 @@ note_local_workdir() {
   local word
   for word in "${command[@]}"; do
     case $word in
-      --workdir=gs://* | --root=gs://* | --workdir=/* | --root=/*) ;;
+      --workdir=gs://* | --root=gs://*) ;;
+      --workdir=/* | --root=/*)
+        [[ -n $setup ]] ||
+          say "note: $word outlives the TPU only on a disk that --setup mounts; use gs://"
+        ;;
       --workdir=* | --root=*)
-        say "note: $word lies on each worker's own disk, which is deleted with the TPU; use gs://"
+        say "note: $word lies in ~/cfg_jax_run/code on each worker's own disk, where it outlives" \
+          'restarts and new code, but is deleted with the TPU; use gs://'
         ;;
     esac
   done

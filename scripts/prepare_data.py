@@ -54,6 +54,12 @@ def main(argv: Sequence[str]) -> None:
         parser.error('give one of --name and --folder')
     if options.validation is not None and not options.folder:
         parser.error('--validation is for a --folder')
+    if options.resize is None and not options.folder:
+        for option in ('out', 'workers'):
+            if getattr(options, option):
+                parser.error(f'--{option} is for --resize or a --folder')
+    elif options.manual_dir:
+        parser.error('--manual_dir is for a --name without --resize')
     print(prepare(options))
 
 

@@ -8,9 +8,13 @@
 #   bash tpu_worker.sh log LINES            # the end of its output
 #
 # Next to this file lie code.tar.gz, command.sh, setup.sh (may be empty) and files/ (copied into the
-# code). A command that ends with 75 was preempted and starts again, as often as that happens; 0 is
-# done, 2 a user's mistake; anything else is a crash, restarted MAX_RESTARTS times in a row; an hour
-# of work begins a new row.
+# code). The command runs in code/; what it writes there, such as a relative --workdir, stays until
+# the TPU is deleted: new code replaces the old code alone, and a file of it that the command has
+# changed is kept as NAME.~1~.
+#
+# A command that ends with 75 was preempted and starts again, as often as that happens; 0 is done, 2
+# a user's mistake; anything else is a crash, restarted MAX_RESTARTS times in a row; an hour of work
+# begins a new row.
 
 set -euo pipefail
 
@@ -32,7 +36,7 @@ main() {
 }
 
 start() {
-  rm -f ended stopping prepared
+  rm -f ended stopping prepared pid
   checksum <command.sh >running
   # Installing belongs into the session too: workers of a pod then install side by side.
   tmux new-session -d -s "$SESSION" bash "$HERE/tpu_worker.sh" supervise "$1"
@@ -78,6 +82,7 @@ supervise() {
 # A package index out of reach counts as a crash: the next attempt may succeed.
 attempt() {
   [[ -e prepared ]] || prepare || return 1
+  [[ ! -e stopping ]] || return 75 # asked while it was installed
   run_once
 }
 
@@ -87,6 +92,7 @@ run_once() {
   note 'starting'
   (cd code && PATH="$HERE/venv/bin:$PATH" exec bash ../command.sh) &
   printf '%s\n' "$!" >pid
+  [[ ! -e stopping ]] || kill -TERM "$!" || true # `stop` may have come before there was a number
   wait "$!" || status=$?
   rm -f pid
   return "$status"
@@ -98,7 +104,21 @@ prepare() {
 }
 
 unpack() {
-  rm -rf code && mkdir -p code files && tar -xzf code.tar.gz -C code && cp -R files/. code/
+  mkdir -p code files
+  [[ $(checksum <code.tar.gz) == "$(cat unpacked 2>/dev/null)" ]] || replace_code || return
+  cp -R files/. code/
+}
+
+# A module that is gone must not be imported from the code before; what was changed since is data.
+replace_code() {
+  local file before=()
+  rm -f unpacked
+  [[ ! -e shipped ]] || mapfile -t before <shipped
+  for file in ${before[@]+"${before[@]}"}; do
+    [[ -d code/$file || code/$file -nt shipped ]] || rm -f "code/$file"
+  done
+  tar -xzf code.tar.gz -C code --touch --backup=numbered && tar -tzf code.tar.gz >shipped &&
+    checksum <code.tar.gz >unpacked
 }
 
 install() {

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
         type=cli.step_range,
         default=range(0),
         metavar='FIRST:LAST',
-        help="steps of which JAX's profiler writes a trace to WORKDIR/profile",
+        help="steps of which JAX's profiler writes a trace to WORKDIR/profile, without LAST",
     )
     cli.add_process_options(parser)
     options, config = cli.parse_with_config(parser, argv)

@@ -65,6 +65,11 @@ class Folder:
         found = listing.list_images(directory, _ENDINGS)
         files = [file for file in found.images if '/' in file]
         labels = self._labels(directory, files)
+        if not files:
+            raise UserError(
+                f'the split {match["name"]!r} of {self._path} holds no JPEG, PNG or WebP images;'
+                ' remove its directory or add images'
+            )
         self._report(directory, found, files)
         files, labels = _in_fixed_order(files, labels)
         start = _boundary(match['start'] or '0', len(files), split)

@@ -14,6 +14,7 @@ from cfg_jax import files, loading, progress
 from cfg_jax.data import pipeline
 from cfg_jax.errors import UserError
 from cfg_jax.keys import image_keys
+from cfg_jax.models import PUBLISHED
 from cfg_jax.training import checkpoints
 from cfg_jax.training.objectives import make_objective
 
@@ -89,12 +90,17 @@ def measure(
       'change_se', of the last split, image by image against the row before; and the settings.
 
     Raises:
-      UserError: no such model, checkpoint, data or split.
+      UserError: no such model, checkpoint, data or split; or an imported network.
     """
     if not splits:
         raise UserError('no split is named; such as validation')
     path = files.as_path(model)
     config = loading.read_config(path)
+    if config.model.kind in PUBLISHED:
+        raise UserError(
+            f'{path} is an imported network ({config.model.kind}), of which no training objective'
+            ' is known; give a model that was trained here'
+        )
     config.data.name = data or config.data.name
     loss = make_split_loss(config, batch_size, seed)
     chosen = sorted(set(steps)) or _steps_of(path)

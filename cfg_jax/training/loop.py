@@ -1,6 +1,7 @@
 """The training loop: train(config, workdir), from scratch or from the newest checkpoint."""
 
 import contextlib
+import functools
 import time
 from typing import Any
 
@@ -16,7 +17,7 @@ from cfg_jax.distributed import devices, multihost
 from cfg_jax.distributed.preemption import Preemption
 from cfg_jax.errors import Interrupted, UserError, WorkerDied
 from cfg_jax.perf import memory
-from cfg_jax.training import checkpoints, posthoc_ema, starting, workdirs, writers
+from cfg_jax.training import checkpoints, posthoc_ema, starting, tracing, workdirs, writers
 from cfg_jax.training.logging import TrainLog
 from cfg_jax.training.pictures import Pictures
 from cfg_jax.training.step import AveragedState, TrainState, create_state, make_train_step
@@ -35,14 +36,15 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
     Args:
       config: see `configs/`; validated here.
       workdir: a local path or gs://.
-      profile: steps of which JAX's profiler writes a trace to WORKDIR/profile.
+      profile: steps of which JAX's profiler writes a trace to WORKDIR/profile; see `Trace`.
 
     Returns:
       The final state.
 
     Raises:
       UserError: a mistake in the config, the data or the work directory; or losses that are not
-        finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved.
+        finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved; or
+        another process took the work directory over while this one stood still.
       Preempted: SIGTERM came; the step is finished and saved.
       Interrupted: Ctrl-C came once: alike; twice: at once.
       WorkerDied: a data worker was killed; the steps so far are saved, with one process.
@@ -54,7 +56,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
     with memory.shortage_reported(needs, advice), contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
-        multihost.run_on_process_zero('work directory', lambda: _claim(config, workdir, stack))
+        claim = functools.partial(_claim, config, workdir, stack)
+        held = multihost.run_on_process_zero('work directory', claim)
         workdir = files.as_path(workdir)
         saved = stack.enter_context(_open_checkpoints(config, workdir))
         first, state = _newest_state(config, workdir, saved, batches)
@@ -71,7 +74,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         log = stack.enter_context(
             contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
         )
-        loop = _Loop(config, workdir, batches, saved, log, preemption, watchdog, profile)
+        trace = stack.enter_context(contextlib.closing(tracing.Trace(profile, workdir, first)))
+        loop = _Loop(config, workdir, held, batches, saved, log, preemption, watchdog, trace)
         try:
             state = loop.run(state, first)
         except KeyboardInterrupt:
@@ -81,14 +85,15 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         return state
 
 
-def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
+def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitStack) -> locks.Held:
     """Prepares the work directory, which this process holds until `stack` is left."""
     workdir = workdirs.validate_workdir(config, workdir)
     if config.train.start_from and not workdirs.is_workdir(workdir):
         starting.check(config)
     lock = locks.hold(workdir / '.training', f'{workdir} is being trained')
-    stack.enter_context(lock)
+    held = stack.enter_context(lock)
     workdirs.create_or_validate_workdir(config, workdir)
+    return held
 
 
 def _newest_state(
@@ -132,48 +137,62 @@ def _report_topology(data_state: dict[str, int]) -> None:
 class _Loop:
     """Steps, and what happens between them: logging, sampling, saving."""
 
-    def __init__(self, config, workdir, batches, saved, log, preemption, watchdog, profile):
+    def __init__(self, config, workdir, held, batches, saved, log, preemption, watchdog, trace):
         self._config = config
         self._workdir = workdir
+        self._held = held  # by process 0
         self._batches = batches
         self._saved = saved
         self._log = log
         self._preemption = preemption
         self._watchdog = watchdog
-        self._profile = profile
+        self._trace = trace
         self._input_seconds = 0.0
 
     def run(self, state: TrainState, first: int) -> TrainState:
-        train = self._config.train
+        train, problem = self._config.train, None
         step_fn = devices.map_step(make_train_step(self._config))
         # A classifier has nothing to draw.
         draws = self._config.model.kind != 'classifier' and multihost.is_process_zero()
         pictures = Pictures(self._config, self._workdir) if draws else None
         for step in range(first + 1, train.steps + 1):
-            self._trace(step)
+            self._trace.before(step)
             try:
                 batch = self._next_batch(step)
             except (UserError, WorkerDied) as error:
                 raise self._save_without_input(error, step - 1, first, state) from error
             state, metrics = self._step(step_fn, state, batch, compiles=step == first + 1)
+            self._check_held()
             self._log.add(metrics)
             asked = self._preemption.asked(step)
             last = step == train.steps
-            save = last or asked or step % train.checkpoint_every == 0
+            save = last or asked or self._is_due(step)
             if save or step % train.log_every == 0:
                 self._log.flush(step, self._moment(), self.kept)
             self._write_averages(step, state, last)
             problem = self._save(step, state) if save else None
             if pictures is not None and (last or step % train.sample_every == 0):
-                pictures.draw(step, state.ema_params)
+                with files.warned_of(f'the pictures of step {step}', 'training continues'):
+                    pictures.draw(step, state.ema_params)
             if asked and not last:
-                problem = self._saved.wait() or problem
-                safe = f'{problem}; {self.kept()}' if problem else 'it is saved'
+                unsaved = self._unsaved(step, problem)
+                safe = f'{unsaved}; {self.kept()}' if unsaved else 'it is saved'
                 raise self._preemption.stopped(f'stopped after step {step} on request; {safe}')
-        problem = self._saved.wait()
-        if problem:
-            raise UserError(f'{problem}; {self.kept()}; make room and run the same command again')
+        unsaved = self._unsaved(train.steps, problem)
+        if unsaved:
+            raise UserError(f'{unsaved}; {self.kept()}; make room and run the same command again')
         return state
+
+    def _check_held(self) -> None:
+        """Before anything is written: the work directory may have become another training's."""
+        if self._held is not None:
+            self._held.check()
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a checkpoint of this step was asked for, as one of many or for good."""
+        train = self._config.train
+        periods = (train.checkpoint_every, train.keep_period)
+        return any(period and step % period == 0 for period in periods)
 
     def _next_batch(self, step: int) -> Any:
         start = time.monotonic()
@@ -206,14 +225,9 @@ class _Loop:
         """Before the checkpoint of this step: a run that continues from it lacks none."""
         every = self._config.train.averages_every
         if isinstance(state, AveragedState) and (last or step % every == 0):
-            try:
+            with files.warned_of(f'the averages of step {step}', 'training continues'):
                 if multihost.is_process_zero():
                     posthoc_ema.write(self._workdir, step, state.averages)
-            except OSError as error:
-                logging.warning(
-                    f'the averages of step {step} could not be written ({error.strerror});'
-                    ' training continues'
-                )
 
     def _save(self, step: int, state: TrainState) -> str | None:
         problem = self._saved.save(step, state, self._batches.get_state() | _topology())
@@ -221,10 +235,19 @@ class _Loop:
             logging.warning(f'{problem}; {self.kept()}; training continues')
         return problem
 
+    def _unsaved(self, step: int, problem: str | None) -> str | None:
+        """Why `step` is not saved, once that has ended, or None; `problem` is what `_save` gave.
+
+        That may be of the checkpoint before.
+        """
+        problem = self._saved.wait() or problem
+        return problem if problem and self._saved.latest_step() != step else None
+
     def _save_without_input(
         self, error: UserError | WorkerDied, step: int, first: int, state: TrainState
     ) -> UserError | WorkerDied:
         """Saves the steps since `first`; of many processes none can, the others wait in a step."""
+        self._check_held()
         self._saved.wait()
         if step > first and step != self._saved.latest_step() and jax.process_count() == 1:
             if step % self._config.train.log_every:
@@ -239,14 +262,6 @@ class _Loop:
     def kept(self) -> str:
         step = self._saved.latest_step()
         return f'the checkpoint of step {step} is kept' if step else 'there was no checkpoint yet'
-
-    def _trace(self, step: int) -> None:
-        if self._profile and multihost.is_process_zero():
-            if step == self._profile.start:
-                jax.profiler.start_trace(str(self._workdir / 'profile'))
-            elif step == self._profile.stop:
-                jax.profiler.stop_trace()
-                logging.info(f'a trace of {len(self._profile)} steps is in {self._workdir}/profile')
 
 
 def _topology() -> dict[str, int]:

@@ -16,6 +16,8 @@ _INSTALL = 'metrics.jsonl has every number; for TensorBoard: pip install tensorb
 class MetricWriter:
     """Appends one JSON object per row to WORKDIR/metrics.jsonl, and mirrors it to TensorBoard.
 
+    A disk without room costs a warning; the rows are written later, if there is room by then.
+
     Rows after `resume_step` are dropped first: a resumed run writes them again. A file with lines
     that are not rows is kept as metrics.jsonl.damaged. TensorBoard is left out, with a line that
     says so, where it is missing or fails.
@@ -29,27 +31,38 @@ class MetricWriter:
             logging.warning(f'{self._path} is damaged in part; it is kept as {aside.name}')
         self._rows = [row for row in rows if row['step'] <= resume_step]
         self._rewrite()
+        self._behind = False  # whether the file lacks rows, or ends in a torn line
         self._tensorboard = _tensorboard_writer(workdir)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one row; it is on disk when this returns."""
+        """Writes one row; it is on disk when this returns, unless there was no room for it."""
         self._rows.append({'step': step} | dict(values))
-        if files.is_remote(self._path):
-            self._rewrite()  # an object store cannot append
-        else:
-            with self._path.open('a') as file:
-                file.write(json.dumps(self._rows[-1]) + '\n')
+        self._write(f'the row of step {step} in {self._path}', 'training continues')
         if self._tensorboard is not None:
             self._mirror(self._tensorboard, step, values)
 
     def close(self) -> None:
-        """Flushes TensorBoard's files."""
+        """Writes rows that found no room before; flushes TensorBoard's files."""
+        if self._behind:
+            self._write(f'the last rows of {self._path}')
         writer, self._tensorboard = self._tensorboard, None
         if writer is not None:
             try:
                 writer.close()
             except Exception as error:  # whatever it is, the training is worth more
                 _report(error)
+
+    def _write(self, what: str, then: str = '') -> None:
+        """The last row, or all of them where an object store or a torn line cannot be added to."""
+        whole = self._behind or files.is_remote(self._path)
+        self._behind = True
+        with files.warned_of(what, then):
+            if whole:
+                self._rewrite()
+            else:
+                with self._path.open('a') as file:
+                    file.write(json.dumps(self._rows[-1]) + '\n')
+            self._behind = False
 
     def _mirror(self, writer: Any, step: int, values: Mapping[str, float]) -> None:
         try:

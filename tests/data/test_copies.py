@@ -216,6 +216,19 @@ def test_a_folder_keeps_its_own_splits(tmp_path):
     assert 'test, train' in user_error(rows, name, 'validation')
 
 
+@pytest.mark.parametrize('more', [[], ['--resize=8']])
+def test_a_split_without_images_is_named(tmp_path, capsys, more):
+    root = tmp_path / 'set'
+    class_folder(root / 'train', {'a': 4, 'b': 3})
+    for name in ('a', 'b'):
+        (root / 'val' / name).mkdir(parents=True)
+    command = [COMMAND, f'--folder={root}', f'--out={tmp_path / "out"}', *more]
+    status, _, errors = run_here(capsys, *command)
+    assert (status, len(errors)) == (2, 1)
+    assert f"the split 'val' of {root} holds no JPEG, PNG or WebP images" in errors[0]
+    assert not (tmp_path / 'out').exists()
+
+
 def test_a_folder_resized(pets, tmp_path, capsys):
     command = [COMMAND, f'--folder={pets}', f'--out={tmp_path / "out"}', '--resize=8']
     status, lines, errors = run_here(capsys, *command)
@@ -261,6 +274,11 @@ def test_mistakes(capsys, tmp_path):
         ([f'--folder={tmp_path}/set', '--name=digits'], 'one of --name and --folder'),
         ([], 'one of --name and --folder'),
         (['--name=digits', '--validation=0.1'], '--folder'),
+        # Without a copy to write they would be passed over.
+        (['--name=digits', f'--out={tmp_path}/big'], '--out is for --resize or a --folder'),
+        (['--name=digits', '--workers=2'], '--workers is for --resize or a --folder'),
+        ([f'--folder={tmp_path}/set', f'--manual_dir={tmp_path}'], '--manual_dir is for'),
+        (['--name=digits', '--resize=4', f'--manual_dir={tmp_path}'], '--manual_dir is for'),
     ):
         status, _, errors = run_here(capsys, COMMAND, f'--data_dir={tmp_path}/out', *arguments)
         assert status == 2

@@ -197,3 +197,12 @@ def test_check_of_slurm(machine):
     assert 'look     weights gs://b/weak' in result.stdout.splitlines()
     sinfo = ['sinfo', '--noheader', '--partition=gpu', '--format=%P']
     assert machine.calls() == [sinfo, sinfo]  # and no sbatch
+
+
+def test_check_of_slurm_reads_paths_as_the_command_does(machine):
+    """From wherever it is called: the job runs in the checkout."""
+    machine.play('sbatch')
+    (machine.scripts.parent / 'tfds').mkdir()
+    command = ['--job_name=in64', '--check', '--', 'train', '--config.data.data_dir=tfds']
+    result = machine.run(machine.scripts / 'launch_slurm.sh', *command, cwd=machine.root)
+    assert 'ok       data set tfds' in result.stdout.splitlines()

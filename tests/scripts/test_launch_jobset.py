@@ -146,6 +146,17 @@ def test_mistakes_end_in_one_line(machine, arguments, message):
     assert machine.calls() == []
 
 
+@pytest.mark.parametrize('path', ['runs/in64', '/elsewhere/in64'])
+def test_a_work_directory_that_goes_with_the_pod_is_refused(machine, manifest, path):
+    text = manifest.read_text()
+    manifest.write_text(text.replace('/runs/table1/p_uncond_0.1', path))
+    message = error_of(launch(machine, f'--file={manifest}'))
+    assert f'the work directory {path} is lost with the pod' in message
+    assert machine.calls() == []
+    manifest.write_text(text.replace('/runs/table1/p_uncond_0.1', 'gs://b/in64'))
+    assert launch(machine, f'--file={manifest}').returncode == 0
+
+
 def test_without_kubectl(tmp_path):
     machine = Machine(tmp_path)
     machine.only('bash', 'dirname')

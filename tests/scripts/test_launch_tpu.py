@@ -237,10 +237,23 @@ def test_without_gcloud(tmp_path):
     )
 
 
-def test_a_work_directory_on_the_workers_disk_is_remarked(machine):
+@pytest.mark.parametrize(
+    ('word', 'setup', 'note'),
+    [
+        ('--root=runs/t', '', 'note: --root=runs/t lies in ~/cfg_jax_run/code on each worker'),
+        ('--root=runs/t', 'mount x', 'note: --root=runs/t lies in ~/cfg_jax_run/code on each wor'),
+        ('--workdir=/t', '', 'note: --workdir=/t outlives the TPU only on a disk that --setup'),
+        ('--workdir=/t', 'mount x', ''),
+        ('--workdir=gs://b/t', '', ''),
+    ],
+)
+def test_a_work_directory_on_the_workers_disk_is_remarked(machine, word, setup, note):
     machine.answer('nodes', 'in64 READY')
-    arguments = ['run', *AT, '--type=v4-8', '--dry-run', '--', 'python', 'a.py', '--root=runs/t']
-    assert 'note: --root=runs/t lies on each worker' in launch(machine, *arguments).stderr
+    arguments = ['run', *AT, '--type=v4-8', f'--setup={setup}', '--dry-run', '--', 'python', word]
+    lines = launch(machine, *arguments).stderr.splitlines()
+    notes = [line for line in lines if 'the TPU' in line]
+    assert len(notes) == bool(note)
+    assert not note or notes[0].startswith(note)
 
 
 # --- the worker -------------------------------------------------------------------------------
@@ -325,6 +338,62 @@ def test_stop_lets_the_command_save_and_does_not_restart_it(worker):
     assert supervisor.wait(timeout=20) == 0
     assert work(worker, 'state').stdout.startswith('cfg_jax-state ended 75 ')
     assert len(worker.calls('train')) == 1
+
+
+def ship(worker, **contents):
+    """Another commit's code in the place of the one before; names have no suffix."""
+    with tarfile.open(worker.scripts / 'code.tar.gz', 'w:gz') as archive:
+        for name, text in contents.items():
+            path = worker.root / name
+            path.write_text(text)
+            archive.add(path, f'scripts/{name}')
+
+
+def test_what_the_command_wrote_outlives_new_code(worker):
+    """A relative --workdir lies in the code: a restart may not cost its checkpoints."""
+    code = worker.scripts / 'code'
+    worker.play(
+        'train', 'mkdir -p runs/x && echo 3 >>runs/x/checkpoint && echo mine >scripts/table'
+    )
+    (worker.scripts / 'command.sh').write_text('exec train\n')
+    for runs, contents in enumerate([{'table': 'theirs', 'old': '1'}, {'table': 'new', 'b': '2'}]):
+        ship(worker, **contents)
+        for _ in range(2):  # the second time as after a reboot, with the same code
+            assert work(worker, 'start', '0').returncode == 0
+            worker.play('python', 'cat code/scripts/table >>"$answers/seen"')
+            work(worker, 'supervise', '0')
+        assert (code / 'runs' / 'x' / 'checkpoint').read_text() == '3\n' * 2 * (runs + 1)
+    assert not (code / 'scripts' / 'old').exists()
+    assert (code / 'scripts' / 'b').read_text() == '2'
+    # What it wrote over a file of the code is there after a reboot, and kept beside new code.
+    assert (worker.root / 'answers' / 'seen').read_text() == 'theirsmine\nnewmine\n'
+    assert (code / 'scripts' / 'table.~1~').read_text() == 'mine\n'
+
+
+def test_stop_during_the_installation_starts_nothing(worker):
+    worker.play('python', f'bash {worker.scripts}/tpu_worker.sh stop')
+    worker.play('train')
+    (worker.scripts / 'command.sh').write_text('exec train\n')
+    work(worker, 'start', '2')
+    work(worker, 'supervise', '2')
+    assert worker.calls('train') == []
+    assert work(worker, 'state').stdout.startswith('cfg_jax-state ended 75 ')
+
+
+def test_stop_just_before_the_command_has_a_number(worker):
+    """`stop` finds no number to signal; the command must hear of it all the same."""
+    script = worker.scripts / 'tpu_worker.sh'
+    text = script.read_text()
+    started = 'printf \'%s\\n\' "$!" >pid'
+    assert text.count(started) == 1
+    script.write_text(text.replace(started, f'stop; {started}'))
+    worker.play('train', "trap 'exit 75' TERM; for i in {1..100}; do sleep 0.05; done")
+    (worker.scripts / 'command.sh').write_text('exec train\n')
+    work(worker, 'start', '2')
+    began = time.monotonic()
+    work(worker, 'supervise', '2')
+    assert time.monotonic() - began < 4
+    assert not work(worker, 'state').stdout.startswith('cfg_jax-state ended 0 ')
 
 
 def test_an_old_python_makes_the_worker_bring_its_own(worker):

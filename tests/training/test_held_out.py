@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from support import CLASSIFIER, make_tiny_config, run_here, toy_instead_of_networks, user_error
 
-from cfg_jax import loading
+from cfg_jax import config as config_lib, loading
 from cfg_jax.data import pipeline
 from cfg_jax.keys import image_keys
-from cfg_jax.models import networks
+from cfg_jax.models import PUBLISHED, networks
 from cfg_jax.training import export, held_out, loop
 from cfg_jax.training.objectives import make_objective
 
@@ -137,6 +137,24 @@ def test_mistakes_end_in_one_line(run, capsys, argument, message):
     status, _, lines = run_here(capsys, COMMAND, f'--model={run}', '--splits=train', argument)
     assert status == 2
     assert message in lines[-1]
+
+
+def test_an_imported_network_has_no_objective_of_ours(tmp_path, capsys):
+    path = tmp_path / 'imported.safetensors'
+    config = config_lib.base_config('edm2')
+    export.write_model(path, {'params': {'a': np.zeros(3, np.float32)}}, config, 6)
+    status, _, lines = run_here(capsys, COMMAND, f'--model={path}', '--splits=train[:20]')
+    assert status == 2
+    assert lines == [
+        f'error: {path} is an imported network (edm2), of which no training objective is known;'
+        ' give a model that was trained here'
+    ]
+
+
+@pytest.mark.parametrize('kind', PUBLISHED)
+def test_no_imported_network_has(monkeypatch, kind):
+    monkeypatch.setattr(loading, 'read_config', lambda path: config_lib.base_config(kind))
+    assert f'imported network ({kind})' in user_error(held_out.measure, 'a.safetensors')
 
 
 def test_no_model_and_no_split(run, tmp_path):

@@ -1,5 +1,8 @@
+import contextlib
 import json
 import math
+import resource
+import signal
 import sys
 import types
 
@@ -75,6 +78,49 @@ def test_lines_that_are_no_rows_are_left_out_and_kept_aside(tmp_path, damage):
     assert [line for line in lines if line.endswith('it is kept as metrics.jsonl.damaged')]
     assert steps_of(tmp_path) == [2, 4, 6]
     assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == before
+
+
+@contextlib.contextmanager
+def full_disk(path):
+    """No file may grow beyond what `path` holds and a few bytes: half a line fits, no more."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 8, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize('after', [[], [6, 8]])
+def test_a_full_disk_costs_a_warning_and_no_row_once_there_is_room(tmp_path, after):
+    path = tmp_path / 'metrics.jsonl'
+    writer = writers.MetricWriter(tmp_path)
+    writer.write(2, {'loss': 0.5})
+    with logged() as lines, full_disk(path):
+        writer.write(4, {'loss': 0.25})
+    (line,) = lines
+    assert line.startswith(f'warning: the row of step 4 in {path} could not be written (')
+    assert line.endswith('; training continues')
+    for step in after:
+        writer.write(step, {'loss': 0.1})
+        # Whole at once: a kill may come at any time.
+        assert [json.loads(line)['step'] for line in path.open()][-1] == step
+    writer.close()
+    assert [json.loads(line)['step'] for line in path.open()] == [2, 4, *after]
+
+
+def test_a_disk_that_stays_full_does_not_end_the_training(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    writer = writers.MetricWriter(tmp_path)
+    writer.write(2, {'loss': 0.5})
+    with logged() as lines, full_disk(path):
+        writer.write(4, {'loss': 0.25})
+        writer.write(6, {'loss': 0.25})
+        writer.close()
+    assert len(lines) == 3
+    assert steps_of(tmp_path) == [2]
 
 
 def test_a_directory_in_the_place_of_the_metrics(tmp_path):
