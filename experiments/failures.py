@@ -32,9 +32,13 @@ def main(argv: Sequence[str]) -> None:
     from failures_parts import long_tail, measurement, publication
 
     from cfg_jax import config_files, files
+    from cfg_jax.metrics import precision_recall
     from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.training import loop
 
+    least = precision_recall.NEIGHBOURS + 1
+    if options.count < least:  # before anything is trained
+        parser.error(f'--count is at least {least}, which precision and recall need')
     root = files.as_path(options.root)
     config = config_files.load_config(presets.CONFIGS / 'digits.py', overrides)
     extractor = EXTRACTORS.load(config.sweep.features)(config, root)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
-from support import ROOT, experiment, make_tiny_config, tiny_arguments, toy_instead_of_networks
+from support import (
+    ROOT,
+    experiment,
+    make_tiny_config,
+    run_here,
+    tiny_arguments,
+    toy_instead_of_networks,
+)
 
 from cfg_jax.data import sources
 from cfg_jax.metrics.features import classifier
@@ -59,3 +66,15 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert table in capsys.readouterr().out
     assert table.count('\n| ') == 12
     assert Image.open(tmp_path / 'results' / 'failures.png').height > 400
+
+
+def test_too_few_images_for_precision_are_refused_before_training(tmp_path, monkeypatch, capsys):
+    """A point has three neighbours beside itself."""
+    trained = []
+    monkeypatch.setattr('cfg_jax.training.loop.train', lambda *arguments: trained.append(arguments))
+    command = ['experiments/failures.py', f'--root={tmp_path}/a', *tiny_arguments()]
+    status, _, errors = run_here(capsys, *command, '--count=3')
+    assert status == 2
+    assert '--count is at least 4' in errors[-1]
+    assert not trained
+    assert not (tmp_path / 'a').exists()
