@@ -1,5 +1,6 @@
 """The page's content: numbers, pictures and provenance, without a browser."""
 
+import argparse
 import base64
 import io
 import json
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs_on_disk import WEIGHTS, row, sweep_with_rows
-from support import logged, run_here, user_error
+from support import logged, make_tiny_config, run_here, toy_instead_of_networks, user_error
 
 import cfg_jax
+from cfg_jax import config as config_lib, loading
 from cfg_jax.report import content, page, pictures, runs
+from cfg_jax.training import loop
 
 
 @pytest.fixture(scope='module')
@@ -150,6 +153,58 @@ def test_other_weights_than_those_swept_give_no_pictures(workdir, tmp_path):
         out = page.write([changed], tmp_path / 'report.html', count=4)
     assert data_of(out)['runs'][0]['sets'] == []
     assert any('other weights' in line for line in lines if line.startswith('warning'))
+
+
+@pytest.fixture
+def guided(swept_toy_workdir, tmp_path):
+    """A swept run that another one guides, as far as its results say."""
+    run, guide = (shutil.copytree(swept_toy_workdir, tmp_path / name) for name in ('run', 'guide'))
+    path = run / 'sweep' / 'tiny' / 'results.json'
+    results = json.loads(path.read_text())
+    config = config_lib.from_json(results['config'])
+    config.guidance.rule, config.guidance.network = 'autoguidance', str(guide)
+    with toy_instead_of_networks():
+        found = loading.load(run, config=config).provenance()
+        path.write_text(json.dumps(results | found | {'config': config_lib.to_json(config)}))
+        yield run, guide, path
+
+
+def shown_sets(run, tmp_path):
+    """The sets of a page's only run, and what was said while it was made."""
+    with logged() as lines:
+        out = page.write([run], tmp_path / 'report.html', count=2)
+    return data_of(out)['runs'][0]['sets'], ' '.join(lines)
+
+
+def test_a_guide_that_was_trained_on_gives_no_pictures(guided, tmp_path):
+    run, guide, path = guided
+    assert shown_sets(run, tmp_path)[0]
+    loop.train(make_tiny_config(train__steps=8), guide)
+    sets, said = shown_sets(run, tmp_path)
+    assert sets == []
+    assert 'the network of its guidance has other weights' in said
+    # As the first edition names it.
+    results = json.loads(path.read_text())
+    results['autoguidance'] = results.pop('guidance_network')
+    del results['guidance']
+    path.write_text(json.dumps(results))
+    assert 'the network of its guidance has other weights' in shown_sets(run, tmp_path)[1]
+
+
+@pytest.mark.parametrize('name', ['guidance_network', 'decoder'])
+def test_every_network_is_compared_with_the_one_swept(workdir, name):
+    [run] = runs.open_runs([workdir])
+    own = {'weights_sha256': run.results['weights_sha256']}
+
+    def check(recorded, found):
+        model = argparse.Namespace(provenance=lambda: own | found)
+        pictures.check_weights(run._replace(results=run.results | recorded), model)
+
+    a, b = ({name: {'weights_sha256': letter, 'checkpoint_step': 1}} for letter in 'ab')
+    check(a, a)
+    check({}, a)  # an earlier edition did not record it
+    assert 'other weights' in user_error(check, a, b)
+    assert 'other weights' in user_error(check, {}, {'weights_sha256': 'a'})
 
 
 def test_a_published_sweep_alone(workdir, tmp_path):
