@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -126,6 +127,63 @@ def test_the_command_on_the_page_draws_its_picture(data, workdir, tmp_path, caps
     assert np.abs(picture - cell).max() <= 1
 
 
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'sampler__v': 0.0},
+        {'sampler__clip': False, 'sampler__num_steps': 3},
+        {'sampler__name': 'euler', 'sampler__options': 'churn=2', 'sampler__grid': 'edm'}
+        | {'guidance__rule': 'projected', 'guidance__options': 'eta=0.5,radius=1'},
+        {'guidance__rule': 'autoguidance', 'guidance__network': 'guide'},
+    ],
+)
+def test_the_command_draws_what_was_swept(swept_toy_workdir, tmp_path, capsys, changes):
+    """Of a model that was trained on since, with what its own config does not say."""
+    run, guide = (shutil.copytree(swept_toy_workdir, tmp_path / name) for name in ('run', 'guide'))
+    out = tmp_path / 'one.png'
+    with toy_instead_of_networks():
+        loop.train(make_tiny_config(train__steps=8), run)
+        loop.train(make_tiny_config(train__steps=7), guide)
+        say_swept(run, **{k: str(guide) if v == 'guide' else v for k, v in changes.items()})
+        [shown] = data_of(page.write([run], tmp_path / 'report.html', count=2))['runs']
+        last = shown['rows'][-1]['w']
+        command = [*shlex.split(shown['sampling'])[1:], '--labels=0', f'--w={last}', f'--out={out}']
+        assert run_here(capsys, *command)[::2] == (0, [])
+    picture = np.asarray(Image.open(out).resize((8, 8), 0)).astype(int)
+    cell = decoded(shown['sets'][0]['sheets'][-1])[:8, :8, 0]
+    np.testing.assert_array_equal(picture, cell)
+
+
+def test_no_command_draws_another_average(workdir):
+    [run] = runs.open_runs([workdir])
+    assert content.of_run(run, None)['sampling']
+    averaged = run._replace(results=run.results | {'weights': 'ema of sigma_rel 0.1'})
+    assert content.of_run(averaged, None)['sampling'] == ''
+
+
+def test_decoder_and_dtype_are_named_and_files_have_one_step(workdir):
+    [run] = runs.open_runs([workdir])
+    latent = {'channels': 4, 'factor': 8, 'decoder': "a decoder's.safetensors"}
+    config = run.results['config'] | {'latent': latent}
+    alone = run._replace(model=None, results=run.results | {'config': config})
+    flags = shlex.split(content.of_run(alone, None)['sampling'])
+    assert "--decoder=a decoder's.safetensors" in flags
+    assert f'--step={run.results["checkpoint_step"]}' in flags
+    assert not any('--model_dtype' in flag for flag in flags)
+    more = {'weights': 'published', 'model_dtype': 'bfloat16'}
+    published = alone._replace(results=alone.results | more)
+    flags = shlex.split(content.of_run(published, None)['sampling'])
+    assert '--model_dtype=bfloat16' in flags
+    assert not any('--step' in flag for flag in flags)
+
+
+def test_results_of_the_first_edition_are_shown(workdir):
+    [run] = runs.open_runs([workdir])
+    named = dict(run.results['sampler'])
+    first = run.results | {'sampler': {'sampler': named.pop('name')} | named}
+    assert content.of_run(run._replace(results=first), None) == content.of_run(run, None)
+
+
 def test_no_name_leaves_its_place():
     hostile = '</script><script>alert(1)</script>/*SCRIPT*/<!--'
     data = {'title': hostile, 'command': '', 'warnings': [], 'runs': []}
@@ -159,14 +217,23 @@ def test_other_weights_than_those_swept_give_no_pictures(workdir, tmp_path):
 def guided(swept_toy_workdir, tmp_path):
     """A swept run that another one guides, as far as its results say."""
     run, guide = (shutil.copytree(swept_toy_workdir, tmp_path / name) for name in ('run', 'guide'))
+    with toy_instead_of_networks():
+        path = say_swept(run, guidance__rule='autoguidance', guidance__network=str(guide))
+        yield run, guide, path
+
+
+def say_swept(run, **changes):
+    """Makes the results of a run those of a sweep with other settings; returns their path."""
     path = run / 'sweep' / 'tiny' / 'results.json'
     results = json.loads(path.read_text())
     config = config_lib.from_json(results['config'])
-    config.guidance.rule, config.guidance.network = 'autoguidance', str(guide)
-    with toy_instead_of_networks():
-        found = loading.load(run, config=config).provenance()
-        path.write_text(json.dumps(results | found | {'config': config_lib.to_json(config)}))
-        yield run, guide, path
+    for name, value in changes.items():
+        group, _, field = name.partition('__')
+        config[group][field] = value
+    found = loading.load(run, config=config, step=results['checkpoint_step']).provenance()
+    results['sampler'] |= config.sampler.to_dict()
+    path.write_text(json.dumps(results | found | {'config': config_lib.to_json(config)}))
+    return path
 
 
 def shown_sets(run, tmp_path):
