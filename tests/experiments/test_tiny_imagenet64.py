@@ -21,7 +21,7 @@ from support import (
     user_error,
 )
 
-from cfg_jax import files, loading
+from cfg_jax import config as config_lib, files, loading
 from cfg_jax.evaluation import reference
 from cfg_jax.evaluation.cache import Samples
 from cfg_jax.guidance.interval import Interval
@@ -172,6 +172,45 @@ def test_table(root):
     assert '| real, validation | 24 | train |' in table
     assert '| untrained network, w = 0 | 30 | train |' in table
     assert table.count('\n## ') == 8
+
+
+def test_both_trainings_of_dropout_are_judged(monkeypatch):
+    """Branches show 0.5 worse, models trained as long do not: the part is named."""
+    publication = experiment('tiny_imagenet64_parts.publication')
+
+    def curve(p_uncond, scale):
+        config = config_lib.to_json(make_tiny_config(p_uncond=p_uncond))
+        rows = [
+            {'w': w, 'fd768': scale * (1.0 + w), 'fd768_se': 0.001, 'is': 2.0 + w, 'is_se': 0.001}
+            for w in (0.0, 1.0, 4.0)
+        ]
+        return {'name': f'{p_uncond}, {scale}', 'config': config, 'rows': rows, 'num_samples': 40}
+
+    curves = {
+        'main': curve(0.1, 1.0),
+        **{f'branch {p}': curve(p, scale) for p, scale in ((0.2, 1.01), (0.5, 1.5))},
+        **{f'model {p}': curve(p, scale) for p, scale in ((0.2, 1.01), (0.5, 0.5))},
+    }
+    parts = {
+        'sweep': ['main'],
+        'branches': ['main', 'branch 0.2', 'branch 0.5'],
+        'p_uncond': ['main', 'model 0.2', 'model 0.5'],
+    }
+    written = publication.Publication.__new__(publication.Publication)
+    written._parts = parts
+    monkeypatch.setattr(written, '_curve', curves.get)
+
+    def found():
+        verdicts = {v.claim: v.verdict for v in written._verdicts()}
+        assert sum('IS (GoogLeNet) rises with w (0.1, 1.0)' in claim for claim in verdicts) == 1
+        return {k.partition('(GoogLeNet)')[2]: v for k, v in verdicts.items() if '0.5 is' in k}
+
+    assert found() == {
+        ' (p_uncond, branches from the main model)': 'supported',
+        ' (p_uncond, models trained as long)': 'not supported',
+    }
+    del parts['p_uncond']
+    assert found() == {'': 'supported'}
 
 
 def test_claims_are_judged_and_name_their_scores(root):
