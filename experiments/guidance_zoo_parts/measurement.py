@@ -1,5 +1,6 @@
 """Rows of guidance_zoo.py, with the influence of every image on FID and IS."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +25,19 @@ class Point(NamedTuple):
     Attributes:
       setting, w: what was sampled.
       row: metrics, with 'nfe'.
-      influences: of each image on 'fid' and 'is', for paired differences.
+      influences: of each image on 'fid' and 'is', for paired differences; none where images are not
+        finite, whose metrics are NaN.
     """
 
     setting: Setting
     w: float
     row: dict[str, Any]
     influences: dict[str, Influence]
+
+    @property
+    def valid(self) -> bool:
+        """Whether there are numbers to compare."""
+        return bool(self.influences) and math.isfinite(self.fid)
 
     @property
     def fid(self) -> float:
@@ -53,7 +60,7 @@ class Bench:
       extractor: of features.
 
     Raises:
-      UserError: an extractor without logits.
+      UserError: an extractor without logits, or a sweep without FID, IS and their errors.
     """
 
     def __init__(
@@ -64,6 +71,11 @@ class Bench:
             raise UserError(
                 f'{extractor.name} gives no logits, and rules are compared at equal IS: take a'
                 ' model with sweep.features=inception, and its whole weights as --inception'
+            )
+        if not config.sweep.bootstrap or not {'fid', 'is'} <= set(config.sweep.metrics):
+            raise UserError(
+                'rules are compared by FID and IS with their errors: leave sweep.bootstrap above 0,'
+                ' and fid and is in sweep.metrics'
             )
         self._config, self._root, self._paths = config, root, paths
         self._extractor = extractor
@@ -89,9 +101,11 @@ class Bench:
     def _point(self, setting: Setting, config: ConfigDict, cache: SampleCache, w: float) -> Point:
         samples = cache.collect(w, config.sweep.seed)
         row, influences = sweep.evaluate(samples, self._extractor, self._reference, config)
-        [fid] = influences.values()
-        score = score_influence(samples.features.logits, samples.condition)
-        kept = {'fid': fid, 'is': score}
+        kept = {}
+        if 'images_not_finite' not in row:
+            [fid] = influences.values()
+            score = score_influence(samples.features.logits, samples.condition)
+            kept = {'fid': fid, 'is': score}
         return Point(setting, w, row | {'nfe': samples.nfe}, kept)
 
 

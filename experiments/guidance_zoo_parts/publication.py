@@ -160,7 +160,7 @@ def _metrics(point: Point) -> dict[str, Any]:
 
 def draw_rules(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     """IS against FID, and precision against recall: a curve a rule, plain guidance in black."""
-    points = [point for point in found.points if point.setting.part == 'rules']
+    points = [point for point in found.valid if point.setting.part == 'rules']
     figure, axes = plt.subplots(1, 2, figsize=(15, 6.5), layout='constrained')
     style.headline(figure, f'{config.data.name}: rules over their strength')
     curves = dict.fromkeys((p.setting.rule, p.setting.sampler) for p in points)
@@ -199,14 +199,14 @@ def _gap(point: Point, config: ConfigDict) -> float:
 def draw_samplers(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     """FID and IS against NFE, a curve a sampler; what is combined as single marks."""
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout='constrained')
-    points = [p for p in found.points if p.setting.part == 'samplers']
+    points = [p for p in found.valid if p.setting.part == 'samplers']
     w = found.paper.w
     style.headline(figure, f'{config.data.name}: samplers at w = {w:g}')
     names = dict.fromkeys((p.setting.sampler, p.setting.grid) for p in points)
     for number, (sampler, grid) in enumerate(names):
         own = [p for p in points if (p.setting.sampler, p.setting.grid) == (sampler, grid)]
         _draw_against_nfe(axes, own, f'{sampler}, {grid}', _MARKERS[number % len(_MARKERS)], '-')
-    together = [p for p in found.points if p.setting.part == 'together' and p.w == w]
+    together = [p for p in found.valid if p.setting.part == 'together' and p.w == w]
     for number, point in enumerate(together):
         name = f'{point.setting.rule.partition(":")[0]}, {point.setting.sampler}'
         _draw_against_nfe(axes, [point], name, _MARKERS[number % len(_MARKERS)], '')
