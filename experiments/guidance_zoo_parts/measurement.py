@@ -18,6 +18,8 @@ from cfg_jax.metrics.influence import Influence
 from guidance_zoo_parts.networks import Paths
 from guidance_zoo_parts.settings import Setting
 
+_IDENTITY = ('checkpoint_step', 'weights', 'weights_sha256')  # of a network
+
 
 class Point(NamedTuple):
     """A setting at one strength.
@@ -80,7 +82,19 @@ class Bench:
         self._config, self._root, self._paths = config, root, paths
         self._extractor = extractor
         self._reference = dataset_reference.reference(config, root, extractor)
+        self._networks: dict[str, Any] = {}
         self.left_out: list[str] = []
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What all points share, for provenance: the networks so far, features and reference."""
+        return {
+            'networks': self._networks,
+            'features': self._extractor.provenance(),
+            'reference': self._reference.record,
+            'num_samples': self._config.sweep.num_samples,
+            'seed': self._config.sweep.seed,
+        }
 
     def measure(self, setting: Setting) -> list[Point]:
         """The points of a setting; none where a network is missing, which is noted."""
@@ -92,6 +106,9 @@ class Bench:
         logging.info('\n%s', setting.slug())
         model = loading.load(self._paths.main, config=config, guidance_network=network)
         settings = sweep.settings_of(model, self._extractor)
+        self._networks['main'] = {key: settings[key] for key in _IDENTITY}
+        if setting.network:
+            self._networks[setting.network] = settings['guidance_network']
         directory = self._root / 'sweep' / setting.slug()
         results_lib.claim(directory, settings, 'choose another --root')
         cache = SampleCache(model, directory / 'shards', self._extractor)

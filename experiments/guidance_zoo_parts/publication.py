@@ -1,6 +1,6 @@
 """What guidance_zoo.py publishes: tables, pictures, results.json and the recommendation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,9 +17,21 @@ _MARKERS = 'osD^v<>PX*'
 
 
 def write(
-    directory: epath.Path, found: Verdicts, config: ConfigDict, left_out: Sequence[str]
+    directory: epath.Path,
+    found: Verdicts,
+    config: ConfigDict,
+    left_out: Sequence[str],
+    record: Mapping[str, Any],
 ) -> str:
-    """Writes everything to `directory`; returns the rules' table and the recommendation."""
+    """Writes everything to `directory`; returns the rules' table and the recommendation.
+
+    Args:
+      directory: of the results.
+      found: all points, and what they say.
+      config: of the main model.
+      left_out: what was not measured, and why.
+      record: what the points share, see `measurement.Bench.record`.
+    """
     table = points_table(found.points)
     rules = f'{recommendation(found)}\n'
     if found.rules:
@@ -44,6 +56,7 @@ def write(
                 for each in found.cheaper
             ],
             'left_out': list(left_out),
+            **record,
             'config': config_lib.to_json(config),
             **provenance.describe_environment(),
         },

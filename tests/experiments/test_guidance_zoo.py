@@ -18,12 +18,13 @@ from support import (
 )
 from test_comparison import Means
 
+from cfg_jax import loading
 from cfg_jax.guidance import RULES, make_rule
 from cfg_jax.metrics.features import classifier
 from cfg_jax.metrics.inception_score import log_softmax, of_one_split
 from cfg_jax.metrics.influence import Influence
 from cfg_jax.samplers import SAMPLERS
-from cfg_jax.training import loop
+from cfg_jax.training import export, loop
 
 settings = experiment('guidance_zoo_parts.settings')
 measurement = experiment('guidance_zoo_parts.measurement')
@@ -157,8 +158,10 @@ def test_points_of_images_that_are_not_finite_are_rows_without_numbers(tmp_path)
     assert found.rules == verdicts.Verdicts(own).rules
     assert found.cheaper == verdicts.Verdicts(own).cheaper
     config = make_tiny_config()
-    publication.write(epath.Path(tmp_path), found, config, [])
-    written = json.loads((tmp_path / 'results.json').read_text())['points']
+    publication.write(epath.Path(tmp_path), found, config, [], {'seed': 5})
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['seed'] == 5
+    written = results['points']
     assert [p.get('images_not_finite') for p in written] == 4 * [3] + len(own) * [None]
     assert all(np.isnan(p['fid']) for p in written[:4])
     table = (tmp_path / 'table.md').read_text().splitlines()
@@ -188,12 +191,18 @@ def test_an_overflow_is_measured_as_a_point(tmp_path, monkeypatch):
         bench = measurement.Bench(config, epath.Path(tmp_path), paths, Few())
         setting = Setting('rules', 'classifier_free', 'ddim', 3, 'schedule', (1.0, 1e38))
         good, lost = bench.measure(setting)
+        params, _, _ = loading.load_params(tmp_path / 'model')
     assert (good.valid, lost.valid) == (True, False)
     assert good.influences.keys() == {'fid', 'is'}
     assert lost.influences == {}
     assert np.isnan(lost.fid)
     assert lost.row['images_not_finite'] == 40
     assert lost.row['nfe'] == 6
+    main = bench.record['networks']['main']
+    assert main['weights_sha256'] == export.sha256_of_params(params)
+    assert main['checkpoint_step'] == config.train.steps
+    assert bench.record['features'] == Few().provenance()
+    assert len(bench.record['reference']['sha256']) == 64
 
 
 def test_all_points_together():
@@ -282,6 +291,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         results = json.loads((tmp_path / 'results' / 'results.json').read_text())
         assert [p['w'] for p in results['points']] == [1.0, 2.0, 1.0, 1.0, 1.0]
         assert set(results['rules']) == {'autoguidance'}
+        assert set(results['networks']) == {'main', 'guide'}
         assert (tmp_path / 'results' / 'rules.md').read_text() in shown
         assert (tmp_path / 'results' / 'table.md').read_text().count('\n| ') == 5
         for name in ('zoo.png', 'samplers.png'):
