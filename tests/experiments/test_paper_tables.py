@@ -229,6 +229,16 @@ def test_what_is_measured_is_what_was_trained(fill, tmp_path):
     assert results['checkpoint_step'] == 4
 
 
+def test_other_samples_are_refused_with_advice_that_the_command_can_follow(fill, tmp_path):
+    assert fill(2) == (0, [])
+    status, [error] = fill(2, '--config.sweep.seed=3')
+    assert status == 2
+    assert 'seed' in error
+    assert '--root' in error
+    (tmp_path / 'p_uncond_0.1' / 'sweep').rename(tmp_path / 'away')
+    assert fill(2, '--config.sweep.seed=3') == (0, [])
+
+
 def test_a_sweep_of_a_later_step_is_refused(fill, tmp_path):
     """Of a model that is gone, and was trained for longer."""
     workdir = tmp_path / 'p_uncond_0.1'
