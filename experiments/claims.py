@@ -5,7 +5,7 @@
 
 Without files it checks the paper's own Tables 1 and 2: a checker that cannot confirm the paper's
 findings on the paper's numbers would prove nothing on ours. With files it does so first, then
-checks the results: several files that differ in p_uncond or in T are compared with each other.
+checks the results: files that differ in p_uncond alone or in T alone are compared with each other.
 
 A finding is supported, not supported, or there are not enough samples to tell. Standard errors come
 from the results (sweep.bootstrap); where there are none, as in the paper, 1 % of FID and 0.5 % of

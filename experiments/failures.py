@@ -31,10 +31,14 @@ def main(argv: Sequence[str]) -> None:
 
     from failures_parts import long_tail, measurement, publication
 
-    from cfg_jax import config_files, files
+    from cfg_jax import config_files, files, loading
+    from cfg_jax.metrics import precision_recall
     from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.training import loop
 
+    least = precision_recall.NEIGHBOURS + 1
+    if options.count < least:  # before anything is trained
+        parser.error(f'--count is at least {least}, which precision and recall need')
     root = files.as_path(options.root)
     config = config_files.load_config(presets.CONFIGS / 'digits.py', overrides)
     extractor = EXTRACTORS.load(config.sweep.features)(config, root)
@@ -44,13 +48,16 @@ def main(argv: Sequence[str]) -> None:
         'all digits': (config, root / 'all'),
         'long tail': (long_tail.config(config, root / 'data'), root / 'long_tail'),
     }
-    groups = []
+    groups, provenance = [], {}
     for name, (settings, workdir) in models.items():
         loop.train(settings, workdir)
+        model = loading.load(workdir)
+        provenance[name] = model.provenance()
         groups += measurement.measure(
-            name, workdir, digits, rare, extractor, options.w, options.count
+            name, model, digits, rare, extractor, options.w, options.count
         )
-    print('\n' + publication.write(root / 'results', groups, config, options.count))
+    record = {'models': provenance} | measurement.record(config, digits, extractor)
+    print('\n' + publication.write(root / 'results', groups, config, options.count, record))
     print(f'written to {root / "results"}')
 
 

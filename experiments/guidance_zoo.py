@@ -64,8 +64,9 @@ def main(argv: Sequence[str]) -> None:
     chosen = [s for s in settings.all_settings(config, options) if s.part in options.parts]
     points = [point for setting in chosen for point in bench.measure(setting)]
     found = verdicts.Verdicts(points)
-    print('\n' + publication.write(root / 'results', found, config, bench.left_out))
-    print(f'written to {root / "results"}')
+    out = root / 'results'
+    print('\n' + publication.write(out, found, config, bench.left_out, bench.record))
+    print(f'written to {out}')
 
 
 if __name__ == '__main__':

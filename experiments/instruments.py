@@ -5,15 +5,21 @@
 The reference is the first images of the training split. Against it stand the first validation
 images, the same with Gaussian noise of 10 grey levels, and the same blurred by a Gaussian of radius
 1. A distance worth trusting is zero from the reference to itself, small to other real images, and
-larger to damaged ones. Features are kept in --out; a killed run continues.
+larger to damaged ones. Features are kept in OUT/features; a killed run continues.
 """
 
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageFilter
 
 from cfg_jax import cli
+
+if TYPE_CHECKING:
+    from cfg_jax.metrics.features import FeatureExtractor, Features
 
 METRICS = ('fid', 'sfid', 'precision', 'recall', 'kid')
 
@@ -27,22 +33,24 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--size', type=cli.positive_number, default=64, help='pixels a side')
     parser.add_argument('--out', default='runs/instruments', help='where results are written')
     options = parser.parse_args(argv)
-    if options.count < 2:
-        parser.error('--count is at least 2')
 
     from cfg_jax import (
         files,
         provenance,
     )
     from cfg_jax.evaluation import reference, rows as rows_lib, tables
-    from cfg_jax.metrics import Inputs
+    from cfg_jax.metrics import Inputs, precision_recall
     from cfg_jax.metrics.features import inception
 
+    least = precision_recall.NEIGHBOURS + 1
+    if options.count < least:
+        parser.error(f'--count is at least {least}, which precision and recall need')
     extractor = inception.from_file(options.inception, options.features)
     out = files.as_path(options.out)
+    sets = image_sets(options.data, options.size, options.count)
+    kept = claim(out, options, extractor)
     features = {
-        name: kept_features(out / f'features_{name}.npz', extractor, make)
-        for name, make in image_sets(options.data, options.size, options.count).items()
+        name: kept_features(kept / f'{name}.npz', extractor, make) for name, make in sets.items()
     }
     record = {'dataset': options.data, 'split': f'train, first {options.count}'}
     real = reference.of_features(features['train'], record)
@@ -64,24 +72,29 @@ def main(argv: Sequence[str]) -> None:
     files.write_bytes(out / 'table.md', table.encode())
 
 
-def image_sets(name: str, size: int, count: int):
-    """Functions that make the uint8 images [count, size, size, 3] of each set."""
-    from cfg_jax.data import sources
+def image_sets(name: str, size: int, count: int) -> dict[str, Callable[[], np.ndarray]]:
+    """Functions that make the uint8 images [count, size, size, 3] of each set.
+
+    Raises:
+      UserError: no such set, or not as many images in one of its splits.
+    """
+    from ml_collections import ConfigDict
+
+    from cfg_jax.data import (
+        images,
+        pipeline,
+        sources,
+    )
 
     names = sources.label_names(name)
+    group = ConfigDict(
+        {'name': name, 'data_dir': '', 'image_size': size, 'channels': 3}
+        | {'num_classes': len(names), 'num_workers': 0, 'max_bad_examples': 0}
+    )
+    for split in ('train', 'validation'):  # before any image is looked at
+        sources.data_source(group, f'{split}[:{count}]')
 
     def real(split: str) -> np.ndarray:
-        from ml_collections import ConfigDict
-
-        from cfg_jax.data import (
-            images,
-            pipeline,
-        )
-
-        group = ConfigDict(
-            {'name': name, 'data_dir': '', 'image_size': size, 'channels': 3}
-            | {'num_classes': len(names), 'num_workers': 0, 'max_bad_examples': 0}
-        )
         (batch,) = pipeline.one_epoch(group, f'{split}[:{count}]', batch_size=count)
         return np.asarray(images.to_uint8(batch['image']))
 
@@ -104,7 +117,27 @@ def image_sets(name: str, size: int, count: int):
     }
 
 
-def kept_features(path, extractor, make):
+def claim(out: epath.Path, options: Namespace, extractor: 'FeatureExtractor') -> epath.Path:
+    """The directory in `out` for features of these very images and this extractor.
+
+    Raises:
+      UserError: it holds those of others.
+    """
+    from cfg_jax.evaluation import results
+
+    settings = {
+        'dataset': options.data,
+        'image_size': options.size,
+        'num_samples': options.count,
+        'features': extractor.provenance(),
+    }
+    # Not in `out` itself: what releases before kept there does not say what it was made of.
+    return results.claim(out / 'features', settings, 'choose another --out')
+
+
+def kept_features(
+    path: epath.Path, extractor: 'FeatureExtractor', make: Callable[[], np.ndarray]
+) -> 'Features':
     """Features of the images that `make()` returns, from `path` where they are."""
     from cfg_jax import files, progress
     from cfg_jax.metrics.features import Features, extraction

@@ -138,11 +138,15 @@ def short_name(name: str) -> str:
 
 
 def save(path: epath.PathLike, figure: Figure) -> None:
-    """Writes a figure as PNG, with --pdf also as PDF beside it, and closes it."""
+    """Writes a figure as PNG to that very path, with --pdf also as PDF beside it, and closes it."""
     path = files.as_path(path)
-    kinds = ['png', 'pdf'] if console.pdf_wanted() else ['png']
-    for kind in kinds:
+    paths = {'png': path}
+    if console.pdf_wanted():
+        # Only .png gives way: the end of 'grid.v2' is a part of the name.
+        stem = path.stem if path.suffix.lower() == '.png' else path.name
+        paths['pdf'] = path.parent / f'{stem}.pdf'
+    for kind, place in paths.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind)
-        files.write_bytes(path.with_suffix(f'.{kind}'), buffer.getvalue())
+        files.write_bytes(place, buffer.getvalue())
     plt.close(figure)

@@ -20,13 +20,13 @@ from cfg_jax.metrics import METRICS
 _SETTINGS, _RESULTS, _LOCK = 'settings.json', 'results.json', '.lock'
 # Two rows with the same of these were measured in the same way.
 _PROTOCOL = ('is_splits', 'seeds', 'reference', 'convention')
+# Experiments, which name their sweeps themselves, have no --name.
+_ADVICE = 'move it away, or choose another --name (of an experiment: --root)'
 
 Row = dict[str, Any]
 
 
-def claim(
-    directory: epath.Path, settings: dict[str, Any], advice: str = 'choose another --name'
-) -> epath.Path:
+def claim(directory: epath.Path, settings: dict[str, Any], advice: str = _ADVICE) -> epath.Path:
     """Makes the directory of a sweep with these settings, or checks that it holds this very sweep.
 
     Arguments and errors as `check`.
@@ -36,9 +36,7 @@ def claim(
     return directory
 
 
-def check(
-    directory: epath.Path, settings: dict[str, Any], advice: str = 'choose another --name'
-) -> bool:
+def check(directory: epath.Path, settings: dict[str, Any], advice: str = _ADVICE) -> bool:
     """Whether the directory holds a sweep, which is one with these very settings.
 
     Args:

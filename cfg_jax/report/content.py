@@ -6,15 +6,21 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cfg_jax.evaluation import differences, tables
+from ml_collections import ConfigDict
+
+from cfg_jax import config as config_lib, loading, registry
+from cfg_jax.evaluation import differences, results as results_lib, tables
 from cfg_jax.evaluation.rows import Row
 from cfg_jax.report import pictures as pictures_lib
 from cfg_jax.report.pictures import Pictures
 from cfg_jax.report.runs import Run
+from cfg_jax.samplers import SAMPLERS
+from cfg_jax.training import export
 
 _BIN = re.compile(r'loss_logsnr_(?P<low>[-+.\d]+)_(?P<high>[-+.\d]+)')
 _CURVES = ('loss', 'grad_norm')
 _POINTS = 400  # of a curve
+_WITHOUT_FLAG = ('v', 'clip')  # settings of samplers
 # Two sweeps compare where these agree.
 _PROTOCOL = ('dataset', 'num_samples', 'labels', 'rounding', 'is_splits', 'seed')
 
@@ -104,12 +110,18 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _about(results: Mapping[str, Any]) -> str:
-    sampler = results['sampler']
+    sampler = results_lib.comparable(dict(results))['sampler']  # in today's names
+    guidance = config_lib.from_json(results['config']).guidance
     return (
-        f'{results.get("dataset", "")}: {_spec(results["config"], "guidance", "rule")},'
+        f'{results.get("dataset", "")}: {_spec(guidance.rule, guidance.options)},'
         f' {sampler["name"]}, T = {sampler["num_steps"]}, {results["num_samples"]:,} samples a row,'
         f' features: {results["features"]["name"]}'
     )
+
+
+def _spec(name: str, *options: str) -> str:
+    """'NAME:OPTION=VALUE,...' of a rule or a sampler, as flags take it."""
+    return ':'.join(filter(None, (name, ','.join(filter(None, options)))))
 
 
 def _cost(run: Run, pictures: Pictures | None) -> list[tuple[str, str]]:
@@ -173,24 +185,43 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 
 def _sampling(run: Run) -> str:
-    """The command that draws one image of the page, but for its label and w."""
-    results = run.results
-    words = [
-        'python scripts/sample.py',
-        f'--model={shlex.quote(str(run.model or "MODEL"))}',
-        f'--guidance={_spec(results["config"], "guidance", "rule")}',
-        f'--sampler={_spec(results["config"], "sampler", "name")}',
-        f'--grid={results["sampler"].get("grid", "schedule")}',
-        f'--num_steps={results["sampler"]["num_steps"]}',
-        f'--seed={results.get("seed", 0)}',
+    """The command that draws one image of the page, but for its label and w.
+
+    '' where there is none: `scripts/sample.py` takes the average that training made.
+    """
+    results, config = run.results, config_lib.from_json(run.results['config'])
+    if pictures_lib.average_length(results) is not None:
+        return ''
+    in_file = results.get('weights') == 'published' or (run.model and export.is_export(run.model))
+    recorded = results_lib.comparable(results)
+    flags = {
+        'model': run.model or 'MODEL',
+        'step': None if in_file else results.get('checkpoint_step'),
+        'guidance': _spec(config.guidance.rule, config.guidance.options),
+        'guidance_network': config.guidance.network if 'guidance_network' in recorded else None,
+        'decoder': config.latent.decoder if 'latent' in config else None,
+        'sampler': _sampler(run, config),
+        'grid': config.sampler.grid,
+        'num_steps': config.sampler.num_steps,
+        'model_dtype': results.get('model_dtype'),
+        'seed': results.get('seed', 0),
+    }
+    words = [f'--{k}={shlex.quote(str(v))}' for k, v in flags.items() if v not in (None, '')]
+    return ' '.join(['python scripts/sample.py', *words])
+
+
+def _sampler(run: Run, config: ConfigDict) -> str:
+    """'NAME:OPTION=VALUE,...' with the settings that no flag has and the model's config has not."""
+    settings = config.sampler
+    given = {part.partition('=')[0].strip() for part in settings.options.split(',')}
+    known = registry.option_defaults(SAMPLERS.load(settings.name))
+    trained = loading.read_config(run.model).sampler if run.model else {}
+    options = [
+        f'{name}={settings[name]}'
+        for name in _WITHOUT_FLAG
+        if name in known and name not in given and settings[name] != trained.get(name)
     ]
-    return ' '.join(words)
-
-
-def _spec(config: Mapping[str, Any], group: str, name: str) -> str:
-    """'NAME:OPTION=VALUE,...' of a rule or a sampler, as flags take it."""
-    settings = config[group]
-    return ':'.join(filter(None, (settings[name], settings.get('options', ''))))
+    return _spec(settings.name, settings.options, *options)
 
 
 def _set(pictures: pictures_lib.PictureSet) -> dict[str, Any]:

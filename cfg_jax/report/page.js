@@ -6,6 +6,7 @@ const weights = [...new Set(data.runs.flatMap((run) => run.rows.map((row) => row
 const many = data.runs.length > 1;
 const chosen = { index: 0, set: 0, class: '' };
 const pictures = data.runs.map((run) => (run.sets.length ? new Pictures(run) : null));
+const drawable = data.runs.filter((run) => run.sampling); // by a command
 const charts = [];
 const weightText = (w) => `w = ${w}`;
 
@@ -196,7 +197,10 @@ function fillFacts() {
     }
   });
   if (data.command) find('commands').append(make('h3', 'This page'), make('pre', data.command));
-  find('commands').append(make('h3', 'A picture at the chosen w'), make('pre', '', { id: 'sampling' }));
+  const title = make('h3', 'A picture at the chosen w');
+  const command = make('pre', '', { id: 'sampling' });
+  title.hidden = command.hidden = !drawable.length;
+  find('commands').append(title, command);
 }
 
 function follow() {
@@ -223,8 +227,10 @@ function follow() {
     if (Number(line.dataset.w) === w) line.setAttribute('aria-current', 'true');
     else line.removeAttribute('aria-current');
   }
-  const label = data.runs[0].sets[chosen.set]?.labels[0];
-  find('sampling').textContent = data.runs.map((run) => `${run.sampling} --labels=${label ?? 0} --w=${w} --out=one.png`).join('\n');
+  const label = (run) => run.sets[chosen.set]?.labels[0] ?? 0;
+  find('sampling').textContent = drawable
+    .map((run) => `${run.sampling} --labels=${label(run)} --w=${w} --out=one.png`)
+    .join('\n');
 }
 
 function chooseWeight(w) {

@@ -4,7 +4,7 @@ import base64
 import io
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from cfg_jax import config as config_lib, loading, progress
 from cfg_jax.conditioning import Condition
 from cfg_jax.data import class_names, images
 from cfg_jax.errors import UserError
+from cfg_jax.evaluation import results as results_lib
 from cfg_jax.inference import Model
 from cfg_jax.report.runs import Run
 from cfg_jax.training import export
@@ -24,6 +25,8 @@ _LOSSLESS_BYTES = 3_000_000  # of all sheets of a set; above, WebP of high quali
 _QUALITY = 90
 _OF_LABELS = ('label', 'label_only')
 _AVERAGE = re.compile(r'ema of sigma_rel (?P<length>\S+)')
+# What provenance calls the networks beside the main one, and what people call them.
+_OTHERS = {'guidance_network': 'the network of its guidance', 'decoder': 'its decoder'}
 
 
 class PictureSet(NamedTuple):
@@ -97,16 +100,38 @@ def _load(run: Run) -> Model:
     if run.model is None:
         raise UserError(f'the model of {run.directory} is not beside it')
     results = run.results
-    average = _AVERAGE.fullmatch(results.get('weights', ''))
     model = loading.load(
         run.model,
         step=None if export.is_export(run.model) else results['checkpoint_step'],
         config=config_lib.from_json(results['config']),
-        ema=float(average['length']) if average else None,
+        ema=average_length(results),
     )
-    if model.provenance()['weights_sha256'] != results['weights_sha256']:
-        raise UserError(f'{run.model} has other weights than those that were swept')
+    check_weights(run, model)
     return model
+
+
+def average_length(results: Mapping[str, Any]) -> float | None:
+    """sigma_rel of the average that was swept, where it is not the one that training made."""
+    average = _AVERAGE.fullmatch(results.get('weights', ''))
+    return float(average['length']) if average else None
+
+
+def check_weights(run: Run, model: Model) -> None:
+    """Compares the weights of every network with those that were swept, as far as recorded.
+
+    Raises:
+      UserError: there are others by now, or other ones were trained on.
+    """
+    # The first edition has other names for the network of a rule.
+    swept, found = results_lib.comparable(run.results), model.provenance()
+    if found['weights_sha256'] != swept['weights_sha256']:
+        raise UserError(f'{run.model} has other weights than those that were swept')
+    for name, words in _OTHERS.items():
+        ours, theirs = (record.get(name, {}).get('weights_sha256') for record in (found, swept))
+        if None not in (ours, theirs) and ours != theirs:
+            raise UserError(
+                f'{run.model}: {words} has other weights than those that it was swept with'
+            )
 
 
 def _generate(

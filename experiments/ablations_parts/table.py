@@ -27,6 +27,9 @@ from cfg_jax.metrics.features import FeatureExtractor
 
 _ERRORS = 2.0  # standard errors that a difference takes to count
 _ABOUT = 0.25  # of the value, what '~' allows beyond them
+# Of a sweep's results, what a row says of its own: rows have several models and samplers.
+_PROVENANCE = ('checkpoint_step', 'weights', 'weights_sha256', 'sampler', 'seeds')
+_PROVENANCE += ('features', 'reference')
 
 Metrics = dict[str, Any]
 Measured = Sequence[tuple[Row, Metrics]]
@@ -39,14 +42,18 @@ def measure(
     root: epath.Path,
     extractor: FeatureExtractor,
 ) -> dict[str, Metrics]:
-    """Name -> metrics of the rows of a group."""
+    """Name -> metrics of the rows of a group, each with the provenance of its numbers."""
     model = loading.load(workdir, config=config)
     if group.noise:
         model = model.with_settings(NoiseForUnconditional())
     logging.info('\n%s', ', '.join(row.name for row in group.rows))
     results = sweep.measure(model, root, group.slug(), extractor)
     found = {row['w']: row for row in results['rows']}
-    return {row.name: found[row.w] | {'count': config.sweep.num_samples} for row in group.rows}
+    more = {
+        'count': config.sweep.num_samples,
+        'provenance': {key: results[key] for key in _PROVENANCE},
+    }
+    return {row.name: found[row.w] | more for row in group.rows}
 
 
 def write(root: epath.Path, measured: Measured, config: ConfigDict) -> str:

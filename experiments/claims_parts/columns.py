@@ -52,7 +52,19 @@ def of_results(
     config = config_lib.from_json(results['config'])
     rows = [row for row in results['rows'] if 'images_not_finite' not in row]
     key = next(key for key in ('fid', 'fd768') if key in rows[0])
-    setting = {'p_uncond': config.p_uncond, 'T': config.sampler.num_steps}
+    sampler, guidance = config.sampler, config.guidance
+    setting = {
+        'p_uncond': config.p_uncond,
+        'T': sampler.num_steps,
+        'dataset': config.data.name,
+        'sampler': ':'.join(filter(None, (sampler.name, sampler.options))),
+        'grid': sampler.grid,
+        'v': sampler.v,
+        'clip': sampler.clip,
+        'rule': ':'.join(filter(None, (guidance.rule, guidance.options))),
+        'num_samples': results['num_samples'],
+        'features': results.get('features', {}).get('name'),
+    }
     if 'is' not in rows[0]:
         raise UserError(f'{name} has no Inception Score, which the findings are about')
     rows = [

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ _SEVERAL = 3.0
 _AGREE = 0.10  # relative difference of FID at equal IS that still counts as the same
 _SATURATED = 0.05  # the same, between numbers of steps
 
+_DROPOUT = 'p_uncond 0.1 and 0.2 agree and 0.5 is worse, at equal IS'
+_STEPS = 'more sampling steps improve the best FID, up to a point'
+
 Row = dict[str, float]
 
 
@@ -24,13 +27,13 @@ class Column(NamedTuple):
 
     Attributes:
       name: for people.
-      setting: 'p_uncond' and 'T' as far as known.
+      setting: 'p_uncond', 'T' and what else decides the numbers, as far as known.
       rows: 'w', 'fid', 'is', 'fid_se', 'is_se' in the order of w; see `with_errors`.
       fid_name, is_name: what 'fid' and 'is' are called where they come from other features.
     """
 
     name: str
-    setting: dict[str, float]
+    setting: dict[str, Any]
     rows: list[Row]
     fid_name: str = 'FID'
     is_name: str = 'IS'
@@ -65,15 +68,51 @@ def check_all(columns: Sequence[Column]) -> list[Verdict]:
             )
             continue
         found += [is_rises(column), fid_is_best_at_small_w(column), fid_falls_throughout(column)]
-    groups: list[tuple[str, Callable[[dict[float, Column]], Verdict]]] = [
-        ('p_uncond', dropout_half_is_worse),
-        ('T', steps_help_up_to_a_point),
-    ]
-    for key, check in groups:
-        together = {c.setting[key]: c for c in columns if key in c.setting}
-        if len(together) > 1:
-            found.append(check(dict(sorted(together.items()))))
+    found += _compared(columns, 'p_uncond', _DROPOUT, dropout_half_is_worse)
+    found += _compared(columns, 'T', _STEPS, steps_help_up_to_a_point)
     return [_named(verdict, columns[0]) for verdict in found]
+
+
+def _compared(
+    columns: Sequence[Column],
+    key: str,
+    claim: str,
+    check: Callable[[dict[float, Column]], Verdict],
+) -> list[Verdict]:
+    """What `check` says of `claim`, once for all columns that differ in the setting `key` alone."""
+    groups: dict[tuple[Any, ...], list[Column]] = {}
+    for column in columns:
+        if key in column.setting:
+            others = tuple(sorted(item for item in column.setting.items() if item[0] != key))
+            groups.setdefault(others, []).append(column)
+    several = {
+        others: group
+        for others, group in groups.items()
+        if len({column.setting[key] for column in group}) > 1
+    }
+    found = []
+    for others, group in several.items():
+        cells: dict[float, Column] = {}
+        doubles = []
+        for column in sorted(group, key=lambda c: c.setting[key]):
+            first = cells.setdefault(column.setting[key], column)
+            if first is not column:
+                where = f'{key} = {column.setting[key]:g}'
+                doubles.append(f'{first.name} and {column.name} are both of {where}')
+        if doubles:
+            evidence = f'{"; ".join(doubles)}: leave one of them out'
+            verdict = Verdict(claim, UNDECIDED, evidence)
+        else:
+            verdict = check(cells)
+        found.append(verdict._replace(claim=f'{verdict.claim}{_apart(others, list(several))}'))
+    return found
+
+
+def _apart(settings: tuple[Any, ...], all_settings: Sequence[tuple[Any, ...]]) -> str:
+    """' (T = 256)': what tells a group from the others; '' for the only one."""
+    shared = set.intersection(*map(set, all_settings))
+    own = [f'{name} = {value}' for name, value in settings if (name, value) not in shared]
+    return f' ({", ".join(own)})' if own else ''
 
 
 def _named(verdict: Verdict, column: Column) -> Verdict:
@@ -147,7 +186,7 @@ def dropout_half_is_worse(columns: dict[float, Column]) -> Verdict:
     At equal IS, not at equal w, where 0.5 often has the lower FID because it guides less. Worse
     means: by more than two standard errors at most levels of IS, and better at none.
     """
-    claim = 'p_uncond 0.1 and 0.2 agree and 0.5 is worse, at equal IS'
+    claim = _DROPOUT
     if not {0.1, 0.2, 0.5} <= columns.keys():
         held = ', '.join(f'{value:g}' for value in columns)
         return Verdict(claim, UNDECIDED, f'needs p_uncond = 0.1, 0.2 and 0.5; there are {held}')
@@ -178,7 +217,7 @@ def dropout_half_is_worse(columns: dict[float, Column]) -> Verdict:
 
 def steps_help_up_to_a_point(columns: dict[float, Column]) -> Verdict:
     """Section 4.3: more sampling steps improve the best FID, then bring little more."""
-    claim = 'more sampling steps improve the best FID, up to a point'
+    claim = _STEPS
     if len(columns) < 3:
         held = ', '.join(f'{value:g}' for value in columns)
         return Verdict(claim, UNDECIDED, f'needs three numbers of steps; there are {held}')

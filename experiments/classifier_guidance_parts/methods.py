@@ -142,7 +142,8 @@ def filtered(
         row = sweep.evaluate(Samples(kept, labels), extractor, reference, balanced).row
         row |= {key: ratio * value for key, value in cost.items()}
         rows.append(row | {'strength': float(ratio)})
-    return Measured(name, 'ratio', rows, model.provenance())
+    provenance = sweep.settings_of(model, extractor) | {'reference': reference.record}
+    return Measured(name, 'ratio', rows, provenance)
 
 
 def likeliest(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,19 +1,20 @@
 """Samples of frequent, rare and unseen digits, against all real digits of their class."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
+from ml_collections import ConfigDict
 
-from cfg_jax import loading
 from cfg_jax.data.images import to_uint8
+from cfg_jax.evaluation import reference as reference_lib
+from cfg_jax.inference import Model
 from cfg_jax.metrics.class_agreement import share_of_label
 from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
 from cfg_jax.metrics.precision_recall import share_in_manifold
 from failures_parts.long_tail import RARE, UNSEEN, Digits
 
-_SEED = 0
+SEED = 0
 SHOWN = (3, RARE, UNSEEN)  # digits of the picture
 
 
@@ -43,7 +44,7 @@ class Group(NamedTuple):
 
 def measure(
     training: str,
-    workdir: epath.Path,
+    model: Model,
     digits: Digits,
     rare: np.ndarray,
     extractor: FeatureExtractor,
@@ -51,7 +52,6 @@ def measure(
     count: int,
 ) -> list[Group]:
     """Every kind at every weight, of a trained model; `rare` are the rare digit's images."""
-    model = loading.load(workdir)
     real = extract(extractor, digits.images)
     kinds = {
         'frequent': [c for c in range(len(digits.names)) if c not in (RARE, UNSEEN)],
@@ -63,7 +63,7 @@ def measure(
         for kind, classes in kinds.items():
             labels = np.repeat(classes, count)
             condition = model.conditioning.from_user(labels.tolist())
-            x = model.generate(_SEED, np.arange(len(labels)), condition, w).x
+            x = model.generate(SEED, np.arange(len(labels)), condition, w).x
             images = np.asarray(to_uint8(x))
             samples = extract(extractor, images)
             ratios = [_ratios(samples.pooled[labels == c], real, digits, c) for c in classes]
@@ -83,6 +83,13 @@ def measure(
                 )
             )
     return found
+
+
+def record(config: ConfigDict, digits: Digits, extractor: FeatureExtractor) -> dict[str, Any]:
+    """What all groups share, for provenance: the real digits, the features and the seed."""
+    what = {'dataset': config.data.name, 'split': config.data.split}
+    real = reference_lib.of_features(extract(extractor, digits.images), what)
+    return {'reference': real.record, 'features': extractor.provenance(), 'seed': SEED}
 
 
 def extract(extractor: FeatureExtractor, images: np.ndarray) -> Features:

@@ -1,7 +1,8 @@
 """The table and the picture of failures.py."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -13,8 +14,14 @@ from failures_parts.long_tail import RARE, SHARE, UNSEEN
 from failures_parts.measurement import SHOWN, Group
 
 
-def write(directory: epath.Path, groups: Sequence[Group], config: ConfigDict, count: int) -> str:
-    """Writes table.md, failures.png and results.json; returns the table."""
+def write(
+    directory: epath.Path,
+    groups: Sequence[Group],
+    config: ConfigDict,
+    count: int,
+    record: Mapping[str, Any],
+) -> str:
+    """Writes table.md, failures.png and results.json, with `record`; returns the table."""
     text = markdown(groups, count)
     files.write_bytes(directory / 'table.md', text.encode())
     records = [
@@ -25,6 +32,8 @@ def write(directory: epath.Path, groups: Sequence[Group], config: ConfigDict, co
         directory / 'results.json',
         {
             'groups': records,
+            'images_a_digit': count,
+            **record,
             'config': config_lib.to_json(config),
             **provenance.describe_environment(),
         },

@@ -1,5 +1,6 @@
 """Rows of guidance_zoo.py, with the influence of every image on FID and IS."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from cfg_jax.metrics.influence import Influence
 from guidance_zoo_parts.networks import Paths
 from guidance_zoo_parts.settings import Setting
 
+_IDENTITY = ('checkpoint_step', 'weights', 'weights_sha256')  # of a network
+
 
 class Point(NamedTuple):
     """A setting at one strength.
@@ -24,13 +27,19 @@ class Point(NamedTuple):
     Attributes:
       setting, w: what was sampled.
       row: metrics, with 'nfe'.
-      influences: of each image on 'fid' and 'is', for paired differences.
+      influences: of each image on 'fid' and 'is', for paired differences; none where images are not
+        finite, whose metrics are NaN.
     """
 
     setting: Setting
     w: float
     row: dict[str, Any]
     influences: dict[str, Influence]
+
+    @property
+    def valid(self) -> bool:
+        """Whether there are numbers to compare."""
+        return bool(self.influences) and math.isfinite(self.fid)
 
     @property
     def fid(self) -> float:
@@ -53,7 +62,7 @@ class Bench:
       extractor: of features.
 
     Raises:
-      UserError: an extractor without logits.
+      UserError: an extractor without logits, or a sweep without FID, IS and their errors.
     """
 
     def __init__(
@@ -65,10 +74,27 @@ class Bench:
                 f'{extractor.name} gives no logits, and rules are compared at equal IS: take a'
                 ' model with sweep.features=inception, and its whole weights as --inception'
             )
+        if not config.sweep.bootstrap or not {'fid', 'is'} <= set(config.sweep.metrics):
+            raise UserError(
+                'rules are compared by FID and IS with their errors: leave sweep.bootstrap above 0,'
+                ' and fid and is in sweep.metrics'
+            )
         self._config, self._root, self._paths = config, root, paths
         self._extractor = extractor
         self._reference = dataset_reference.reference(config, root, extractor)
+        self._networks: dict[str, Any] = {}
         self.left_out: list[str] = []
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What all points share, for provenance: the networks so far, features and reference."""
+        return {
+            'networks': self._networks,
+            'features': self._extractor.provenance(),
+            'reference': self._reference.record,
+            'num_samples': self._config.sweep.num_samples,
+            'seed': self._config.sweep.seed,
+        }
 
     def measure(self, setting: Setting) -> list[Point]:
         """The points of a setting; none where a network is missing, which is noted."""
@@ -80,6 +106,9 @@ class Bench:
         logging.info('\n%s', setting.slug())
         model = loading.load(self._paths.main, config=config, guidance_network=network)
         settings = sweep.settings_of(model, self._extractor)
+        self._networks['main'] = {key: settings[key] for key in _IDENTITY}
+        if setting.network:
+            self._networks[setting.network] = settings['guidance_network']
         directory = self._root / 'sweep' / setting.slug()
         results_lib.claim(directory, settings, 'choose another --root')
         cache = SampleCache(model, directory / 'shards', self._extractor)
@@ -89,9 +118,11 @@ class Bench:
     def _point(self, setting: Setting, config: ConfigDict, cache: SampleCache, w: float) -> Point:
         samples = cache.collect(w, config.sweep.seed)
         row, influences = sweep.evaluate(samples, self._extractor, self._reference, config)
-        [fid] = influences.values()
-        score = score_influence(samples.features.logits, samples.condition)
-        kept = {'fid': fid, 'is': score}
+        kept = {}
+        if 'images_not_finite' not in row:
+            [fid] = influences.values()
+            score = score_influence(samples.features.logits, samples.condition)
+            kept = {'fid': fid, 'is': score}
         return Point(setting, w, row | {'nfe': samples.nfe}, kept)
 
 

@@ -1,6 +1,6 @@
 """What guidance_zoo.py publishes: tables, pictures, results.json and the recommendation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,9 +17,21 @@ _MARKERS = 'osD^v<>PX*'
 
 
 def write(
-    directory: epath.Path, found: Verdicts, config: ConfigDict, left_out: Sequence[str]
+    directory: epath.Path,
+    found: Verdicts,
+    config: ConfigDict,
+    left_out: Sequence[str],
+    record: Mapping[str, Any],
 ) -> str:
-    """Writes everything to `directory`; returns the rules' table and the recommendation."""
+    """Writes everything to `directory`; returns the rules' table and the recommendation.
+
+    Args:
+      directory: of the results.
+      found: all points, and what they say.
+      config: of the main model.
+      left_out: what was not measured, and why.
+      record: what the points share, see `measurement.Bench.record`.
+    """
     table = points_table(found.points)
     rules = f'{recommendation(found)}\n'
     if found.rules:
@@ -44,6 +56,7 @@ def write(
                 for each in found.cheaper
             ],
             'left_out': list(left_out),
+            **record,
             'config': config_lib.to_json(config),
             **provenance.describe_environment(),
         },
@@ -160,7 +173,7 @@ def _metrics(point: Point) -> dict[str, Any]:
 
 def draw_rules(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     """IS against FID, and precision against recall: a curve a rule, plain guidance in black."""
-    points = [point for point in found.points if point.setting.part == 'rules']
+    points = [point for point in found.valid if point.setting.part == 'rules']
     figure, axes = plt.subplots(1, 2, figsize=(15, 6.5), layout='constrained')
     style.headline(figure, f'{config.data.name}: rules over their strength')
     curves = dict.fromkeys((p.setting.rule, p.setting.sampler) for p in points)
@@ -199,14 +212,14 @@ def _gap(point: Point, config: ConfigDict) -> float:
 def draw_samplers(path: epath.Path, found: Verdicts, config: ConfigDict) -> None:
     """FID and IS against NFE, a curve a sampler; what is combined as single marks."""
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout='constrained')
-    points = [p for p in found.points if p.setting.part == 'samplers']
+    points = [p for p in found.valid if p.setting.part == 'samplers']
     w = found.paper.w
     style.headline(figure, f'{config.data.name}: samplers at w = {w:g}')
     names = dict.fromkeys((p.setting.sampler, p.setting.grid) for p in points)
     for number, (sampler, grid) in enumerate(names):
         own = [p for p in points if (p.setting.sampler, p.setting.grid) == (sampler, grid)]
         _draw_against_nfe(axes, own, f'{sampler}, {grid}', _MARKERS[number % len(_MARKERS)], '-')
-    together = [p for p in found.points if p.setting.part == 'together' and p.w == w]
+    together = [p for p in found.valid if p.setting.part == 'together' and p.w == w]
     for number, point in enumerate(together):
         name = f'{point.setting.rule.partition(":")[0]}, {point.setting.sampler}'
         _draw_against_nfe(axes, [point], name, _MARKERS[number % len(_MARKERS)], '')

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cfg_jax.errors import UserError
 from cfg_jax.metrics.influence import Influence
 from guidance_zoo_parts.measurement import Point
 from guidance_zoo_parts.settings import PLAIN
@@ -46,15 +47,20 @@ class Verdicts:
 
     Attributes:
       points: all of them.
+      valid: those that compare: whose images are finite.
       rules: the verdict of each rule with its options.
       paper: the paper's sampler at its T.
       cheaper: points of at most a tenth of its evaluations whose FID and IS are equal within two
         standard errors of the paired difference, or better; the cheapest first.
+
+    Raises:
+      UserError: the images of the paper's sampler are not finite.
     """
 
     def __init__(self, points: Sequence[Point]):
-        self.points = [point for point in points if np.isfinite(point.fid)]
-        measured = [point for point in self.points if point.setting.part == 'rules']
+        self.points = list(points)
+        self.valid = [point for point in points if point.valid]
+        measured = [point for point in self.valid if point.setting.part == 'rules']
         self.rules: dict[str, Verdict] = {}
         for rule in dict.fromkeys(point.setting.rule for point in measured):
             own = [point for point in measured if point.setting.rule == rule]
@@ -68,7 +74,13 @@ class Verdicts:
                 self.rules[rule] = verdict(own, plain)
         samplers = [point for point in self.points if point.setting.part == 'samplers']
         self.paper = max(samplers, key=lambda point: point.row['nfe'])
-        others = [point for point in self.points if point is not self.paper]
+        if not self.paper.valid:
+            raise UserError(
+                f"the images of the paper's sampler at w = {self.paper.w:g} are not finite, and"
+                ' nothing compares with them: give a smaller --w, or another --model (samples are'
+                ' kept)'
+            )
+        others = [point for point in self.valid if point is not self.paper]
         self.cheaper = cheaper(self.paper, others)
 
 

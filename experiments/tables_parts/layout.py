@@ -1,6 +1,7 @@
 """What Table 1 and Table 2 share: runs that fill a table's columns, and the table in the paper's
 layout, ours next to the paper's."""
 
+import functools
 import json
 from argparse import Namespace
 from collections.abc import Sequence
@@ -48,12 +49,28 @@ def fill(columns: Sequence[Column], root: epath.Path, job: str = '') -> None:
 
     `job` joins the name of the sweep's directory, so that jobs with other w leave each other's
     results alone. All columns share the feature extractor in `root`.
+
+    Raises:
+      UserError: a sweep of this column is of another step than training leads to.
     """
     for column in columns:
         logging.info('\n%s in %s', column.sweep_name, column.workdir)
-        loop.train(column.config, column.workdir)
+        multihost.run_on_process_zero('sweeps', functools.partial(_check_steps, column))
+        # The named sweep alone would go on with the checkpoint that it was started with.
+        step = int(loop.train(column.config, column.workdir).step)
         extractor = EXTRACTORS.load(column.config.sweep.features)(column.config, root)
-        sweep.run(column.config, column.workdir, column.sweep_name + job, extractor)
+        sweep.run(column.config, column.workdir, column.sweep_name + job, extractor, step)
+
+
+def _check_steps(column: Column) -> None:
+    """Refuses, before hours of training, what would lead past the step that a sweep is of."""
+    for directory in sorted(column.workdir.glob(f'sweep/{column.sweep_name}*')):
+        step = results_lib.step_of(directory)
+        if step is not None and step < column.config.train.steps:
+            raise UserError(
+                f'{directory} is of step {step}, and train.steps={column.config.train.steps} would'
+                ' train on: move it away, or choose another --root'
+            )
 
 
 def job_name(weights: Sequence[float]) -> str:

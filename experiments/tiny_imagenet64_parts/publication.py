@@ -1,5 +1,6 @@
 """What the real-images experiment publishes: results.json, table.md, pictures, claims, command."""
 
+import collections
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -164,15 +165,22 @@ class Publication:
 
     def _verdicts(self) -> list[findings.Verdict]:
         """The paper's findings on the sweep, and on models and steps where they were measured."""
-        found: dict[str, findings.Verdict] = {}
+        found: dict[findings.Verdict, str] = {}
         for part in ('sweep', 'branches', 'p_uncond', 'T'):
             curves = [self._curve(slug) for slug in self._parts.get(part, ())]
             columns = [
                 column_lib.of_results(curve['name'], curve, fid_name='FD-768', is_name=NAMES['is'])
                 for curve in curves
             ]
-            found |= {verdict.claim: verdict for verdict in findings.check_all(columns)}
-        return list(found.values())
+            for verdict in findings.check_all(columns):
+                found.setdefault(verdict, part)  # a curve may be in several parts
+        claims = collections.Counter(verdict.claim for verdict in found)
+        return [
+            verdict._replace(claim=f'{verdict.claim} ({_SECTIONS[part]})')
+            if claims[verdict.claim] > 1
+            else verdict
+            for verdict, part in found.items()
+        ]
 
     def _command(self) -> str:
         environment = provenance.describe_environment()

@@ -180,6 +180,19 @@ def test_a_pdf_beside_the_png(tmp_path, monkeypatch):
     assert Image.open(tmp_path / 'b.png').size[0] > 0
 
 
+@pytest.mark.parametrize('name', ['grid.v2', 'grid', 'grid.v2.png', 'grid.PNG'])
+def test_a_picture_has_the_name_that_was_given(tmp_path, monkeypatch, name):
+    monkeypatch.delenv('CFG_JAX_PDF', raising=False)
+    pictures = np.zeros((1, 4, 4, 3), np.uint8)
+    plots.save_named_grid(tmp_path / name, pictures, ['3'], 1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert Image.open(tmp_path / name).format == 'PNG'
+    monkeypatch.setenv('CFG_JAX_PDF', '1')
+    plots.save(tmp_path / name, plt.figure())
+    stem = name.removesuffix('.png').removesuffix('.PNG')
+    assert {path.name for path in tmp_path.iterdir()} == {name, f'{stem}.pdf'}
+
+
 def test_names_above_pictures(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(plots, 'save', lambda path, figure: kept.append(figure))

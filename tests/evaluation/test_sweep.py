@@ -205,6 +205,7 @@ def test_other_settings_need_another_name(swept_toy_workdir, field, value):
     config = make_tiny_config(**{field: value})
     message = user_error(sweep.run, config, swept_toy_workdir, name='tiny')
     assert 'choose another --name' in message
+    assert 'move it away' in message
     assert field.rpartition('__')[2] in message
 
 

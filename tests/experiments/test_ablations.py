@@ -7,13 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
-from support import ROOT, experiment, tiny_arguments, toy_instead_of_networks
+from support import (
+    ROOT,
+    experiment,
+    make_tiny_config,
+    tiny_arguments,
+    toy_instead_of_networks,
+)
+from test_comparison import Means
 
+from cfg_jax import loading
 from cfg_jax.conditioning.label import Label
 from cfg_jax.guidance.guided import GuidedDenoiser
 from cfg_jax.metrics.features import classifier
 from cfg_jax.models.denoiser import Denoiser
+from cfg_jax.training import export
 
 noise_rule = experiment('ablations_parts.noise')
 row_lib = experiment('ablations_parts.rows')
@@ -127,6 +137,24 @@ def test_noise_in_the_place_of_the_unconditional_prediction():
     assert abs(np.mean(every[0] * every[1])) < 5 / np.sqrt(every[0].size)
     assert abs(np.mean(every[:, 1:] * every[:, :-1])) < 5 / np.sqrt(every[:, 1:].size)
     np.testing.assert_array_equal(noise(np.arange(7, 9)), every[:, 7:9])
+
+
+def test_every_row_says_what_it_is_of(swept_toy_workdir, tmp_path):
+    row = Row('w = 0', 'words', (Relation('fid', '>', -1.0),), w=0.0)
+    group = row_lib.Group(0.1, (('num_steps', 3),), False, (row,))
+    config = group.config(make_tiny_config())
+    root = epath.Path(tmp_path)
+    with toy_instead_of_networks():
+        found = row_table.measure(group, config, epath.Path(swept_toy_workdir), root, Means())
+        params, _, _ = loading.load_params(swept_toy_workdir)
+    row_table.write(root, [(row, found[row.name])], config)
+    [written] = json.loads((tmp_path / 'results.json').read_text())['rows']
+    own = written['provenance']
+    assert own['weights_sha256'] == export.sha256_of_params(params)
+    assert (own['checkpoint_step'], own['seeds']) == (6, [0])
+    assert own['sampler']['num_steps'] == 3
+    assert own['features'] == Means().provenance()
+    assert len(own['reference']['sha256']) == 64
 
 
 @pytest.mark.skipif(

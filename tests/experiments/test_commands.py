@@ -1,6 +1,8 @@
 """What holds for every experiment: help at once, and no dependence on the working directory."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -106,11 +108,33 @@ def test_sizes_of_the_real_images(elsewhere, variant):
     assert gpu.data.num_classes == toy.data.num_classes == 200
 
 
-def test_the_quick_start_finds_its_config(elsewhere, tmp_path, monkeypatch):
-    trained = []
+@pytest.fixture
+def quickstart(elsewhere, tmp_path, monkeypatch):
+    """Runs the quick start without its work: (config, command on the page)."""
+    trained, commands = [], []
     monkeypatch.setattr(loop, 'train', lambda config, workdir: trained.append(config))
     monkeypatch.setattr(sweep, 'run', lambda config, workdir: tmp_path)
-    monkeypatch.setattr(page, 'write', lambda runs, out, command: out)
+    monkeypatch.setattr(page, 'write', lambda runs, out, command: commands.append(command) or out)
     (tmp_path / 'table.md').write_text('')
-    experiment('quickstart').main([])
-    assert trained[0].data.name == 'digits'
+
+    def quickstart(*argv):
+        experiment('quickstart').main(argv)
+        return trained[-1], commands[-1]
+
+    return quickstart
+
+
+def test_the_quick_start_finds_its_config(quickstart):
+    config, _ = quickstart()
+    assert config.data.name == 'digits'
+
+
+def test_the_page_of_the_quick_start_names_its_command(quickstart):
+    """`make quickstart` only where that makes the same page."""
+    called = re.search(r'quickstart.py (\S+)', (ROOT / 'Makefile').read_text())[1]
+    default = called.replace('$(WORKDIR)', 'runs/quickstart')
+    assert {quickstart()[1], quickstart(default)[1]} == {'make quickstart'}
+    given = ('--workdir=a b', '--config.train.steps=7')
+    config, command = quickstart(*given)
+    assert config.train.steps == 7
+    assert shlex.split(command) == ['python', 'experiments/quickstart.py', *given]

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
-from support import ROOT, experiment, make_tiny_config, tiny_arguments, toy_instead_of_networks
+from support import (
+    ROOT,
+    experiment,
+    make_tiny_config,
+    run_here,
+    tiny_arguments,
+    toy_instead_of_networks,
+)
 
+from cfg_jax import loading
 from cfg_jax.data import sources
 from cfg_jax.metrics.features import classifier
+from cfg_jax.training import export
 
 long_tail = experiment('failures_parts.long_tail')
 measurement = experiment('failures_parts.measurement')
@@ -48,6 +57,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     arguments = [f'--root={tmp_path}', '--w=0,1', '--count=6', *tiny_arguments()]
     with toy_instead_of_networks():
         experiment('failures').main(arguments)
+        folders = {'all digits': 'all', 'long tail': 'long_tail'}
+        trained = {n: loading.load_params(tmp_path / f)[0] for n, f in folders.items()}
     results = json.loads((tmp_path / 'results' / 'results.json').read_text())
     assert [(g['training'], g['kind'], g['w']) for g in results['groups']] == [
         (training, kind, w)
@@ -55,7 +66,26 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         for w in (0.0, 1.0)
         for kind in ('frequent', 'rare', 'unseen')
     ]
+    assert results['models'].keys() == trained.keys()
+    for name, params in trained.items():
+        assert results['models'][name]['weights_sha256'] == export.sha256_of_params(params)
+        assert results['models'][name]['checkpoint_step'] == 6
+    assert len(results['features']['sha256']) == len(results['reference']['sha256']) == 64
+    assert results['reference']['dataset'] == 'digits'
+    assert (results['seed'], results['images_a_digit']) == (0, 6)
     table = (tmp_path / 'results' / 'table.md').read_text()
     assert table in capsys.readouterr().out
     assert table.count('\n| ') == 12
     assert Image.open(tmp_path / 'results' / 'failures.png').height > 400
+
+
+def test_too_few_images_for_precision_are_refused_before_training(tmp_path, monkeypatch, capsys):
+    """A point has three neighbours beside itself."""
+    trained = []
+    monkeypatch.setattr('cfg_jax.training.loop.train', lambda *arguments: trained.append(arguments))
+    command = ['experiments/failures.py', f'--root={tmp_path}/a', *tiny_arguments()]
+    status, _, errors = run_here(capsys, *command, '--count=3')
+    assert status == 2
+    assert '--count is at least 4' in errors[-1]
+    assert not trained
+    assert not (tmp_path / 'a').exists()

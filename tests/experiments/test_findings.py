@@ -131,6 +131,67 @@ def test_the_papers_findings_on_the_papers_tables():
     assert all(v.verdict == 'supported' for v in others)
 
 
+def of_dropout(p_uncond, scale=1.0, name='made up', **setting):
+    fid = scale * np.array(FID)
+    return column(fid, IS, p_uncond=p_uncond, **setting)._replace(name=name)
+
+
+def dropout_verdicts(found):
+    return {
+        v.claim.partition('equal IS')[2]: v
+        for v in findings.check_all(found)
+        if '0.5 is' in v.claim
+    }
+
+
+@pytest.mark.parametrize('last', [4, 8])
+def test_only_what_agrees_in_all_else_is_compared(last):
+    """0.5 is worse at T = 4 and better at T = 8, whatever the order of the files."""
+    scales = {4: {0.1: 1.0, 0.2: 1.03, 0.5: 1.3}, 8: {0.1: 1.0, 0.2: 1.03, 0.5: 0.8}}
+    order = sorted(scales, key=lambda t: t == last)
+    every = [of_dropout(p, s, T=t) for t in order for p, s in scales[t].items()]
+    found = dropout_verdicts(every)
+    assert found[' (T = 4)'].verdict == 'supported'
+    assert found[' (T = 8)'].verdict == 'not supported'
+    assert len(found) == 2
+    for setting in ('sampler', 'rule', 'num_samples'):
+        two = [of_dropout(0.1), of_dropout(0.5)]
+        assert len(dropout_verdicts(two)) == 1
+        apart = [c._replace(setting=c.setting | {setting: i}) for i, c in enumerate(two)]
+        assert dropout_verdicts(apart) == {}
+
+
+def test_steps_are_compared_at_one_dropout():
+    """Steps help at one p_uncond and hurt at the other."""
+    scales = {0.1: {128: 1.3, 256: 1.0, 1024: 0.995}, 0.5: {128: 1.0, 256: 1.3, 1024: 1.3}}
+    every = [of_dropout(p, s, T=t) for p in scales for t, s in scales[p].items()]
+    found = {v.claim: v.verdict for v in findings.check_all(every) if 'steps' in v.claim}
+    assert [claim.partition('point')[2] for claim in found] == [
+        ' (p_uncond = 0.1)',
+        ' (p_uncond = 0.5)',
+    ]
+    assert list(found.values()) == ['supported', 'not supported']
+
+
+def test_two_files_of_one_cell_decide_nothing():
+    files = [of_dropout(p, s, f'file {p} {s}') for p, s in ((0.1, 1.0), (0.2, 1.03), (0.5, 1.3))]
+    assert dropout_verdicts(files)[''].verdict == 'supported'
+    again = of_dropout(0.5, 0.8, 'another')
+    verdict = dropout_verdicts([*files, again])['']
+    assert verdict.verdict == 'not enough samples'
+    assert verdict.evidence.startswith('file 0.5 1.3 and another are both of p_uncond = 0.5')
+
+
+@pytest.mark.parametrize('name', ['table1_digits', 'table2_digits'])
+def test_columns_of_a_table_are_compared(name):
+    """Sweeps of one table differ in nothing but what its columns are for."""
+    held = json.loads((ROOT / 'results' / name / 'results.json').read_text())['columns']
+    found = [columns.of_results(key, column['results'][0]) for key, column in held.items()]
+    verdicts = findings.check_all(found)
+    assert len(verdicts) == 3 * len(held) + 1
+    assert 'needs' not in verdicts[-1].evidence
+
+
 def test_the_papers_numbers():
     """Some of them, read off the paper, not off the file."""
     table1, table2 = paper.load('table1'), paper.load('table2')

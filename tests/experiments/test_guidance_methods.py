@@ -69,6 +69,10 @@ def test_one_command_shows_all_methods_with_their_cost(root):
     assert results['config']['data']['name'] == 'digits'
     assert 'versions' in results
     methods = {method['name']: method for method in results['methods']}
+    for method in results['methods']:
+        held = method['provenance']
+        assert held['checkpoint_step'] == 6
+        assert len(held['weights_sha256']) == len(held['reference']['sha256']) == 64
     assert len(methods) == 7
     counts = {name: len(method['rows']) for name, method in methods.items()}
     assert counts['classifier-free, ancestral'] == 2

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 from support import (
     ROOT,
@@ -17,14 +18,17 @@ from support import (
 )
 from test_comparison import Means
 
+from cfg_jax import loading
 from cfg_jax.guidance import RULES, make_rule
 from cfg_jax.metrics.features import classifier
 from cfg_jax.metrics.inception_score import log_softmax, of_one_split
 from cfg_jax.metrics.influence import Influence
 from cfg_jax.samplers import SAMPLERS
+from cfg_jax.training import export, loop
 
 settings = experiment('guidance_zoo_parts.settings')
 measurement = experiment('guidance_zoo_parts.measurement')
+publication = experiment('guidance_zoo_parts.publication')
 verdicts = experiment('guidance_zoo_parts.verdicts')
 Point, Setting = measurement.Point, settings.Setting
 
@@ -131,11 +135,83 @@ def test_cheaper_is_a_tenth_and_no_worse():
     assert (found.fid.value, found.fid.error) == (-1.0, pytest.approx(np.sqrt(2), rel=0.1))
 
 
+def without_numbers(lost):
+    """A point of images that are not finite, as it is measured."""
+    row = {'fid': float('nan'), 'is': float('nan'), 'precision': float('nan')}
+    row |= {'recall': float('nan'), 'images_not_finite': 3, 'notes': ['why'], 'nfe': 40}
+    return lost._replace(row=row, influences={})
+
+
+def test_points_of_images_that_are_not_finite_are_rows_without_numbers(tmp_path):
+    """Of a rule, and at an end of plain guidance; written, but neither judged nor drawn."""
+    supports = {'precision': 0.8, 'recall': 0.7}
+    paper = point(10.0, 9.5, w=0.3, nfe=512, seed=20, part='samplers')
+    own = [point(4.0, 9.5, rule='interval', seed=9), *PLAIN, paper]
+    own = [each._replace(row=each.row | supports) for each in own]
+    lost = [
+        without_numbers(point(0.0, 0.0, w=9.0, rule='interval')),
+        without_numbers(point(0.0, 0.0, w=9.0)),
+        without_numbers(point(0.0, 0.0, part='samplers')),
+        without_numbers(point(0.0, 0.0, w=0.3, part='together')),
+    ]
+    found = verdicts.Verdicts([*lost, *own])
+    assert found.rules == verdicts.Verdicts(own).rules
+    assert found.cheaper == verdicts.Verdicts(own).cheaper
+    config = make_tiny_config()
+    publication.write(epath.Path(tmp_path), found, config, [], {'seed': 5})
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['seed'] == 5
+    written = results['points']
+    assert [p.get('images_not_finite') for p in written] == 4 * [3] + len(own) * [None]
+    assert all(np.isnan(p['fid']) for p in written[:4])
+    table = (tmp_path / 'table.md').read_text().splitlines()
+    assert sum('invalid' in line for line in table) == 4
+    assert Image.open(tmp_path / 'zoo.png').width > 800
+
+
+def test_without_the_papers_sampler_nothing_is_compared():
+    paper = point(10.0, 9.5, w=0.3, nfe=512, part='samplers')
+    lost = without_numbers(paper)._replace(row=without_numbers(paper).row | {'nfe': 512})
+    other = point(5.0, 9.5, nfe=24, part='samplers')
+    message = user_error(verdicts.Verdicts, [*PLAIN, lost, other])
+    assert "paper's sampler at w = 0.3" in message
+
+
+def test_an_overflow_is_measured_as_a_point(tmp_path, monkeypatch):
+    """Of a weight that is too large for single precision."""
+
+    class Few(Means):
+        def apply(self, params, images):
+            return super().apply(params, images)._replace(spatial=None)
+
+    config = make_tiny_config(sampler__clip=False, sweep__metrics=('fid', 'is'))
+    with toy_instead_of_networks():
+        loop.train(config, tmp_path / 'model')
+        paths = argparse.Namespace(main=tmp_path / 'model')
+        bench = measurement.Bench(config, epath.Path(tmp_path), paths, Few())
+        setting = Setting('rules', 'classifier_free', 'ddim', 3, 'schedule', (1.0, 1e38))
+        good, lost = bench.measure(setting)
+        params, _, _ = loading.load_params(tmp_path / 'model')
+    assert (good.valid, lost.valid) == (True, False)
+    assert good.influences.keys() == {'fid', 'is'}
+    assert lost.influences == {}
+    assert np.isnan(lost.fid)
+    assert lost.row['images_not_finite'] == 40
+    assert lost.row['nfe'] == 6
+    main = bench.record['networks']['main']
+    assert main['weights_sha256'] == export.sha256_of_params(params)
+    assert main['checkpoint_step'] == config.train.steps
+    assert bench.record['features'] == Few().provenance()
+    assert len(bench.record['reference']['sha256']) == 64
+
+
 def test_all_points_together():
     paper = point(10.0, 9.5, nfe=512, seed=20, part='samplers')
     rule = point(4.0, 9.5, rule='interval', seed=9)
-    lost = point(float('nan'), 9.5, rule='projected', seed=9)
+    lost = without_numbers(point(float('nan'), float('nan'), rule='projected'))
     found = verdicts.Verdicts([*PLAIN, rule, lost, paper])
+    assert found.points == [*PLAIN, rule, lost, paper]
+    assert found.valid == [*PLAIN, rule, paper]
     assert found.paper is paper
     assert list(found.rules) == ['interval']
     assert [each.point for each in found.cheaper] == [rule]
@@ -182,6 +258,15 @@ def test_an_extractor_without_logits_is_refused_before_anything_is_sampled(tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('change', [{'sweep__bootstrap': 0}, {'sweep__metrics': ('is',)}])
+def test_a_sweep_without_what_is_compared_is_refused(tmp_path, change):
+    config = make_tiny_config(**change)
+    message = user_error(measurement.Bench, config, tmp_path, None, Means())
+    assert 'sweep.bootstrap' in message
+    assert 'sweep.metrics' in message
+    assert not list(tmp_path.iterdir())
+
+
 def few_settings(config, options):
     return [
         Setting('rules', 'classifier_free', 'ddim', 3, 'schedule', (1.0, 2.0)),
@@ -206,6 +291,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         results = json.loads((tmp_path / 'results' / 'results.json').read_text())
         assert [p['w'] for p in results['points']] == [1.0, 2.0, 1.0, 1.0, 1.0]
         assert set(results['rules']) == {'autoguidance'}
+        assert set(results['networks']) == {'main', 'guide'}
         assert (tmp_path / 'results' / 'rules.md').read_text() in shown
         assert (tmp_path / 'results' / 'table.md').read_text().count('\n| ') == 5
         for name in ('zoo.png', 'samplers.png'):

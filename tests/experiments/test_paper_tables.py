@@ -1,11 +1,22 @@
 """Tables 1 and 2: the runs they start, and ours in the paper's layout."""
 
+import argparse
 import json
 
+import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
-from support import experiment, run_here, user_error
+from support import (
+    checkpoint_steps,
+    experiment,
+    run_here,
+    tiny_arguments,
+    toy_instead_of_networks,
+    user_error,
+)
+
+from cfg_jax.metrics.features import classifier
 
 paper, layout = experiment('shared_parts.paper'), experiment('tables_parts.layout')
 
@@ -114,12 +125,16 @@ def started(monkeypatch):
     """Stands in for training and sweeping; records what would have been run."""
     runs = []
 
-    def sweep_run(config, workdir, name, extractor):
+    def train(config, workdir):
+        return argparse.Namespace(step=np.int32(6))
+
+    def sweep_run(config, workdir, name, extractor, step):
+        assert step == 6
         rows = [(w, 5.0 + w, 9.0 + w) for w in config.sweep.w]
         put_results(workdir, name, rows)
         runs.append((config, workdir.name, name))
 
-    monkeypatch.setattr(layout.loop, 'train', lambda config, workdir: None)
+    monkeypatch.setattr(layout.loop, 'train', train)
     monkeypatch.setattr(layout.EXTRACTORS, 'load', lambda name: lambda *args: None)
     monkeypatch.setattr(layout.sweep, 'run', sweep_run)
     return runs
@@ -177,6 +192,61 @@ def test_a_job_takes_some_cells(started, tmp_path, capsys):
     assert cells_of(text, '0.1')[2].startswith('5.10')
     assert cells_of(text, '4')[2].startswith('9.00')
     assert cells_of(text, '4')[0] == '- (26.22)'
+
+
+@pytest.fixture
+def fill(tmp_path, monkeypatch, capsys):
+    """Fills a column of Table 1, at toy size, with a model of so many steps: (status, errors)."""
+    monkeypatch.setattr(classifier, '_EPOCHS', 1)
+    monkeypatch.setattr(experiment('table1'), 'P_UNCOND', (0.1,))
+
+    def fill(steps, *more):
+        command = ['experiments/table1.py', '--preset=digits', f'--root={tmp_path}', *more]
+        with toy_instead_of_networks():
+            overrides = tiny_arguments(train__steps=steps)
+            status, _, errors = run_here(capsys, *command, *overrides)
+        return status, errors
+
+    return fill
+
+
+def test_what_is_measured_is_what_was_trained(fill, tmp_path):
+    """A longer training is refused before it begins, and measured once the old sweep is away."""
+    workdir = tmp_path / 'p_uncond_0.1'
+    assert fill(2) == (0, [])
+    first = (tmp_path / 'results.json').read_text()
+    for more in ([], ['--w=4']):  # another job of the column too
+        status, [error] = fill(4, *more)
+        assert status == 2
+        assert f'{workdir / "sweep" / "table1"} is of step 2' in error
+        assert 'train.steps=4' in error
+        assert checkpoint_steps(workdir)[-1] == 2
+    assert fill(2) == (0, [])
+    assert (tmp_path / 'results.json').read_text() == first
+    (workdir / 'sweep').rename(tmp_path / 'away')
+    assert fill(4) == (0, [])
+    [results] = json.loads((tmp_path / 'results.json').read_text())['columns']['0.1']['results']
+    assert results['checkpoint_step'] == 4
+
+
+def test_other_samples_are_refused_with_advice_that_the_command_can_follow(fill, tmp_path):
+    assert fill(2) == (0, [])
+    status, [error] = fill(2, '--config.sweep.seed=3')
+    assert status == 2
+    assert 'seed' in error
+    assert '--root' in error
+    (tmp_path / 'p_uncond_0.1' / 'sweep').rename(tmp_path / 'away')
+    assert fill(2, '--config.sweep.seed=3') == (0, [])
+
+
+def test_a_sweep_of_a_later_step_is_refused(fill, tmp_path):
+    """Of a model that is gone, and was trained for longer."""
+    workdir = tmp_path / 'p_uncond_0.1'
+    assert fill(4) == (0, [])
+    (workdir / 'checkpoints').rename(tmp_path / 'away')
+    status, [error] = fill(2)
+    assert status == 2
+    assert 'checkpoint_step' in error
 
 
 def test_mistakes(tmp_path, capsys):

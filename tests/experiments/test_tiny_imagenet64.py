@@ -1,16 +1,14 @@
 """The real-images experiment on made-up images, with toys for networks and instruments."""
 
-import io
 import json
 import os
 import re
 import time
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+from blobs import Colours, blobs as blobs
 from PIL import Image
 from support import (
     ROOT,
@@ -23,8 +21,7 @@ from support import (
     user_error,
 )
 
-from cfg_jax import files, loading
-from cfg_jax.data import tfds_sets
+from cfg_jax import config as config_lib, files, loading
 from cfg_jax.evaluation import reference
 from cfg_jax.evaluation.cache import Samples
 from cfg_jax.guidance.interval import Interval
@@ -34,50 +31,7 @@ from cfg_jax.metrics.features import Features
 from cfg_jax.training import export, starting, step as train_step
 
 COMMAND = 'experiments/tiny_imagenet64.py'
-CLASSES = ('n00000001', 'n02099601', 'n00000003')
 ALL_PARTS = 'sweep,steps,p_uncond,branches,T,rules,classifier'
-
-
-class Blobs(tfds.core.GeneratorBasedBuilder):
-    """Noise in the colour of its class: 48 images to train on, 24 to validate."""
-
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES: ClassVar = {'1.0.0': 'made up'}
-
-    def _info(self):
-        features = tfds.features.FeaturesDict(
-            {
-                'image': tfds.features.Image(shape=(8, 8, 3)),
-                'label': tfds.features.ClassLabel(names=list(CLASSES)),
-            }
-        )
-        return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=features)
-
-    def _split_generators(self, dl_manager):
-        return {'train': self._generate_examples(48), 'validation': self._generate_examples(24)}
-
-    def _generate_examples(self, count):
-        rng = np.random.default_rng(count)
-        for i in range(count):
-            pixels = rng.integers(0, 100, (8, 8, 3))
-            pixels[..., i % 3] += 120
-            png = io.BytesIO()
-            Image.fromarray(pixels.astype(np.uint8)).save(png, 'PNG')
-            yield i, {'image': png.getvalue(), 'label': i % 3}
-
-
-class Colours:
-    """In the place of the Inception: six numbers of an image, and a small map."""
-
-    name, distance, params, logits_are_labels, chunk = 'colours', 'FD-768', (), False, 64
-
-    def apply(self, params, images):
-        x = images.astype(np.float32) / 255.0
-        pooled = jnp.concatenate([x.mean(axis=(1, 2)), x.std(axis=(1, 2))], axis=-1)
-        return Features(pooled, None, x[:, ::4, ::4].reshape(len(x), -1))
-
-    def provenance(self):
-        return {'name': self.name, 'sha256': 64 * '0', 'distance': self.distance}
 
 
 class Instruments(Colours):
@@ -108,15 +62,6 @@ def arguments(data, root, *more):
         '--w=0.3,4',
         *more,
     )
-
-
-@pytest.fixture(scope='module')
-def blobs(tmp_path_factory):
-    """The directory of the prepared images."""
-    builder = Blobs(data_dir=tmp_path_factory.mktemp('blobs'))
-    tfds.disable_progress_bar()
-    tfds_sets.prepare(builder)
-    return builder.data_path
 
 
 @pytest.fixture
@@ -229,6 +174,45 @@ def test_table(root):
     assert table.count('\n## ') == 8
 
 
+def test_both_trainings_of_dropout_are_judged(monkeypatch):
+    """Branches show 0.5 worse, models trained as long do not: the part is named."""
+    publication = experiment('tiny_imagenet64_parts.publication')
+
+    def curve(p_uncond, scale):
+        config = config_lib.to_json(make_tiny_config(p_uncond=p_uncond))
+        rows = [
+            {'w': w, 'fd768': scale * (1.0 + w), 'fd768_se': 0.001, 'is': 2.0 + w, 'is_se': 0.001}
+            for w in (0.0, 1.0, 4.0)
+        ]
+        return {'name': f'{p_uncond}, {scale}', 'config': config, 'rows': rows, 'num_samples': 40}
+
+    curves = {
+        'main': curve(0.1, 1.0),
+        **{f'branch {p}': curve(p, scale) for p, scale in ((0.2, 1.01), (0.5, 1.5))},
+        **{f'model {p}': curve(p, scale) for p, scale in ((0.2, 1.01), (0.5, 0.5))},
+    }
+    parts = {
+        'sweep': ['main'],
+        'branches': ['main', 'branch 0.2', 'branch 0.5'],
+        'p_uncond': ['main', 'model 0.2', 'model 0.5'],
+    }
+    written = publication.Publication.__new__(publication.Publication)
+    written._parts = parts
+    monkeypatch.setattr(written, '_curve', curves.get)
+
+    def found():
+        verdicts = {v.claim: v.verdict for v in written._verdicts()}
+        assert sum('IS (GoogLeNet) rises with w (0.1, 1.0)' in claim for claim in verdicts) == 1
+        return {k.partition('(GoogLeNet)')[2]: v for k, v in verdicts.items() if '0.5 is' in k}
+
+    assert found() == {
+        ' (p_uncond, branches from the main model)': 'supported',
+        ' (p_uncond, models trained as long)': 'not supported',
+    }
+    del parts['p_uncond']
+    assert found() == {'': 'supported'}
+
+
 def test_claims_are_judged_and_name_their_scores(root):
     verdicts = json.loads((root / 'results' / 'claims.json').read_text())
     claims = ' '.join(verdict['claim'] for verdict in verdicts)
@@ -250,7 +234,7 @@ def test_other_splits_and_replicates_are_measured_anew(root, blobs, toys, tmp_pa
     """From the same samples."""
     before = results_of(root)['curves']['T4']['rows']
     more = ('--minutes=0', '--config.sweep.is_splits=3', f'--out={tmp_path / "out"}')
-    status, out, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
+    status, _, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
     assert (status, err) == (0, [])
     assert not [line for line in out if 'images/s' in line]
     rows = json.loads((tmp_path / 'out' / 'results.json').read_text())['curves']['T4']['rows']

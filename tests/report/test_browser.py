@@ -167,6 +167,34 @@ def test_two_runs_share_slider_and_axes(driver, two):
     assert driver.get_log('browser') == []
 
 
+def test_every_run_has_its_own_command(driver, two):
+    """Each with a label of its own pictures; none where nothing can draw them."""
+    browser.open_page(driver, two)
+    shown = 'return find("sampling").textContent.split("\\n")'
+    driver.execute_script('data.runs[1].sets[0].labels[0] = 7; follow()')
+    first, second = driver.execute_script(shown)
+    assert '--labels=0 --w=0 ' in first
+    assert '--labels=7 --w=0 ' in second
+    assert driver.execute_script('return find("sampling").hidden') is False
+
+
+def test_no_command_where_none_can_draw(driver, one, tmp_path):
+    text = one.read_text()
+    run = json.loads(text.partition('id="data">')[2].partition('</script>')[0])
+    run['runs'][0]['sampling'] = ''
+    path = tmp_path / 'none.html'
+    path.write_text(page.render(run))
+    browser.open_page(driver, path)
+    assert 'scripts/sample.py' not in driver.execute_script('return document.body.innerText')
+    titles = driver.execute_script(
+        "return [...document.querySelectorAll('h3')].filter(e => e.offsetHeight > 0)"
+        '.map(e => e.textContent)'
+    )
+    assert 'This page' in titles
+    assert 'A picture at the chosen w' not in titles
+    assert driver.get_log('browser') == []
+
+
 @pytest.mark.parametrize('width', [1280, 390])
 def test_nothing_overflows(driver, one, two, width):
     for path in (one, two):

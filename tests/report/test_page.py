@@ -1,19 +1,23 @@
 """The page's content: numbers, pictures and provenance, without a browser."""
 
+import argparse
 import base64
 import io
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from runs_on_disk import WEIGHTS, row, sweep_with_rows
-from support import logged, run_here, user_error
+from support import logged, make_tiny_config, run_here, toy_instead_of_networks, user_error
 
 import cfg_jax
+from cfg_jax import config as config_lib, loading
 from cfg_jax.report import content, page, pictures, runs
+from cfg_jax.training import loop
 
 
 @pytest.fixture(scope='module')
@@ -123,6 +127,63 @@ def test_the_command_on_the_page_draws_its_picture(data, workdir, tmp_path, caps
     assert np.abs(picture - cell).max() <= 1
 
 
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'sampler__v': 0.0},
+        {'sampler__clip': False, 'sampler__num_steps': 3},
+        {'sampler__name': 'euler', 'sampler__options': 'churn=2', 'sampler__grid': 'edm'}
+        | {'guidance__rule': 'projected', 'guidance__options': 'eta=0.5,radius=1'},
+        {'guidance__rule': 'autoguidance', 'guidance__network': 'guide'},
+    ],
+)
+def test_the_command_draws_what_was_swept(swept_toy_workdir, tmp_path, capsys, changes):
+    """Of a model that was trained on since, with what its own config does not say."""
+    run, guide = (shutil.copytree(swept_toy_workdir, tmp_path / name) for name in ('run', 'guide'))
+    out = tmp_path / 'one.png'
+    with toy_instead_of_networks():
+        loop.train(make_tiny_config(train__steps=8), run)
+        loop.train(make_tiny_config(train__steps=7), guide)
+        say_swept(run, **{k: str(guide) if v == 'guide' else v for k, v in changes.items()})
+        [shown] = data_of(page.write([run], tmp_path / 'report.html', count=2))['runs']
+        last = shown['rows'][-1]['w']
+        command = [*shlex.split(shown['sampling'])[1:], '--labels=0', f'--w={last}', f'--out={out}']
+        assert run_here(capsys, *command)[::2] == (0, [])
+    picture = np.asarray(Image.open(out).resize((8, 8), 0)).astype(int)
+    cell = decoded(shown['sets'][0]['sheets'][-1])[:8, :8, 0]
+    np.testing.assert_array_equal(picture, cell)
+
+
+def test_no_command_draws_another_average(workdir):
+    [run] = runs.open_runs([workdir])
+    assert content.of_run(run, None)['sampling']
+    averaged = run._replace(results=run.results | {'weights': 'ema of sigma_rel 0.1'})
+    assert content.of_run(averaged, None)['sampling'] == ''
+
+
+def test_decoder_and_dtype_are_named_and_files_have_one_step(workdir):
+    [run] = runs.open_runs([workdir])
+    latent = {'channels': 4, 'factor': 8, 'decoder': "a decoder's.safetensors"}
+    config = run.results['config'] | {'latent': latent}
+    alone = run._replace(model=None, results=run.results | {'config': config})
+    flags = shlex.split(content.of_run(alone, None)['sampling'])
+    assert "--decoder=a decoder's.safetensors" in flags
+    assert f'--step={run.results["checkpoint_step"]}' in flags
+    assert not any('--model_dtype' in flag for flag in flags)
+    more = {'weights': 'published', 'model_dtype': 'bfloat16'}
+    published = alone._replace(results=alone.results | more)
+    flags = shlex.split(content.of_run(published, None)['sampling'])
+    assert '--model_dtype=bfloat16' in flags
+    assert not any('--step' in flag for flag in flags)
+
+
+def test_results_of_the_first_edition_are_shown(workdir):
+    [run] = runs.open_runs([workdir])
+    named = dict(run.results['sampler'])
+    first = run.results | {'sampler': {'sampler': named.pop('name')} | named}
+    assert content.of_run(run._replace(results=first), None) == content.of_run(run, None)
+
+
 def test_no_name_leaves_its_place():
     hostile = '</script><script>alert(1)</script>/*SCRIPT*/<!--'
     data = {'title': hostile, 'command': '', 'warnings': [], 'runs': []}
@@ -150,6 +211,67 @@ def test_other_weights_than_those_swept_give_no_pictures(workdir, tmp_path):
         out = page.write([changed], tmp_path / 'report.html', count=4)
     assert data_of(out)['runs'][0]['sets'] == []
     assert any('other weights' in line for line in lines if line.startswith('warning'))
+
+
+@pytest.fixture
+def guided(swept_toy_workdir, tmp_path):
+    """A swept run that another one guides, as far as its results say."""
+    run, guide = (shutil.copytree(swept_toy_workdir, tmp_path / name) for name in ('run', 'guide'))
+    with toy_instead_of_networks():
+        path = say_swept(run, guidance__rule='autoguidance', guidance__network=str(guide))
+        yield run, guide, path
+
+
+def say_swept(run, **changes):
+    """Makes the results of a run those of a sweep with other settings; returns their path."""
+    path = run / 'sweep' / 'tiny' / 'results.json'
+    results = json.loads(path.read_text())
+    config = config_lib.from_json(results['config'])
+    for name, value in changes.items():
+        group, _, field = name.partition('__')
+        config[group][field] = value
+    found = loading.load(run, config=config, step=results['checkpoint_step']).provenance()
+    results['sampler'] |= config.sampler.to_dict()
+    path.write_text(json.dumps(results | found | {'config': config_lib.to_json(config)}))
+    return path
+
+
+def shown_sets(run, tmp_path):
+    """The sets of a page's only run, and what was said while it was made."""
+    with logged() as lines:
+        out = page.write([run], tmp_path / 'report.html', count=2)
+    return data_of(out)['runs'][0]['sets'], ' '.join(lines)
+
+
+def test_a_guide_that_was_trained_on_gives_no_pictures(guided, tmp_path):
+    run, guide, path = guided
+    assert shown_sets(run, tmp_path)[0]
+    loop.train(make_tiny_config(train__steps=8), guide)
+    sets, said = shown_sets(run, tmp_path)
+    assert sets == []
+    assert 'the network of its guidance has other weights' in said
+    # As the first edition names it.
+    results = json.loads(path.read_text())
+    results['autoguidance'] = results.pop('guidance_network')
+    del results['guidance']
+    path.write_text(json.dumps(results))
+    assert 'the network of its guidance has other weights' in shown_sets(run, tmp_path)[1]
+
+
+@pytest.mark.parametrize('name', ['guidance_network', 'decoder'])
+def test_every_network_is_compared_with_the_one_swept(workdir, name):
+    [run] = runs.open_runs([workdir])
+    own = {'weights_sha256': run.results['weights_sha256']}
+
+    def check(recorded, found):
+        model = argparse.Namespace(provenance=lambda: own | found)
+        pictures.check_weights(run._replace(results=run.results | recorded), model)
+
+    a, b = ({name: {'weights_sha256': letter, 'checkpoint_step': 1}} for letter in 'ab')
+    check(a, a)
+    check({}, a)  # an earlier edition did not record it
+    assert 'other weights' in user_error(check, a, b)
+    assert 'other weights' in user_error(check, {}, {'weights_sha256': 'a'})
 
 
 def test_a_published_sweep_alone(workdir, tmp_path):
