@@ -234,7 +234,7 @@ def test_other_splits_and_replicates_are_measured_anew(root, blobs, toys, tmp_pa
     """From the same samples."""
     before = results_of(root)['curves']['T4']['rows']
     more = ('--minutes=0', '--config.sweep.is_splits=3', f'--out={tmp_path / "out"}')
-    status, _, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
+    status, out, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
     assert (status, err) == (0, [])
     assert not [line for line in out if 'images/s' in line]
     rows = json.loads((tmp_path / 'out' / 'results.json').read_text())['curves']['T4']['rows']
