@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from cfg_jax.conditioning import Condition, Conditioning
 from cfg_jax.errors import UserError
-from cfg_jax.guidance import Rule
+from cfg_jax.guidance import Evaluation, Rule
 from cfg_jax.samplers import Sampler
 from cfg_jax.samplers.grids import Grid
 
@@ -50,13 +50,14 @@ def check_numbers(seed: int, indices: Sequence[int] | np.ndarray) -> None:
             raise UserError(f'{what} lie in 0..{2**32 - 1}; got {outside[0]}')
 
 
-def check_null(rule: Rule, conditioning: Conditioning) -> None:
-    """The network has the null condition that a rule asks for."""
-    asks = any((e.network, e.condition) == ('main', 'null') for e in rule.evaluations)
-    if asks and not getattr(conditioning, 'has_null', True):
+def check_null(rule: Rule, conditioning: Conditioning, evaluations: Sequence[Evaluation]) -> None:
+    """The network has the null condition that evaluations of a rule ask for."""
+    asked = [e for e in evaluations if (e.network, e.condition) == ('main', 'null')]
+    if asked and not getattr(conditioning, 'has_null', True):
+        plain = '' if rule.unguided in asked else 'use w=0, '
         raise UserError(
             f'{type(rule).__name__} needs a null condition, which this network was not trained'
-            ' with; use w=0, --guidance=independent, or --guidance=autoguidance with an'
+            f' with; {plain}--guidance=independent, or --guidance=autoguidance with an'
             ' unconditional network as --guidance_network'
         )
 

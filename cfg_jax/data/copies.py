@@ -5,6 +5,7 @@ Resized copies are lossless, so that training decodes almost nothing.
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
@@ -21,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from cfg_jax import files
-from cfg_jax.data import Source, imagenet, parts, reading, sources, tfds_sets, workers
+from cfg_jax.data import Examples, Source, imagenet, parts, reading, sources, tfds_sets, workers
+from cfg_jax.data.preprocess import UndecodableImage
 from cfg_jax.data.reading import BadExample, Example, Reader
 from cfg_jax.errors import UserError
 
@@ -124,8 +126,21 @@ class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def parts(self) -> parts.Parts:
         """Where the examples lie until the copy is written: beside it."""
-        what = f'{self.made_from()} {self._data.image_size} {self._data.channels}'
+        data = self._data
+        what = f'{self.made_from()} {data.image_size} {data.channels} {self._original_hash}'
         return parts.Parts(self._place.with_name(f'{self._place.name}.parts'), what)
+
+    @functools.cached_property
+    def _original_hash(self) -> str:
+        """Of the set's classes and of examples of its splits, another one where the set is."""
+        digest = hashlib.sha256(json.dumps(list(sources.class_names(self._data))).encode())
+        for split in self._splits.values():
+            examples = sources.data_source(self._data, split)
+            last = len(examples) - 1
+            digest.update(f'{split} {len(examples)}'.encode())
+            for number in (*range(0, last, parts.EXAMPLES), last):
+                digest.update(_identity(examples, number))
+        return digest.hexdigest()[:16]
 
     def _report(self, split: str, counts: np.ndarray) -> None:
         """How many images the classes have; a class without one, or less than all, is a warning."""
@@ -232,7 +247,7 @@ def _splits(data: ConfigDict, source: Source, validation: float) -> dict[str, st
     if not 0.0 <= validation < 1.0:
         raise UserError(f'--validation is a share of at least 0 and below 1; got {validation:g}')
     if len(source.splits) > 1 or not validation:
-        labelled = [s for s in source.splits if source.examples(s)[0]['label'] >= 0]
+        labelled = [split for split in source.splits if _is_labelled(source.examples(split))]
         return {split: split for split in labelled}
     (split,) = source.splits
     total = len(sources.data_source(data, split))
@@ -240,6 +255,22 @@ def _splits(data: ConfigDict, source: Source, validation: float) -> dict[str, st
     if count >= total:
         raise UserError(f'--validation={validation:g} leaves none of {total} images to train on')
     return {split: f'{split}[{count}:]', 'validation': f'{split}[:{count}]'}
+
+
+def _is_labelled(examples: Examples) -> bool:
+    try:
+        return len(examples) > 0 and examples[0]['label'] >= 0
+    except UndecodableImage:
+        return True  # a file of a folder, in a directory of its class
+
+
+def _identity(examples: Examples, number: int) -> bytes:
+    """What an example is, unread where it cannot be."""
+    try:
+        example = examples[number]
+    except UndecodableImage as error:
+        return str(error).encode()
+    return f'{reading.file_of(example)} {example["label"]}'.encode() + example['image']
 
 
 def _write(builder: _Copy, what: str) -> str:

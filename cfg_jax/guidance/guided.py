@@ -186,8 +186,9 @@ def weights_of_images(
       UserError: a rule that needs a null condition, of a network that has none.
     """
     if rule.unguided_at_zero and np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
+        model_checks.check_null(rule, conditioning, [rule.unguided])
         return None
-    model_checks.check_null(rule, conditioning)
+    model_checks.check_null(rule, conditioning, rule.evaluations)
     return np.broadcast_to(np.asarray(w, np.float32), (count,))
 
 

@@ -146,7 +146,8 @@ def _batch_bytes(config: ConfigDict) -> int:
     channels = int(model.width * model.channel_mult[0])
     itemsize = np.dtype(jax.numpy.dtype(model.dtype)).itemsize
     part = share // train.grad_accum
-    return share * pixels * data.channels * 4 + part * pixels * channels * itemsize
+    features = pixels // model.get('patch', 1) ** 2 * channels
+    return share * pixels * data.channels * 4 + part * features * itemsize
 
 
 def _kept_bytes(config: ConfigDict, params: Any, images: int) -> int:

@@ -1,6 +1,7 @@
 """Copies as ArrayRecord: what training on the original would see, and nothing that is damaged."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +147,56 @@ def test_parts_of_another_copy_are_not_used(tmp_path):
     assert list(parts.Parts(folder, 'a set').saved('train')) == []
     kept.save('train', 0, examples)
     assert list(parts.Parts(folder, 'another').saved('train')) == []
+
+
+@pytest.mark.parametrize('change', ['a class before the others', 'other images, as many', 'none'])
+def test_a_killed_copy_of_a_set_that_has_changed_begins_anew(tmp_path, monkeypatch, change):
+    """What it had made would have the labels of before, and other places in the order."""
+    monkeypatch.setattr(parts, 'EXAMPLES', 16)
+    monkeypatch.setattr(copies, '_CHUNK', 8)
+    root = class_folder(tmp_path / 'animals', {'cat': 20, 'dog': 40})
+    made = []
+
+    def unchanged(reader, number, stop=10**9, real=copies._unchanged):
+        made.append(number)
+        if number >= stop:
+            raise KeyboardInterrupt
+        return real(reader, number)
+
+    monkeypatch.setattr(copies, '_unchanged', functools.partial(unchanged, stop=50))
+    with pytest.raises(KeyboardInterrupt):
+        copies.copy_folder(str(root), str(tmp_path / 'out'))
+    if change == 'a class before the others':
+        class_folder(root, {'ape': 20})
+    elif change == 'other images, as many':
+        for path in sorted((root / 'dog').iterdir()):
+            path.rename(path.with_name(f'new_{path.name}'))
+    made.clear()
+    monkeypatch.setattr(copies, '_unchanged', unchanged)
+    copies.copy_folder(str(root), str(tmp_path / 'out'))
+    directory = str(tmp_path / 'out' / 'folder' / 'animals' / '1.0.0')
+    names = sources.label_names(directory)
+    found = rows(directory, 'train', len(names))
+    assert {file: names[label] for file, (label, _) in found.items()} == {
+        path.relative_to(root).as_posix(): path.parent.name for path in root.glob('*/*')
+    }
+    assert (made[0] == 0) == (change != 'none')
+
+
+def test_a_split_whose_first_file_may_not_be_read(tmp_path, monkeypatch):
+    root = class_folder(tmp_path / 'set' / 'train', {'cat': 4, 'dog': 4}).parent
+    class_folder(root / 'val', {'cat': 2, 'dog': 2})
+    first = sources.open_source(f'folder:{root}').examples('val')[0]['file']
+    read_bytes = Path.read_bytes
+
+    def refusing(path):
+        if path == root / first:
+            raise PermissionError(13, 'Permission denied')
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, 'read_bytes', refusing)
+    told = copies.copy_folder(str(root), str(tmp_path / 'out'))
+    assert '(train 8, val 3, 1 bad examples left out)' in told
 
 
 @pytest.fixture

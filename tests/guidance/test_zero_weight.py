@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from guided import guided
 from pairs import LabelAndVector
-from support import make_tiny_config
+from support import make_tiny_config, user_error
 
 from cfg_jax import animation, inference
 from cfg_jax.conditioning.noisy import NoisyCondition
@@ -113,6 +113,31 @@ def test_a_number_and_a_list_of_zeros_are_the_same_images(spec):
     assert np.abs(np.int32(one) - last()).max() <= 1
     evaluations = 3 * (3 if spec.startswith('negative') else 1)
     assert set(model.generate(0, range(4), LABELS, 0.0).nfe.tolist()) == {evaluations}
+
+
+@pytest.mark.parametrize('w', [0.0, 1.0])
+def test_an_unguided_model_without_a_null_condition_is_refused(w):
+    """Its label's row is not there: images were NaN at w = 0."""
+    config = make_tiny_config(sampler__name='ddim', sampler__num_steps=2)
+    config.condition = 'label_only'
+    networks = {
+        'main': Denoiser(lambda params, *inputs: network(*inputs)),
+        'classifier': lambda params, z, logsnr: z.reshape(len(z), -1)[:, :10],
+    }
+
+    def model_of(rule):
+        params = dict.fromkeys(networks, ())
+        return inference.Model(config, params, networks=networks, rule=make_rule(rule))
+
+    assert model_of('classifier_eps').sample(LABELS.tolist(), w).shape[0] == 4
+    model = model_of('classifier_eps:conditional=false')
+    for message in (
+        user_error(model.sample, LABELS.tolist(), w),
+        user_error(model.trajectory, LABELS.tolist(), w),
+        user_error(Watcher(model).pictures, 0, range(4), LABELS, w),
+    ):
+        assert 'needs a null condition' in message
+        assert 'w=0' not in message
 
 
 @pytest.mark.parametrize('rule', RULES)

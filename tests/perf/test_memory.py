@@ -102,6 +102,17 @@ def test_estimates_are_near_the_compilers_peaks_and_name_the_compiled_accumulati
     assert estimates
 
 
+@pytest.mark.parametrize('patch', [1, 2, 8])
+def test_the_least_of_a_batch_is_its_images_and_what_the_first_layer_makes_of_a_part(patch):
+    config = make_tiny_config(
+        data__image_size=16, data__channels=1, model__patch=patch, model__width=64
+    )
+    config.train.update(batch_size=12, grad_accum=3)
+    side, channels = 16 // patch, 64 * config.model.channel_mult[0]
+    images, features = 12 * 16 * 16 * 4, 4 * side * side * channels * 4
+    assert memory._batch_bytes(config) == images + features
+
+
 @pytest.mark.parametrize(
     'changes',
     [
