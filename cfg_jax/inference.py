@@ -285,11 +285,11 @@ class Model:
         return self._provenance | {'guidance': repr(self.rule)}
 
     def sampler_settings(self) -> dict[str, Any]:
-        """The config's groups `sampler` and `diffusion`; of another sampler than theirs its type,
-        and the instance as `options`."""
+        """The config's groups `sampler` and `diffusion`, as its `options` change them; of another
+        sampler than theirs its type, and the instance as `options`."""
         recorded = self.config.sampler.to_dict() | self.config.diffusion.to_dict()
         if self.sampler == settings.make_sampler(self.config):
-            return recorded
+            return recorded | {k: v for k, v in vars(self.sampler).items() if k in ('v', 'clip')}
         name, steps = type(self.sampler).__name__, self.sampler.num_steps
         return recorded | {'name': name, 'num_steps': steps, 'options': repr(self.sampler)}
 

@@ -5,8 +5,10 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from cfg_jax import guidance as guidance_lib
+from cfg_jax.errors import UserError
 from cfg_jax.guidance import Rule
 from cfg_jax.models import networks as networks_lib
+from cfg_jax.registry import parse_options
 from cfg_jax.samplers import GRIDS, SAMPLERS, Sampler
 
 
@@ -23,8 +25,16 @@ def make_sampler(config: ConfigDict) -> Sampler:
 
 
 def named_sampler(config: ConfigDict, spec: str) -> Sampler:
-    """The sampler 'NAME' or 'NAME:OPTION=VALUE,...', with the config's settings that it has."""
+    """The sampler 'NAME' or 'NAME:OPTION=VALUE,...', with the config's settings that it has.
+
+    Raises:
+      UserError: no such sampler or option, or the number of steps among the options.
+    """
     name, _, options = spec.partition(':')
+    if 'num_steps' in parse_options(SAMPLERS.load(name), options, f'sampler {name!r}'):
+        raise UserError(
+            f'{spec}: the number of steps is no option here; give it as num_steps (--num_steps)'
+        )
     grid = GRIDS.make(config.sampler.grid, schedule=networks_lib.make_schedule(config))
     settings = config.sampler.to_dict() | {'grid': grid}
     known = {field.name for field in dataclasses.fields(SAMPLERS.load(name))}

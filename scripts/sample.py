@@ -34,11 +34,17 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     options = _parsed(argv)
 
+    from absl import logging
+
     from cfg_jax import loading
+    from cfg_jax.data import class_names
 
     config = loading.read_config(options.model)
     cli.apply_model_options(config, options)
     model = loading.load(options.model, step=options.step, config=config)
+    numbers = [label for label in options.labels if isinstance(label, int)]
+    for line in class_names.other_readings(numbers, model.class_names):
+        logging.warning(line)
     if options.animate:
         _animate(model, options)
         return

@@ -107,6 +107,10 @@ MISTAKES = {
     ),
     'sweep_w': ('sweep.py --workdir={run} --w=abc', ['--w', "'abc'", '0,0.1,0.5']),
     'sweep_w_nan': ('sweep.py --workdir={run} --w=0,nan', ['--w', '0,nan']),
+    'sampler_steps': (
+        'sweep.py --workdir={run} --sampler=ddim:num_steps=4 --num_steps=6',
+        ['ddim:num_steps=4', '--num_steps'],
+    ),
     'sweep_sampler': ('sweep.py --workdir={run} --sampler=eulr', ['eulr', 'ancestral', 'ddim']),
     'sweep_metric': ('sweep.py --workdir={run} --metrics=fud', ['fud', 'fid', 'precision']),
     'sweep_without_weights': (

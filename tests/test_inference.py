@@ -13,6 +13,7 @@ from support import make_tiny_config, user_error
 from cfg_jax import inference
 from cfg_jax.data import images
 from cfg_jax.diffusion import CosineSchedule
+from cfg_jax.evaluation import results, sweep
 from cfg_jax.guidance.classifier_free import ClassifierFree
 from cfg_jax.guidance.interval import Interval
 from cfg_jax.keys import per_image_noise
@@ -295,6 +296,16 @@ def test_a_sweep_records_the_sampler_that_is_used(tiny_model):
     assert 'eta=0.5' in repr(other.sampler)
 
 
+def test_what_options_set_is_recorded_as_it_is():
+    config = make_tiny_config(sampler__v=0.3, sampler__options='v=0,clip=false')
+    recorded = inference.Model(config).sampler_settings()
+    assert (recorded['v'], recorded['clip'], recorded['options']) == (0.0, False, 'v=0,clip=false')
+    before = {'features': {}, 'sampler': recorded | {'v': 0.3, 'clip': True}}
+    now = {'features': {}, 'sampler': recorded}
+    assert results.comparable(before) == results.comparable(now)
+    assert '-v0-' in sweep.default_name(config, 6)
+
+
 def test_eps_is_the_networks(tiny_model):
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     label, logsnr = jnp.array([3, NULL]), jnp.float32(-1.0)
@@ -333,7 +344,7 @@ def test_lengths_that_disagree(tiny_model, indices, labels, w, words):
         ({'indices': [0, -1]}, 'image numbers'),
         ({'indices': [0, 2**32]}, 'image numbers'),
         ({'num_steps': 1}, 'num_steps'),
-        ({'sampler': 'ddim:num_steps=0'}, 'num_steps'),
+        ({'sampler': 'ddim:num_steps=6'}, 'give it as num_steps (--num_steps)'),
         ({'sampler': 'leapfrog'}, "no sampler 'leapfrog'"),
         ({'sampler': 'ddim:speed=3'}, "no option 'speed=3'"),
         ({'guidance': 'free'}, "no guidance rule 'free'"),

@@ -57,6 +57,22 @@ def number_of(wanted: str, names: Sequence[str]) -> int:
     return found[0]
 
 
+def other_readings(numbers: Iterable[int], names: Sequence[str]) -> list[str]:
+    """A sentence for each class id that is the name of another class, as of folders '1', '2', '10'.
+
+    Args:
+      numbers: class ids that a user typed.
+      names: the data set's, in the order of the class ids.
+    """
+    named = {name: number for number, name in enumerate(names)}
+    return [
+        f'{number} is taken for the number of a class, which is called {names[number]!r}; the class'
+        f' called {str(number)!r} has the number {named[str(number)]}'
+        for number in dict.fromkeys(numbers)
+        if 0 <= number < len(names) and named.get(str(number), number) != number
+    ]
+
+
 @functools.lru_cache(maxsize=8)
 def _numbers(names: tuple[str, ...]) -> Mapping[str, list[int]]:
     """Every plain name of a class -> the ids of the classes that have it."""

@@ -16,6 +16,8 @@ from cfg_jax.errors import UserError
 from cfg_jax.evaluation import tables
 from cfg_jax.guidance import RULES
 from cfg_jax.metrics import METRICS
+from cfg_jax.registry import parse_options
+from cfg_jax.samplers import SAMPLERS
 
 _SETTINGS, _RESULTS, _LOCK = 'settings.json', 'results.json', '.lock'
 # Two rows with the same of these were measured in the same way.
@@ -213,8 +215,16 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     }
     return settings | {
         'rounding': settings.get('rounding', FIELDS['sweep.rounding'].default),
-        'sampler': defaults | sampler,
+        'sampler': _with_options(defaults | sampler),
     }
+
+
+def _with_options(sampler: dict[str, Any]) -> dict[str, Any]:
+    """A sampler's settings as its options change them, which were not always recorded so."""
+    if sampler['name'] not in SAMPLERS:  # one of a user's own
+        return sampler
+    options = parse_options(SAMPLERS.load(sampler['name']), sampler['options'], 'a sampler')
+    return sampler | {key: value for key, value in options.items() if key in ('v', 'clip')}
 
 
 def _with_guidance(settings: dict[str, Any]) -> dict[str, Any]:

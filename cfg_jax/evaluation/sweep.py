@@ -28,6 +28,7 @@ from cfg_jax.metrics.features import EXTRACTORS, FeatureExtractor, extraction
 from cfg_jax.metrics.features.inception import InceptionExtractor
 from cfg_jax.metrics.statistics import Reference
 from cfg_jax.provenance import describe_environment
+from cfg_jax.settings import make_sampler
 from cfg_jax.training import export
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
@@ -186,7 +187,8 @@ def default_name(config: ConfigDict, step: int) -> str:
     spec = '-'.join(filter(None, (config.guidance.rule, config.guidance.options)))
     rule = '' if spec == 'classifier_free' else re.sub(r'[^\w.-]', '_', spec) + '-'
     learned = config.model.get('learned_variance', False)
-    variance = f'-v{sampler.v:g}' if sampler.name == 'ancestral' and not learned else ''
+    v = getattr(make_sampler(config), 'v', 0.0)  # which `sampler.options` may set
+    variance = f'-v{v:g}' if sampler.name == 'ancestral' and not learned else ''
     grid = '' if sampler.grid == 'schedule' else f'-{sampler.grid}'
     features = '' if sweep.features == 'classifier' else f'-{sweep.features}'
     return (

@@ -28,7 +28,8 @@ class Kept:
       directory: of the file; it is made where it is missing.
 
     Raises:
-      UserError: no such topology; or a file there of the same config with other fields.
+      UserError: no such topology; or a file there of the same config with other fields, or of
+        another compiler.
     """
 
     def __init__(
@@ -44,16 +45,31 @@ class Kept:
         self._file = files.as_path(directory) / f'{stem}_{topology.replace(":", "-")}.json'
         # Whatever does not change the programs: where they run is asked of the target.
         head = {'config': path, 'overrides': [*overrides], 'topology': topology}
+        head |= {'fields': config_lib.to_json(config)}
         head |= {'versions': provenance.describe_environment()['versions']}
         self._content: Result = head | {'programs': {}}
         if self._file.exists():
-            before = files.read_json(self._file)
-            if (before['config'], before['overrides']) != (path, [*overrides]):
-                raise UserError(
-                    f'{self._file} holds {before["config"]} with {before["overrides"]}; give'
-                    ' another --out'
-                )
-            self._content['programs'] = before['programs']
+            self._take_over(files.read_json(self._file))
+
+    def _take_over(self, before: Result) -> None:
+        ours = self._content
+        others = [
+            f'{key} {before[key]} instead of {ours[key]}'
+            for key in ('config', 'overrides')
+            if before[key] != ours[key]
+        ]
+        if 'fields' in before:  # later than the first of these files
+            fields = config_lib.from_json(before['fields'])
+            others += config_lib.differences(fields, config_lib.from_json(ours['fields']))
+        for package in ('jax', 'jaxlib'):
+            versions = [content['versions'][package] for content in (before, ours)]
+            if versions[0] != versions[1]:
+                others.append(f'{package} {versions[0]} instead of {versions[1]}')
+        if others:
+            raise UserError(
+                f'{self._file} was compiled otherwise ({"; ".join(others)}): give another --out'
+            )
+        ours['programs'] = before['programs']
 
     def content(self) -> Result:
         """What the file holds."""

@@ -77,3 +77,15 @@ def test_what_is_said_of_other_names(wanted, words):
     message = user_error(class_names.number_of, wanted, ODD)
     assert words in message
     assert repr(wanted) in message
+
+
+def test_ids_that_are_names_of_other_classes_are_told():
+    """As of folders '0' to '11', whose classes are sorted as text."""
+    names = sorted(str(number) for number in range(12))
+    assert names[:5] == ['0', '1', '10', '11', '2']
+    first, second = class_names.other_readings([0, 2, 2, 10, 11, 99], names)[:2]
+    assert "2 is taken for the number of a class, which is called '10'" in first
+    assert "the class called '2' has the number 4" in first
+    assert second.startswith('10 ')
+    for plain in ([str(number) for number in range(12)], ['cat', 'dog'], ['n01440764']):
+        assert class_names.other_readings(range(12), plain) == []

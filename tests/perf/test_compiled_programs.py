@@ -108,8 +108,28 @@ def test_nothing_is_compiled_twice(machine, tmp_path):
         'training, 8 images at once, remat=none',
         'training, 16 images at once, remat=none',
     }
+    path = tmp_path / 'digits_v4-8.json'
+    older = {key: value for key, value in content.items() if key != 'fields'}
+    path.write_text(json.dumps(older))
+    kept(tmp_path).fit('none')
+    assert machine == [8, 16]
+
+
+def test_what_was_compiled_otherwise_is_not_taken_over(machine, tmp_path):
+    kept(tmp_path).fit('none')
+    path = tmp_path / 'digits_v4-8.json'
     message = user_error(kept, tmp_path, overrides=['--config.model.width=8'])
+    assert "overrides [] instead of ['--config.model.width=8']" in message
+    # The file of the config was edited: its name and the overrides are as before.
+    message = user_error(kept, tmp_path, batch=128)
+    assert 'train.batch_size: 64 -> 128' in message
     assert 'give another --out' in message
+    content = json.loads(path.read_text())
+    content['versions']['jaxlib'] = '0.4.1'
+    path.write_text(json.dumps(content))
+    message = user_error(kept, tmp_path)
+    assert 'jaxlib 0.4.1 instead of ' in message
+    assert json.loads(path.read_text()) == content
 
 
 def test_tables(machine, tmp_path):
