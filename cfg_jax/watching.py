@@ -111,7 +111,7 @@ class _Recording:
         return _Recorded(self._predict.of_one_level(first.inner, last.inner), last.x)
 
     def __call__(
-        self, z: jax.Array, logsnr: jax.Array, state: _Recorded
+        self, z: jax.Array, logsnr: jax.Array, state: _Recorded, step: jax.Array | None = None
     ) -> tuple[Prediction, _Recorded]:
-        prediction, inner = self._predict(z, logsnr, state.inner)
+        prediction, inner = self._predict(z, logsnr, state.inner, step)
         return prediction, _Recorded(inner, prediction.to_x(z, logsnr))

@@ -60,13 +60,20 @@ class GuidedDenoiser:
         return GuidanceState(jnp.zeros((), jnp.int32), () if self.w is None else self.rule.init(z))
 
     def __call__(
-        self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
+        self,
+        z: jax.Array,
+        logsnr: jax.Array,
+        state: GuidanceState,
+        step: jax.Array | None = None,
     ) -> tuple[Prediction, GuidanceState]:
-        """The guided prediction at z [B, H, W, C] of the level logsnr [], and the next state."""
+        """The guided prediction at z [B, H, W, C] of the level logsnr [], and the next state.
+
+        Whether it is guided is decided at the level `step` [], by default at logsnr.
+        """
         if self.w is None:
             return self._unguided(z, logsnr, state)
         guided = functools.partial(self._guided, self.w)
-        active = self.rule.active(logsnr)
+        active = self.rule.active(logsnr if step is None else step)
         if active is None:
             return guided(z, logsnr, state)
         return jax.lax.cond(active, guided, self._unguided, z, logsnr, state)

@@ -73,12 +73,18 @@ EpsFn = Callable[['jax.Array', 'jax.Array'], 'jax.Array']
 
 
 class Predict(Protocol):
-    """predict(z [B, ...], logsnr [], state) -> (prediction, next state), what a sampler follows."""
+    """predict(z [B, ...], logsnr [], state) -> (prediction, next state), what a sampler follows.
+
+    A fourth argument is the level of the step, [], where the prediction is asked for at another
+    one: whether a rule guides is decided once a step.
+    """
 
     def init(self, z: jax.Array) -> Any:
         """The state before the first level, a pytree."""
 
-    def __call__(self, z: jax.Array, logsnr: jax.Array, state: Any) -> tuple[Prediction, Any]:
+    def __call__(
+        self, z: jax.Array, logsnr: jax.Array, state: Any, step: jax.Array | None = None
+    ) -> tuple[Prediction, Any]:
         """The prediction at a level; a step may ask more than once."""
         raise NotImplementedError
 

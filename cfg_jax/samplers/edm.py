@@ -47,7 +47,7 @@ class Euler(Sampler):
     ) -> tuple[jax.Array, State]:
         """An Euler step of the ODE dy / ds = eps~, behind churn: z at the next level, [B, ...]."""
         z, logsnr = self._churned(z, level)
-        found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip)
+        found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip, level.logsnr)
         x, eps = found.x, found.eps
         z = jax.lax.cond(
             level.last, lambda: x, lambda: diffusion.q_sample(x, level.logsnr_prime, eps)
@@ -74,7 +74,7 @@ class Heun(Euler):
     """y' = y + (s' - s) (eps~ + eps~') / 2 with eps~' at the end of an Euler step.
 
     Two evaluations a level but for the last, of order 2: NFE = 2 T - 1. A rule that is active in an
-    interval decides at each evaluation by its own level.
+    interval decides for both by the level that the step begins at, before churn, as published.
 
     A step to less than a thirtieth of the noise level is Euler's: eps~' = eps~ + (x~ - x~') / s',
     so that the correction is (s / s' - 1) / 2 times the change of x~. The paper's grid begins and
@@ -88,16 +88,17 @@ class Heun(Euler):
     ) -> tuple[jax.Array, State]:
         """A Heun step of the ODE dy / ds = eps~, behind churn: z at the next level, [B, ...]."""
         z, logsnr = self._churned(z, level)
-        found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip)
+        found, guidance = estimate(predict, z, logsnr, state.guidance, self.clip, level.logsnr)
         x, eps = found.x, found.eps
 
         def second():
-            ahead = diffusion.q_sample(x, level.logsnr_prime, eps)
-            end, after = estimate(predict, ahead, level.logsnr_prime, guidance, self.clip)
+            prime = level.logsnr_prime
+            ahead = diffusion.q_sample(x, prime, eps)
+            end, after = estimate(predict, ahead, prime, guidance, self.clip, level.logsnr)
             # y' = z / alpha + (s' - s) (eps + eps') / 2, times alpha'.
-            s, s_prime = jnp.exp(-0.5 * logsnr), jnp.exp(-0.5 * level.logsnr_prime)
+            s, s_prime = jnp.exp(-0.5 * logsnr), jnp.exp(-0.5 * prime)
             y = x + s * eps + 0.5 * (s_prime - s) * (eps + end.eps)
-            corrected = diffusion.alpha(level.logsnr_prime) * y
+            corrected = diffusion.alpha(prime) * y
             z = jnp.where(s > _FARTHEST * s_prime, ahead, corrected)
             return z, predict.of_one_level(guidance, after)
 

@@ -27,10 +27,19 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    predict: Predict, z: jax.Array, logsnr: jax.Array, guidance: Any, clip: bool
+    predict: Predict,
+    z: jax.Array,
+    logsnr: jax.Array,
+    guidance: Any,
+    clip: bool,
+    step: jax.Array | None = None,
 ) -> tuple[Estimate, Any]:
-    """The estimate at z [B, ...] and logsnr [], and the next state of guidance."""
-    prediction, guidance = predict(z, logsnr, guidance)
+    """The estimate at z [B, ...] and logsnr [], and the next state of guidance.
+
+    `step` is the level of the step, [], where that is another one than logsnr, see `Predict`.
+    """
+    which = () if step is None else (step,)
+    prediction, guidance = predict(z, logsnr, guidance, *which)
     x = prediction.to_x(z, logsnr)
     if not clip:
         return Estimate(x, prediction.eps, prediction), guidance

@@ -21,8 +21,8 @@ from cfg_jax.samplers.estimates import Estimate, estimate
 class FlowHeun(Sampler):
     """y' = y + (t' - t) (u + u') / 2, u = eps~ - x~, with u' at the end of an Euler step.
 
-    Two evaluations a level but for the last, of order 2: NFE = 2 T - 1. From pure noise, where the
-    noise level s of EDM's Heun is without bounds, t is 1.
+    Two evaluations a level but for the last, of order 2: NFE = 2 T - 1, both guided or neither, as
+    EDM's Heun. From pure noise, where the noise level s of that is without bounds, t is 1.
     """
 
     corrects: ClassVar[bool] = True
@@ -35,11 +35,12 @@ class FlowHeun(Sampler):
 
         def corrected():
             # Of the line x~ + t (eps~ - x~), at t'.
-            ahead = diffusion.q_sample(found.x, level.logsnr_prime, found.eps)
-            end, after = estimate(predict, ahead, level.logsnr_prime, guidance, self.clip)
-            t, t_prime = _time(level.logsnr), _time(level.logsnr_prime)
+            prime = level.logsnr_prime
+            ahead = diffusion.q_sample(found.x, prime, found.eps)
+            end, after = estimate(predict, ahead, prime, guidance, self.clip, level.logsnr)
+            t, t_prime = _time(level.logsnr), _time(prime)
             change = 0.5 * (t_prime - t) * (_velocity(end) - _velocity(found))
-            z = ahead + change / diffusion.FLOW.factor(level.logsnr_prime)
+            z = ahead + change / diffusion.FLOW.factor(prime)
             return z, predict.of_one_level(guidance, after)
 
         z, guidance = jax.lax.cond(level.last, lambda: (found.x, guidance), corrected)

@@ -103,7 +103,10 @@ class _Stateless:
     def of_one_level(self, first: tuple[()], last: tuple[()]) -> tuple[()]:
         return last
 
-    def __call__(self, z: jax.Array, logsnr: jax.Array, state: Any) -> tuple[Prediction, Any]:
+    def __call__(
+        self, z: jax.Array, logsnr: jax.Array, state: Any, step: jax.Array | None = None
+    ) -> tuple[Prediction, Any]:
+        del step
         eps = self._eps_fn(z, logsnr)
         check_same_shape(z=z, eps=eps)
         return Prediction(eps), state

@@ -1,13 +1,18 @@
 """Guidance at some noise levels only."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from guided import constant, eps_fn
+from guided import constant, eps_fn, guided, normal_eps
 from support import user_error
 
 from cfg_jax import diffusion
 from cfg_jax.guidance import RULES
 from cfg_jax.guidance.interval import Interval, logsnr_of_noise_level
+from cfg_jax.samplers import SAMPLERS
+from cfg_jax.samplers.grids import EDMGrid
+from cfg_jax.samplers.loop import sample_loop
 
 SHAPE = (4, 3, 2, 1)
 LABEL = np.zeros(4, np.int32)
@@ -67,3 +72,37 @@ def test_equal_predictions_need_no_interval():
     for level in (-3.0, 0.0, 3.0):
         eps = eps_fn(Interval(lowest=0.5, highest=2.0), constant(1.5), LABEL, 4.0)(z, level)
         np.testing.assert_allclose(eps, 1.5, rtol=1e-6)
+
+
+# Of 32 levels on EDM's grid, counted from 0 (Kynkaanniemi et al. 2024, EDM2-XXL).
+PUBLISHED = [((0.19, 1.61), range(17, 23)), ((0.6, 5.0), range(13, 20))]
+
+
+@pytest.mark.parametrize(('ends', 'guided_steps'), PUBLISHED)
+@pytest.mark.parametrize('sampler', ['heun', 'flow_heun', 'heun:churn=8', 'euler:churn=8', 'ddim'])
+def test_published_intervals_guide_the_published_steps(ends, guided_steps, sampler):
+    """Heun's second evaluation and what churn adds leave the decision to where the step began."""
+    name, _, options = sampler.partition(':')
+    made = SAMPLERS.make(name, options, num_steps=32, clip=False, grid=EDMGrid())
+    seen = []
+
+    def network(z, logsnr, label):
+        jax.debug.callback(
+            lambda level, c: seen.append((float(level[0]), int(c[0]))), logsnr, label
+        )
+        return normal_eps(0.0, 0.25)(z, logsnr)
+
+    predict = guided(Interval(*ends), network, LABEL, 1.0)
+    keys = jax.random.split(jax.random.key(0), 4)
+    with jax.disable_jit():
+        _, state = sample_loop(made, predict, jnp.ones(SHAPE), keys)
+    evaluations = 2 if made.corrects else 1
+    assert int(state.nfe) == made.predictions + evaluations * len(guided_steps)
+    jax.effects_barrier()
+    null_levels = sorted(level for level, label in seen if label == 10)
+    levels = np.asarray(EDMGrid().levels(32))
+    if not options and name == 'ddim':
+        np.testing.assert_allclose(null_levels, levels[list(guided_steps)], atol=1e-4)
+    if not options and evaluations == 2:
+        both = [levels[i + k] for i in guided_steps for k in (0, 1)]
+        np.testing.assert_allclose(null_levels, sorted(both), atol=1e-4)
