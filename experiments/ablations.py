@@ -25,20 +25,33 @@ def main(argv: Sequence[str]) -> None:
     cli.add_pdf_option(parser)
     parser.add_argument('--root', default='runs/ablations', help='where everything is written')
     options, overrides = cli.split_config(parser, argv)
+    presets.refuse(
+        overrides,
+        {'p_uncond': 'the rows have their own', 'sweep.w': 'the rows have their own'},
+    )
     config = presets.digits(overrides)
+    presets.check_metrics(config)
 
     from ablations_parts import rows as row_lib, table
 
+    from cfg_jax.errors import UserError
     from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.training import loop
 
     root = files.as_path(options.root)
     extractor = EXTRACTORS.load(config.sweep.features)(config, root)
+    if extractor.distance != 'FID':
+        raise UserError(
+            f'sweep.features={config.sweep.features} gives {extractor.distance}, and the expected'
+            ' rows are of FID'
+        )
     measured = {}
     for group in row_lib.groups():
         settings = group.config(config)
         workdir = root / f'p_uncond_{group.p_uncond:g}'
-        loop.train(settings, workdir)
+        trained = config.copy_and_resolve_references()
+        trained.p_uncond = group.p_uncond
+        loop.train(trained, workdir)
         measured |= table.measure(group, settings, workdir, root, extractor)
     ordered = [(row, measured[row.name]) for row in row_lib.ROWS]
     print('\n' + table.write(root / 'ablations', ordered, config))

@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
     of_classifier = [a for a in argv if a.startswith('--classifier.')]
     options, overrides = cli.split_config(parser, [a for a in argv if a not in of_classifier])
     config = presets.load(options, 'imagenet64.py', overrides)
+    presets.check_metrics(config)
     classifier_config = presets.load_classifier(
         options, [a.replace('--classifier.', '--config.', 1) for a in of_classifier]
     )

@@ -77,6 +77,9 @@ def main(argv: Sequence[str]) -> None:
     if not 0 < options.utilisation <= 1 or not options.allreduce > 0:
         parser.error('--utilisation is in (0, 1], --allreduce above 0')
     measured = [read_measured(path) for path in options.measured]
+    for path, result in zip(options.measured, measured, strict=True):
+        if not any(same_network(result['config'], job.config) for job in JOBS):
+            raise UserError(f'{path} is of another network than those of the tables')
     works = [work_of(job) for job in JOBS]
     text = '\n'.join(
         [
@@ -160,10 +163,12 @@ def read_measured(path: str) -> dict[str, Any]:
 
 
 def same_network(measured: dict[str, Any], path: str) -> bool:
-    """Whether a measured config is the network and the images of the one at `path`."""
+    """Whether a measured config is the network and the images of the one at `path`, however it is
+    computed."""
     images = ('image_size', 'channels', 'num_classes')
+    computed = dict.fromkeys(('remat', 'attention'))
     ours, theirs = (
-        (config.model.to_dict(), [config.data[name] for name in images])
+        (config.model.to_dict() | computed, [config.data[name] for name in images])
         for config in (config_files.load_config(_ROOT / path), config_lib.from_json(measured))
     )
     return ours == theirs

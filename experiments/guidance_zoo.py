@@ -49,6 +49,8 @@ def main(argv: Sequence[str]) -> None:
         parser.error(
             f"--parts are out of {', '.join(PARTS)}, with samplers, which have the paper's"
         )
+    own = 'rules are compared by FID and IS of balanced labels'
+    presets.refuse(overrides, {'sweep.metrics': own, 'sweep.labels': own})
 
     from guidance_zoo_parts import measurement, networks, publication, settings, verdicts
 

@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--w', type=cli.number_list, default=(), help='cells of this job')
     cli.add_process_options(parser)
     options, overrides = cli.split_config(parser, argv)
+    presets.refuse(overrides, {'p_uncond': 'the columns have their own (--only)'})
     cli.start_processes(options, options.root)
 
     from shared_parts import paper
@@ -41,11 +42,13 @@ def main(argv: Sequence[str]) -> None:
     root = files.as_path(options.root)
     columns = []
     for p_uncond in P_UNCOND:
-        config = presets.load(options, 'imagenet64.py', overrides)
-        config.p_uncond = p_uncond
+        trained = presets.load(options, 'imagenet64.py', overrides)
+        trained.p_uncond = p_uncond
+        config = trained.copy_and_resolve_references()
         config.sweep.w = options.w or config.sweep.w
         workdir = root / f'p_uncond_{p_uncond:g}'
-        columns.append(layout.Column(p_uncond, p_uncond, config, workdir, 'table1'))
+        columns.append(layout.Column(p_uncond, p_uncond, trained, config, workdir, 'table1'))
+    presets.check_metrics(columns[0].config)
     title = f'Table 1: {columns[0].config.data.name}, by p_uncond'
     layout.run(root, title, paper.load('table1'), columns, options)
 

@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--w', type=cli.number_list, default=(), help='cells of this job')
     cli.add_process_options(parser)
     options, overrides = cli.split_config(parser, argv)
+    presets.refuse(overrides, {'sampler.num_steps': 'the columns have their own (--only)'})
     cli.start_processes(options, options.root)
 
     from shared_parts import paper
@@ -44,11 +45,13 @@ def main(argv: Sequence[str]) -> None:
     toy = options.preset != 'paper'
     columns = []
     for steps, paper_steps in zip(SMALL_STEPS if toy else STEPS, STEPS, strict=True):
-        config = presets.load(options, 'imagenet128.py', overrides)
+        trained = presets.load(options, 'imagenet128.py', overrides)
+        config = trained.copy_and_resolve_references()
         config.sampler.num_steps = steps
         config.sweep.w = options.w or config.sweep.w
         name = f'table2-T{steps}'
-        columns.append(layout.Column(steps, paper_steps, config, root / 'model', name))
+        columns.append(layout.Column(steps, paper_steps, trained, config, root / 'model', name))
+    presets.check_metrics(columns[0].config)
     title = f'Table 2: {columns[0].config.data.name}, by T'
     layout.run(root, title, paper.load('table2'), columns, options)
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--processes', type=cli.positive_number, default=1, help='of the run')
     parser.add_argument('--seed', type=cli.seed, default=0, help='of the moments')
     options = parser.parse_args(argv)
-    root = Path(options.root).expanduser()
+    root = Path(options.root).expanduser().resolve()  # commands run in another directory
     if root.exists():
         parser.error(f'--root={root} is there already; name a new directory')
     root.mkdir(parents=True)

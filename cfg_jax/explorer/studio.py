@@ -48,7 +48,7 @@ class Studio:
             'samplers': [{'name': each, 'about': SAMPLERS[each].summary} for each in SAMPLERS],
             'guidance': _spec(config.guidance.rule, config.guidance.options),
             'sampler': _spec(config.sampler.name, config.sampler.options),
-            'num_steps': model.sampler.num_steps,
+            'num_steps': min(model.sampler.num_steps, MOST_STEPS),
             'w': [float(w) for w in config.sweep.w],
             'most': {'num_steps': MOST_STEPS, 'w': LARGEST_W},
         }

@@ -48,9 +48,12 @@ def incomparable(runs: Sequence[Run]) -> list[str]:
     """What makes the numbers of several runs incomparable: a sentence for each setting."""
     if len(runs) < 2:
         return []
-    settings = {
-        name: [run.results.get(name) for run in runs] for name in _PROTOCOL if name != 'seed'
-    }
+    # In today's names; what later came has the value of before.
+    recorded = [
+        results_lib.comparable(run.results) | {'is_splits': run.results.get('is_splits')}
+        for run in runs
+    ]
+    settings = {name: [each.get(name) for each in recorded] for name in _PROTOCOL if name != 'seed'}
     settings['features'] = [run.results['features'].get('sha256') for run in runs]
     settings['reference'] = [run.results.get('reference', {}).get('sha256') for run in runs]
     return [

@@ -57,13 +57,15 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         preemption = stack.enter_context(Preemption(together=True))
         batches = stack.enter_context(contextlib.closing(_training_batches(config)))
         claim = functools.partial(_claim, config, workdir, stack)
-        held = multihost.run_on_process_zero('work directory', claim)
+        held = multihost.run_on_process_zero('work directory', lambda: claim(unless_trained=True))
         workdir = files.as_path(workdir)
         saved = stack.enter_context(_open_checkpoints(config, workdir))
         first, state = _newest_state(config, workdir, saved, batches)
         if first >= config.train.steps:
             logging.info(f'{workdir} is already trained to step {first}')
             return state
+        # Its last checkpoint cannot be read, if it seemed to be trained.
+        held = multihost.run_on_process_zero('its claim', lambda: held or claim())
         logging.info(_headline(config, state, workdir, first))
         writer = None
         if multihost.is_process_zero():
@@ -85,9 +87,19 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         return state
 
 
-def _claim(config: ConfigDict, workdir: epath.PathLike, stack: contextlib.ExitStack) -> locks.Held:
-    """Prepares the work directory, which this process holds until `stack` is left."""
+def _claim(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    stack: contextlib.ExitStack,
+    unless_trained: bool = False,
+) -> locks.Held | None:
+    """Prepares the work directory, which this process holds until `stack` is left.
+
+    With `unless_trained` one that is trained to its end is left as it is: many may ask for it.
+    """
     workdir = workdirs.validate_workdir(config, workdir)
+    if unless_trained and workdirs.is_trained(config, workdir):
+        return None
     if config.train.start_from and not workdirs.is_workdir(workdir):
         starting.check(config)
     lock = locks.hold(workdir / '.training', f'{workdir} is being trained')

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files
 from cfg_jax.errors import UserError
+from cfg_jax.training import checkpoints
 
 CONFIG = 'config.json'
 
@@ -48,6 +49,14 @@ def validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
 def is_workdir(path: epath.PathLike) -> bool:
     """Whether a training has begun in `path`."""
     return (files.as_path(path) / CONFIG).exists()
+
+
+def is_trained(config: ConfigDict, workdir: epath.PathLike) -> bool:
+    """Whether `workdir` holds a complete checkpoint of `config.train.steps`, or of later ones."""
+    try:
+        return checkpoints.kept_steps(workdir)[-1] >= config.train.steps
+    except UserError:  # none yet
+        return False
 
 
 def read_config(workdir: epath.PathLike) -> ConfigDict:

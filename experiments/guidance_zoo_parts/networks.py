@@ -36,6 +36,9 @@ def prepare(root: epath.Path, digits: Path, overrides: Sequence[str], options: N
         return Paths(
             files.as_path(options.model), *(files.as_path(p) if p else None for p in others)
         )
+    for name in ('guide', 'classifier'):
+        if getattr(options, name):
+            raise UserError(f'--{name} goes with --model; the networks of digits are trained here')
     paths = Paths(root / 'model', root / 'guide', root / 'noisy_classifier')
     config = config_files.load_config(digits, overrides)
     loop.train(config, paths.main)

@@ -121,6 +121,11 @@ def _samplers(options: Namespace) -> list[Setting]:
     return [*found, paper]
 
 
+def is_papers(setting: Setting) -> bool:
+    """Whether this is the paper's sampler, with which the others are compared."""
+    return (setting.part, setting.sampler, setting.grid) == ('samplers', 'ancestral', 'schedule')
+
+
 def _together(options: Namespace) -> list[Setting]:
     """At most a tenth of the paper's evaluations."""
     rules = ('interval:lowest=0.3,highest=5', 'autoguidance', 'time_step')
@@ -131,7 +136,7 @@ def _together(options: Namespace) -> list[Setting]:
             sampler,
             steps,
             'edm',
-            (options.w, 1.0),
+            tuple(dict.fromkeys((options.w, 1.0))),
             'guide' if rule == 'autoguidance' else '',
         )
         for rule in rules

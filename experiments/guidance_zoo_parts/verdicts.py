@@ -8,7 +8,7 @@ import numpy as np
 from cfg_jax.errors import UserError
 from cfg_jax.metrics.influence import Influence
 from guidance_zoo_parts.measurement import Point
-from guidance_zoo_parts.settings import PLAIN
+from guidance_zoo_parts.settings import PLAIN, is_papers
 
 ERRORS = 2.0  # standard errors that a difference takes to count
 LESS = 10  # times fewer evaluations than the paper's sampler
@@ -72,8 +72,7 @@ class Verdicts:
             ]
             if rule != PLAIN and plain:
                 self.rules[rule] = verdict(own, plain)
-        samplers = [point for point in self.points if point.setting.part == 'samplers']
-        self.paper = max(samplers, key=lambda point: point.row['nfe'])
+        [self.paper] = [point for point in self.points if is_papers(point.setting)]
         if not self.paper.valid:
             raise UserError(
                 f"the images of the paper's sampler at w = {self.paper.w:g} are not finite, and"

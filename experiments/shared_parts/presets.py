@@ -1,7 +1,7 @@
 """The sizes at which an experiment on the paper's tables runs: the paper's, or a laptop's."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -24,6 +24,29 @@ def add_options(parser: cli.Parser) -> None:
     )
     parser.add_argument('--data', default='', help='tiny: directory of a prepared TFDS data set')
     parser.add_argument('--inception', default='', help="paper, tiny: the FID Inception's weights")
+
+
+def refuse(overrides: Sequence[str], fields: Mapping[str, str]) -> None:
+    """Raises UserError for an override that the experiment would pass over.
+
+    Args:
+      overrides: '--config.FIELD=VALUE' of the user.
+      fields: FIELD -> why it may not be given.
+    """
+    for override in overrides:
+        field = override.partition('=')[0].removeprefix('--config.')
+        if field in fields:
+            raise UserError(f'{override} would do nothing: {fields[field]}')
+
+
+def check_metrics(config: ConfigDict) -> None:
+    """Raises UserError where a sweep of `config` measures no FID or no IS, which are compared."""
+    missing = [name for name in ('fid', 'is') if name not in config.sweep.metrics]
+    if missing:
+        raise UserError(
+            f'sweep.metrics={tuple(config.sweep.metrics)} lacks {" and ".join(missing)}, which this'
+            ' experiment compares'
+        )
 
 
 def digits(overrides: Sequence[str] = ()) -> ConfigDict:

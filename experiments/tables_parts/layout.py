@@ -21,7 +21,9 @@ from cfg_jax.evaluation import plots, results as results_lib, style, sweep, tabl
 from cfg_jax.metrics.features import EXTRACTORS
 from cfg_jax.training import loop
 
-_SWEEP = 'table'
+# What jobs that measure cells of one column must have in common.
+_ONE_COLUMN = ('checkpoint_step', 'weights', 'weights_sha256', 'num_samples', 'labels', 'rounding')
+_ONE_COLUMN += ('guidance', 'guidance_network', 'sampler', 'features', 'seed', 'seeds', 'reference')
 
 
 class Column(NamedTuple):
@@ -29,6 +31,7 @@ class Column(NamedTuple):
 
     value: float  # of p_uncond or T here
     paper_value: float  # of the paper's column that it answers
+    trained: ConfigDict  # which stays with the model, whatever is swept
     config: ConfigDict
     workdir: epath.Path
     sweep_name: str
@@ -57,7 +60,7 @@ def fill(columns: Sequence[Column], root: epath.Path, job: str = '') -> None:
         logging.info('\n%s in %s', column.sweep_name, column.workdir)
         multihost.run_on_process_zero('sweeps', functools.partial(_check_steps, column))
         # The named sweep alone would go on with the checkpoint that it was started with.
-        step = int(loop.train(column.config, column.workdir).step)
+        step = int(loop.train(column.trained, column.workdir).step)
         extractor = EXTRACTORS.load(column.config.sweep.features)(column.config, root)
         sweep.run(column.config, column.workdir, column.sweep_name + job, extractor, step)
 
@@ -100,13 +103,16 @@ def collect(column: Column) -> tuple[list[Row], list[dict[str, Any]]]:
     """
     found = sorted(column.workdir.glob(f'sweep/{column.sweep_name}*/results.json'))
     results = [json.loads(path.read_text()) for path in found]
-    settings = [results_lib.comparable(held) for held in results]
+    settings = [
+        results_lib.comparable(held) | {'reference': held.get('reference', {}).get('sha256')}
+        for held in results
+    ]
     for path, other in zip(found, settings, strict=True):
-        for key in ('checkpoint_step', 'num_samples', 'seed', 'sampler', 'features'):
-            if other[key] != settings[0][key]:
+        for key in _ONE_COLUMN:
+            if other.get(key) != settings[0].get(key):
                 raise UserError(
-                    f'{path} and {found[0]} differ in {key}: {other[key]} and {settings[0][key]};'
-                    ' move one of them away'
+                    f'{path} and {found[0]} differ in {key}: {other.get(key)} and'
+                    f' {settings[0].get(key)}; move one of them away'
                 )
     rows = {row['w']: _with_fid(row) for held in results for row in held['rows']}
     return [rows[w] for w in sorted(rows)], results

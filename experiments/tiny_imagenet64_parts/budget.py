@@ -9,8 +9,8 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax.errors import Preempted, UserError
-from cfg_jax.training import checkpoints, loop
+from cfg_jax.errors import Preempted
+from cfg_jax.training import loop, workdirs
 
 _AGAIN_SECONDS = 1.0
 
@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: epath.Path, budget: Budget) -> bool:
     Returns:
       Whether the training is complete.
     """
-    if _is_complete(config, workdir):
+    if workdirs.is_trained(config, workdir):
         loop.train(config, workdir)  # which checks that it is this very training
         return True
     seconds = budget.seconds_left()
@@ -83,10 +83,3 @@ def train(config: ConfigDict, workdir: epath.Path, budget: Budget) -> bool:
             logging.info('the minutes are spent: %s; the same command trains on', stop)
             return False
     return True
-
-
-def _is_complete(config: ConfigDict, workdir: epath.Path) -> bool:
-    try:
-        return checkpoints.kept_steps(workdir)[-1] >= config.train.steps
-    except UserError:  # no checkpoint yet
-        return False

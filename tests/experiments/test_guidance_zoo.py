@@ -33,6 +33,7 @@ verdicts = experiment('guidance_zoo_parts.verdicts')
 Point, Setting = measurement.Point, settings.Setting
 
 COUNT = 400
+PAPERS = 512  # evaluations of the paper's sampler here
 OPTIONS = argparse.Namespace(num_steps=8, paper_steps=64, w=0.3)
 
 
@@ -45,7 +46,8 @@ def point(fid, score, w=1.0, rule='classifier_free', nfe=40, seed=0, error=1.0, 
     """FID and IS whose standard errors are about `error` and a hundredth of it."""
     size = error * np.sqrt(COUNT)
     kept = {'fid': influence(seed, size), 'is': influence(seed + 100, 0.01 * size)}
-    setting = Setting(part, rule, 'ddim', 20, 'schedule', (w,))
+    sampler = 'ancestral' if nfe == PAPERS else 'ddim'
+    setting = Setting(part, rule, sampler, 20, 'schedule', (w,))
     return Point(setting, w, {'fid': fid, 'is': score, 'nfe': nfe}, kept)
 
 
@@ -175,6 +177,19 @@ def test_without_the_papers_sampler_nothing_is_compared():
     other = point(5.0, 9.5, nfe=24, part='samplers')
     message = user_error(verdicts.Verdicts, [*PLAIN, lost, other])
     assert "paper's sampler at w = 0.3" in message
+
+
+def test_the_papers_sampler_is_known_by_its_name():
+    """With few steps of its own, others take more evaluations."""
+    paper = point(10.0, 9.5, w=0.3, nfe=PAPERS, seed=1, part='samplers')
+    paper = paper._replace(row=paper.row | {'nfe': 40})
+    heun = point(5.0, 9.6, w=0.3, nfe=50, seed=2, part='samplers')
+    assert verdicts.Verdicts([*PLAIN, heun, paper]).paper is paper
+    for options in (OPTIONS, argparse.Namespace(num_steps=8, paper_steps=2, w=1.0)):
+        every = settings.all_settings(make_tiny_config(), options)
+        [own] = [setting for setting in every if settings.is_papers(setting)]
+        assert (own.num_steps, own.strengths) == (options.paper_steps, (options.w,))
+        assert all(len(set(each.strengths)) == len(each.strengths) for each in every)
 
 
 def test_an_overflow_is_measured_as_a_point(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def put_results(workdir, name, rows, **changes):
 def columns(tmp_path):
     """The three columns of Table 1, nothing measured yet."""
     return [
-        layout.Column(p, p, None, epath.Path(tmp_path / f'p_uncond_{p:g}'), 'table1')
+        layout.Column(p, p, None, None, epath.Path(tmp_path / f'p_uncond_{p:g}'), 'table1')
         for p in (0.1, 0.2, 0.5)
     ]
 
@@ -110,6 +110,24 @@ def test_jobs_with_other_settings_do_not_mix(columns):
     message = user_error(layout.collect, columns[0])
     assert 'num_samples: 50 and 40' in message
     assert 'table1-w4' in message
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('labels', 'balanced'),
+        ('guidance', 'Projected()'),
+        ('weights_sha256', 'ab' * 32),
+        ('rounding', 'truncate'),
+        ('seeds', [0, 1]),
+        ('reference', {'sha256': 'cd' * 32}),
+    ],
+)
+def test_cells_of_another_protocol_do_not_mix(columns, field, value):
+    workdir = columns[0].workdir
+    put_results(workdir, 'table1', [(0.1, 1.6, 70.0)])
+    put_results(workdir, 'table1-w4', [(4.0, 30.0, 250.0)], **{field: value})
+    assert f'differ in {field}: ' in user_error(layout.collect, columns[0])
 
 
 def test_select(columns):
@@ -239,6 +257,16 @@ def test_other_samples_are_refused_with_advice_that_the_command_can_follow(fill,
     assert fill(2, '--config.sweep.seed=3') == (0, [])
 
 
+def test_the_model_keeps_the_config_that_it_was_trained_with(fill, tmp_path):
+    """Whatever a job sweeps: later commands would sample with it."""
+    assert fill(2, '--w=4') == (0, [])
+    path = tmp_path / 'p_uncond_0.1' / 'config.json'
+    trained = path.read_text()
+    assert json.loads(trained)['sweep']['w'] == [0.0, 1.0]
+    assert fill(2, '--w=1') == (0, [])
+    assert path.read_text() == trained
+
+
 def test_a_sweep_of_a_later_step_is_refused(fill, tmp_path):
     """Of a model that is gone, and was trained for longer."""
     workdir = tmp_path / 'p_uncond_0.1'
@@ -254,6 +282,15 @@ def test_mistakes(tmp_path, capsys):
         (['experiments/table1.py', '--preset=tiny'], '--data'),
         (['experiments/table2.py', '--preset=digits', '--only=12'], '4, 8, 32'),
         (['experiments/table1.py', '--preset=digits', '--config.p_uncnd=1'], 'p_uncond'),
+        (['experiments/table1.py', '--preset=digits', '--config.p_uncond=0.3'], 'do nothing'),
+        (
+            ['experiments/table2.py', '--preset=digits', '--config.sampler.num_steps=9'],
+            'do nothing',
+        ),
+        (
+            ['experiments/table2.py', '--preset=digits', "--config.sweep.metrics=('fid',)"],
+            'lacks is',
+        ),
     ):
         status, _, errors = run_here(capsys, *command, f'--root={tmp_path}')
         assert status == 2

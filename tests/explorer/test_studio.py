@@ -53,6 +53,10 @@ def test_it_offers_what_the_model_can_do(studio):
     assert offer['w'] == [0.0, 1.0]
 
 
+def test_it_offers_no_more_steps_than_it_draws(model):
+    assert Studio(model.with_settings(num_steps=1024), 'tiny').description['num_steps'] == 1000
+
+
 def test_it_draws_what_the_model_samples(studio, model):
     """Three pictures in a square of four, the last place white."""
     found = events(studio, count=3)

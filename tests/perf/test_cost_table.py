@@ -1,5 +1,7 @@
 """experiments/cost.py: days from counted operations, against what is known of the paper's cost."""
 
+import json
+
 import pytest
 from support import ROOT, experiment, run_here
 
@@ -45,6 +47,9 @@ def test_measured_rates(table, works):
     assert float(row[3]) == pytest.approx(3 * 400_000 * 2048 / 500 / 86400, abs=0.05)
     kwh = (float(row[3]) + float(row[4])) * 24 * 0.7
     assert float(row[5].replace(',', '')) == pytest.approx(kwh, rel=0.01)
+    for how in ({'remat': 'blocks'}, {'attention': 'plain'}):  # the same network
+        measured['config']['model'] |= how
+        assert any('measured' in row[1] for row in cells(table.costs(works, 0.4, [measured])))
     measured['config']['model']['width'] = 64  # another network's rate says nothing of this one
     assert not any('measured' in row[1] for row in cells(table.costs(works, 0.4, [measured])))
 
@@ -62,6 +67,19 @@ def test_what_is_committed_is_what_the_command_writes(table, works):
     measured = table.read_measured(str(ROOT / 'results' / 'bench' / 'h100' / 'train.json'))
     lines = [*table.costs(works, 0.4, [measured]), *table.scaling(works, 0.4, 100.0)]
     assert cells(lines) == cells(COMMITTED)
+
+
+def test_what_was_measured_of_another_network_is_refused(capsys, tmp_path):
+    path = tmp_path / 'train.json'
+    config = config_lib.to_json(config_files.load_config(ROOT / 'configs' / 'digits.py'))
+    content = {'config': config, 'device': {'kind': 'cpu', 'count': 1}}
+    path.write_text(json.dumps(content | {'training': [{'images_per_second': 1.0}]}))
+    out = tmp_path / 'cost.md'
+    command = ['experiments/cost.py', f'--out={out}', '--measured', str(path)]
+    status, _, errors = run_here(capsys, *command)
+    assert status == 2
+    assert f'{path} is of another network' in errors[0]
+    assert not out.exists()
 
 
 def test_mistakes(capsys, tmp_path):

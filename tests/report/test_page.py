@@ -306,6 +306,15 @@ def test_what_does_not_compare_is_said(workdir, tmp_path):
     assert [run.name for run in opened] == ['run', 'other']
 
 
+def test_what_was_recorded_before_it_could_differ_compares(workdir, tmp_path):
+    older = shutil.copytree(workdir, tmp_path / 'older')
+    path = older / 'sweep' / 'tiny' / 'results.json'
+    results = json.loads(path.read_text())
+    assert results.pop('rounding') == 'round'
+    path.write_text(json.dumps(results))
+    assert content.incomparable(runs.open_runs([workdir, older])) == []
+
+
 def test_wrong_runs_are_told(workdir, tmp_path):
     assert 'does not exist' in user_error(runs.open_runs, [tmp_path / 'nothing'])
     (tmp_path / 'empty').mkdir()

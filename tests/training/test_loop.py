@@ -32,6 +32,7 @@ from cfg_jax.training import (
     checkpoints,
     loop,
     step as train_step,
+    workdirs,
     writers,
 )
 
@@ -166,8 +167,37 @@ def test_a_finished_run_is_left_alone(toy_run, toy_networks, tmp_path):
     assert int(state.step) == 6
     assert reports == [f'{workdir} is already trained to step 6']
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob('*') if path.is_file()}
-    before.pop(workdir / 'config.json'), after.pop(workdir / 'config.json')
     assert after == before
+
+
+def test_many_may_ask_for_a_finished_run(toy_run, toy_networks, tmp_path):
+    """As jobs that measure it side by side, with samplers of their own."""
+    workdir = shutil.copytree(toy_run, tmp_path / 'run')
+    config = make_tiny_config(sampler__num_steps=9)
+    with locks.hold(workdir / '.training', 'being trained'):
+        assert int(loop.train(config, workdir).step) == 6
+        other = make_tiny_config(train__steps=7)
+        assert 'being trained' in user_error(loop.train, other, workdir)
+    assert workdirs.read_config(workdir).sampler.num_steps == make_tiny_config().sampler.num_steps
+    assert 'p_uncond' in user_error(loop.train, make_tiny_config(p_uncond=0.5), workdir)
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_claimed(
+    toy_run, toy_networks, tmp_path, monkeypatch
+):
+    workdir, held = shutil.copytree(toy_run, tmp_path / 'run'), []
+    largest = max((workdir / 'checkpoints' / '6').rglob('*'), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    hold = locks.hold
+
+    def noted(*args):
+        held.append(args)
+        return hold(*args)
+
+    monkeypatch.setattr(locks, 'hold', noted)
+    assert int(loop.train(make_tiny_config(), workdir).step) == 6
+    assert len(held) == 1
+    assert checkpoint_steps(workdir)[-1] == 6
 
 
 def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(
