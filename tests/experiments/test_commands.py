@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT, experiment, script_environment
+from support import ROOT, experiment, run_here, script_environment
 
 from cfg_jax import config as config_lib
 from cfg_jax.data import sources
@@ -138,3 +138,39 @@ def test_the_page_of_the_quick_start_names_its_command(quickstart):
     config, command = quickstart(*given)
     assert config.train.steps == 7
     assert shlex.split(command) == ['python', 'experiments/quickstart.py', *given]
+
+
+@pytest.mark.parametrize(
+    ('command', 'words'),
+    [
+        ('ablations.py --config.p_uncond=0.3', 'p_uncond=0.3 would do nothing'),
+        ('ablations.py --config.sweep.w=(0.0,)', 'sweep.w=(0.0,) would do nothing'),
+        ("ablations.py --config.sweep.metrics=('fid',)", 'lacks is'),
+        (
+            "classifier_guidance.py --preset=digits --config.sweep.metrics=('is',)",
+            'lacks fid',
+        ),
+        ('guidance_zoo.py --config.sweep.labels=uniform', 'labels=uniform would do nothing'),
+        ('guidance_zoo.py --guide=runs/x', '--guide goes with --model'),
+        ('guidance_zoo.py --classifier=runs/x', '--classifier goes with --model'),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(tmp_path, capsys, command, words):
+    """Before anything is trained."""
+    name, *arguments = command.split(' ')
+    root = tmp_path / 'root'
+    status, _, errors = run_here(capsys, f'experiments/{name}', *arguments, f'--root={root}')
+    assert status == 2
+    assert words in errors[0]
+    assert not root.exists()
+
+
+@pytest.mark.parametrize('change', ['train.optimizer=muon', 'model.patch=2'])
+def test_what_the_peer_does_otherwise_is_not_compared(tmp_path, capsys, change):
+    (tmp_path / 'guided_diffusion').mkdir()
+    (tmp_path / 'guided_diffusion' / 'unet.py').write_text('')
+    command = ['scripts/bench_peers.py', f'--peer={tmp_path}', '--python=/nowhere/python']
+    command += [f'--config={ROOT}/configs/imagenet64.py', f'--config.{change}']
+    status, _, errors = run_here(capsys, *command)
+    assert status == 2
+    assert f'the peer has {change.partition("=")[0]}=' in errors[0]
