@@ -214,10 +214,8 @@ class Model:
             jax.tree.map(on_devices, edit),
         ]
         weights = weights_of_images(self.rule, self.conditioning, w, count)
-        if weights is None:
-            x, nfe = self._unguided(*arguments)
-        else:
-            x, nfe = self._guided(*arguments, on_devices(weights))
+        w_of_images = () if weights is None else (on_devices(weights),)
+        x, nfe = (self._guided if w_of_images else self._unguided)(*arguments, *w_of_images)
         return Generated(x[:count], nfe[:count])
 
     def trajectory(
@@ -282,12 +280,14 @@ class Model:
         if self.rule == RULES.make(next(iter(RULES))):
             return dict(self._provenance)
         # As an instance with all its options, however they were written.
-        return self._provenance | {'guidance': repr(self.rule)}
+        rule = {'guidance': repr(self.rule), 'guidance_revision': self.rule.revision}
+        return self._provenance | {key: value for key, value in rule.items() if value}
 
     def sampler_settings(self) -> dict[str, Any]:
         """The config's groups `sampler` and `diffusion`, as its `options` change them; of another
         sampler than theirs its type, and the instance as `options`."""
         recorded = self.config.sampler.to_dict() | self.config.diffusion.to_dict()
+        recorded |= {'revision': self.sampler.revision} if self.sampler.revision else {}
         if self.sampler == settings.make_sampler(self.config):
             return recorded | {k: v for k, v in vars(self.sampler).items() if k in ('v', 'clip')}
         name, steps = type(self.sampler).__name__, self.sampler.num_steps

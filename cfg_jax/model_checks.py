@@ -54,7 +54,7 @@ def check_null(rule: Rule, conditioning: Conditioning, evaluations: Sequence[Eva
     """The network has the null condition that evaluations of a rule ask for."""
     asked = [e for e in evaluations if (e.network, e.condition) == ('main', 'null')]
     if asked and not getattr(conditioning, 'has_null', True):
-        plain = '' if rule.unguided in asked else 'use w=0, '
+        plain = '' if rule.unguided in asked or not rule.unguided_at_zero else 'use w=0, '
         raise UserError(
             f'{type(rule).__name__} needs a null condition, which this network was not trained'
             f' with; {plain}--guidance=independent, or --guidance=autoguidance with an'

@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--w', type=cli.number_list, default=W, help='guidance weights')
     parser.add_argument('--count', type=cli.positive_number, default=200, help='images a digit')
     options, overrides = cli.split_config(parser, argv)
+    presets.refuse(overrides, {'sweep.w': 'give --w', 'sweep.num_samples': 'give --count'})
 
     from failures_parts import long_tail, measurement, publication
 

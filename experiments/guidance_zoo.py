@@ -49,8 +49,14 @@ def main(argv: Sequence[str]) -> None:
         parser.error(
             f"--parts are out of {', '.join(PARTS)}, with samplers, which have the paper's"
         )
-    own = 'rules are compared by FID and IS of balanced labels'
-    presets.refuse(overrides, {'sweep.metrics': own, 'sweep.labels': own})
+    own = 'the settings that are compared have their own'
+    fields = ('metrics', 'labels', 'w')
+    presets.refuse(
+        overrides,
+        {f'sweep.{field}': own for field in fields}
+        | {f'sampler.{field}': own for field in ('name', 'num_steps', 'grid')}
+        | {f'guidance.{field}': own for field in ('rule', 'options')},
+    )
 
     from guidance_zoo_parts import measurement, networks, publication, settings, verdicts
 

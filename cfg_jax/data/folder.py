@@ -122,6 +122,14 @@ class _Examples:
     def __len__(self) -> int:
         return len(self._files)
 
+    def fingerprint(self) -> str:
+        """Another one where names, labels, sizes or times of the files are; none is read."""
+        digest = hashlib.sha256(self._labels.tobytes())
+        for file in self._files:
+            found = Path(self._root, file).stat()
+            digest.update(os.fsencode(f'{file} {found.st_size} {found.st_mtime_ns}\n'))
+        return digest.hexdigest()
+
     def __getitem__(self, number: int) -> dict[str, Any]:
         file = self._files[number]
         try:

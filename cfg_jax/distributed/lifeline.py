@@ -30,6 +30,7 @@ _PROBES = 4  # within `lost_after`
 _GRACE_SECONDS = 5.0  # for a process to end by itself after the same mistake
 _CONNECT_SECONDS = 10.0
 _LOST = 1  # the exit status, as of `errors.Disconnected`
+_FOR_ALL = (2, 75, 130)  # statuses of a mistake, of a preemption and of Ctrl-C, which are all's
 
 
 class _Lifeline:
@@ -113,7 +114,8 @@ class _Lifeline:
             again = 'start all of them again: the same command continues'
             _end(_LOST, f'error: lost {name} ({line}); {again}')
         time.sleep(_GRACE_SECONDS)
-        _end(2 if status == 2 else _LOST, f'{name} ended with status {status}: {line}')
+        told = status if status in _FOR_ALL else _LOST
+        _end(told, f'{name} ended with status {status}: {line}')
 
     def _tell(self, message: dict[str, Any]) -> None:
         with self._lock:

@@ -191,6 +191,7 @@ class Rule:
       renoises: whether it gives another eps for the way to the next level, which only samplers of
         that attribute take.
       affine: whether it is a sum with weights that add up to 1, the same for x as for eps.
+      revision: of what it computes; a sweep of another one is not continued.
     """
 
     evaluations: ClassVar[tuple[Evaluation, ...]] = (CONDITIONAL, NULL)
@@ -198,6 +199,7 @@ class Rule:
     ancestral_only: ClassVar[bool] = False
     renoises: ClassVar[bool] = False
     affine: ClassVar[bool] = False
+    revision: ClassVar[int] = 0
 
     @property
     def unguided(self) -> Evaluation:

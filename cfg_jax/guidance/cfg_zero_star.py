@@ -26,6 +26,8 @@ class CFGZeroStar(Rule):
 
     space: ClassVar[str] = 'velocity'
 
+    revision: ClassVar[int] = 1
+
     zero: float = 0.04
     optimised: bool = True
 

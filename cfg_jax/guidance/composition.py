@@ -1,7 +1,7 @@
 """Composition of conditions (Liu et al. 2022, "Compositional Visual Generation")."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -17,13 +17,15 @@ class Composition(Rule):
 
     A positive weight asks for a class too (AND), a negative one avoids it (NOT). Without further
     classes it is the paper's rule. At w = 0 the further classes are asked for all the same. The
-    weights sum to 1, so the space does not matter; sampling
-    along the sum is not exact sampling of the product of densities.
+    weights sum to 1, so the space does not matter; sampling along the sum is not exact sampling of
+    the product of densities.
 
     Attributes:
       labels: further classes, such as '3/7'.
       weights: of each, such as '1.5/-0.5'; one weight stands for all.
     """
+
+    revision: ClassVar[int] = 1
 
     labels: str = ''
     weights: str = '1.0'

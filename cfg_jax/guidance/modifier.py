@@ -47,6 +47,11 @@ class Modifier(Rule):
         return self.inner.affine
 
     @property
+    def revision(self) -> int:  # type: ignore[override]
+        """As the inner rule."""
+        return self.inner.revision
+
+    @property
     def unguided(self) -> Evaluation:
         """That of the inner rule."""
         return self.inner.unguided

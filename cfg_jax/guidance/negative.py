@@ -1,7 +1,7 @@
 """Guidance away from a condition that is not wanted."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -27,6 +27,8 @@ class Negative(Rule):
       keep_null: see above.
       strength: of the separate term.
     """
+
+    revision: ClassVar[int] = 1
 
     label: int = 0
     keep_null: bool = False

@@ -35,6 +35,7 @@ class Threshold(Modifier):
     """
 
     affine: ClassVar[bool] = False  # type: ignore[override]
+    revision: ClassVar[int] = 1  # type: ignore[override]
 
     quantile: float = 0.995
 

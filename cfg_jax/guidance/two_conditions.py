@@ -26,6 +26,8 @@ class TwoConditions(Rule):
 
     evaluations: ClassVar[tuple[Evaluation, ...]] = (CONDITIONAL, FIRST, NULL)
 
+    revision: ClassVar[int] = 1
+
     first: float = 1.5
 
     @property

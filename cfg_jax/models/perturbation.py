@@ -46,7 +46,7 @@ class Perturbation:
 
 @contextlib.contextmanager
 def required(perturbation: Perturbation | None) -> Iterator[None]:
-    """While a network is traced: what is not to be perturbed anywhere would not guide, silently.
+    """Holds while a network is traced: a perturbation that meets no layer would not guide.
 
     Raises:
       UserError: none of the attention layers that the network asked for matches.

@@ -106,7 +106,7 @@ def _load(run: Run) -> Model:
         config=config_lib.from_json(results['config']),
         ema=average_length(results),
     )
-    check_weights(run, model)
+    check_model(run, model)
     return model
 
 
@@ -116,16 +116,20 @@ def average_length(results: Mapping[str, Any]) -> float | None:
     return float(average['length']) if average else None
 
 
-def check_weights(run: Run, model: Model) -> None:
-    """Compares the weights of every network with those that were swept, as far as recorded.
+def check_model(run: Run, model: Model) -> None:
+    """Compares a model with what was swept: the weights of every network, as far as recorded, and
+    what its sampler and its rule compute.
 
     Raises:
-      UserError: there are others by now, or other ones were trained on.
+      UserError: a network has been replaced, or trained further; or the library is a later one.
     """
     # The first edition has other names for the network of a rule.
     swept, found = results_lib.comparable(run.results), model.provenance()
     if found['weights_sha256'] != swept['weights_sha256']:
         raise UserError(f'{run.model} has other weights than those that were swept')
+    revisions = swept['sampler'].get('revision', 0), swept.get('guidance_revision', 0)
+    if revisions != (model.sampler.revision, model.rule.revision):
+        raise UserError(f'{run.directory} was swept before its sampler or its rule was mended')
     for name, words in _OTHERS.items():
         ours, theirs = (record.get(name, {}).get('weights_sha256') for record in (found, swept))
         if None not in (ours, theirs) and ours != theirs:

@@ -136,11 +136,13 @@ class Sampler:
         its mean, as the ancestral sampler does.
       renoises: whether it takes `Prediction.renoise`.
       corrects: whether each level but the last takes a second prediction, at the next level.
+      revision: of what it computes; a sweep of another one is not continued.
     """
 
     shifts_mean: ClassVar[bool] = False
     renoises: ClassVar[bool] = False
     corrects: ClassVar[bool] = False
+    revision: ClassVar[int] = 0
 
     num_steps: int = 256
     clip: bool = True

@@ -8,7 +8,7 @@ for a constant x~; the second order takes x~ linear in l, from the x~ of this an
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ class DPMPP2M(Sampler):
     The first step is of order 1, and so is one more than twice as long as the last, such as that to
     the cleanest level of the paper's grid.
     """
+
+    revision: ClassVar[int] = 1
 
     def init(self, z: jax.Array) -> Any:
         """Nothing yet."""

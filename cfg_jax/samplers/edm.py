@@ -82,6 +82,7 @@ class Heun(Euler):
     """
 
     corrects: ClassVar[bool] = True
+    revision: ClassVar[int] = 1
 
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State

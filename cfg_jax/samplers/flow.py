@@ -26,6 +26,7 @@ class FlowHeun(Sampler):
     """
 
     corrects: ClassVar[bool] = True
+    revision: ClassVar[int] = 1
 
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ class UniPC(Sampler):
     the evaluation is not made again. A step more than twice as long as the last is predicted with
     D1 = 0.
     """
+
+    revision: ClassVar[int] = 1
 
     def init(self, z: jax.Array) -> Any:
         """Nothing yet."""

@@ -23,6 +23,8 @@ from cfg_jax.training.pictures import Pictures
 from cfg_jax.training.step import AveragedState, TrainState, create_state, make_train_step
 from cfg_jax.training.watchdog import StallWatchdog
 
+_LOCK = '.training'  # in the work directory
+
 
 def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)) -> TrainState:
     """Trains to `config.train.steps`, resuming from the newest checkpoint of `workdir`.
@@ -67,11 +69,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         # Its last checkpoint cannot be read, if it seemed to be trained.
         held = multihost.run_on_process_zero('its claim', lambda: held or claim())
         logging.info(_headline(config, state, workdir, first))
-        writer = None
-        if multihost.is_process_zero():
-            overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-            files.write_bytes(workdir / 'parameters.txt', f'{overview}\n'.encode())
-            writer = stack.enter_context(contextlib.closing(writers.MetricWriter(workdir, first)))
+        writer = _open_writer(workdir, state, first, stack) if multihost.is_process_zero() else None
         watchdog = stack.enter_context(contextlib.closing(StallWatchdog()))
         log = stack.enter_context(
             contextlib.closing(TrainLog(config, writer, first, batches.examples_of))
@@ -87,6 +85,15 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         return state
 
 
+def _open_writer(
+    workdir: epath.Path, state: TrainState, first: int, stack: contextlib.ExitStack
+) -> writers.MetricWriter:
+    """Writes parameters.txt; returns the writer of metrics, open until `stack` is left."""
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    files.write_bytes(workdir / 'parameters.txt', f'{overview}\n'.encode())
+    return stack.enter_context(contextlib.closing(writers.MetricWriter(workdir, first)))
+
+
 def _claim(
     config: ConfigDict,
     workdir: epath.PathLike,
@@ -95,16 +102,18 @@ def _claim(
 ) -> locks.Held | None:
     """Prepares the work directory, which this process holds until `stack` is left.
 
-    With `unless_trained` one that is trained to its end is left as it is: many may ask for it.
+    With `unless_trained` one that is trained to its end is left as it is: many may ask for it, as
+    long as nobody trains on.
     """
     workdir = workdirs.validate_workdir(config, workdir)
-    if unless_trained and workdirs.is_trained(config, workdir):
+    left = unless_trained and workdirs.is_trained(config, workdir)
+    if left and not (workdir / _LOCK).exists():
         return None
     if config.train.start_from and not workdirs.is_workdir(workdir):
         starting.check(config)
-    lock = locks.hold(workdir / '.training', f'{workdir} is being trained')
-    held = stack.enter_context(lock)
-    workdirs.create_or_validate_workdir(config, workdir)
+    held = stack.enter_context(locks.hold(workdir / _LOCK, f'{workdir} is being trained'))
+    if not left:
+        workdirs.create_or_validate_workdir(config, workdir)
     return held
 
 

@@ -24,6 +24,7 @@ from cfg_jax.training import loop
 # What jobs that measure cells of one column must have in common.
 _ONE_COLUMN = ('checkpoint_step', 'weights', 'weights_sha256', 'num_samples', 'labels', 'rounding')
 _ONE_COLUMN += ('guidance', 'guidance_network', 'sampler', 'features', 'seed', 'seeds', 'reference')
+_ONE_COLUMN += ('is_splits', 'guidance_revision')
 
 
 class Column(NamedTuple):
@@ -104,7 +105,9 @@ def collect(column: Column) -> tuple[list[Row], list[dict[str, Any]]]:
     found = sorted(column.workdir.glob(f'sweep/{column.sweep_name}*/results.json'))
     results = [json.loads(path.read_text()) for path in found]
     settings = [
-        results_lib.comparable(held) | {'reference': held.get('reference', {}).get('sha256')}
+        results_lib.comparable(held)
+        | {'is_splits': held.get('is_splits')}
+        | {'reference': held.get('reference', {}).get('sha256')}
         for held in results
     ]
     for path, other in zip(found, settings, strict=True):

@@ -155,7 +155,7 @@ class Curves:
         for split, other in zip(SPLITS, reversed(SPLITS), strict=True):
             path = directory / f'{split}.json'
             row = _kept_row(path, config)
-            if row is None:
+            if row is None or 'is_splits' not in row:  # of before rows said how
                 logging.info('\nfloor: %s against %s', split, other)
                 row = self._floor_row(config, split, getattr(self._real, other))
                 row |= {'images': split, 'against': other} | _how(config)

@@ -149,7 +149,9 @@ def test_parts_of_another_copy_are_not_used(tmp_path):
     assert list(parts.Parts(folder, 'another').saved('train')) == []
 
 
-@pytest.mark.parametrize('change', ['a class before the others', 'other images, as many', 'none'])
+@pytest.mark.parametrize(
+    'change', ['a class before the others', 'other images, as many', 'one image, mended', 'none']
+)
 def test_a_killed_copy_of_a_set_that_has_changed_begins_anew(tmp_path, monkeypatch, change):
     """What it had made would have the labels of before, and other places in the order."""
     monkeypatch.setattr(parts, 'EXAMPLES', 16)
@@ -171,6 +173,9 @@ def test_a_killed_copy_of_a_set_that_has_changed_begins_anew(tmp_path, monkeypat
     elif change == 'other images, as many':
         for path in sorted((root / 'dog').iterdir()):
             path.rename(path.with_name(f'new_{path.name}'))
+    elif change == 'one image, mended':
+        path = sorted((root / 'dog').iterdir())[7]
+        path.write_bytes(encoded(random_pixels(1, 8, 8, 3)[0], 'PNG'))
     made.clear()
     monkeypatch.setattr(copies, '_unchanged', unchanged)
     copies.copy_folder(str(root), str(tmp_path / 'out'))

@@ -81,7 +81,7 @@ def test_one_that_is_stopped_alone_ends_all(tmp_path):
     processes[1].stdin.flush()
     line = 'stopped; the same command continues from here\n'
     said = f'process 1 of 2 ended with status 130: {line}'
-    assert ends(processes, seconds=60) == [(1, said), (130, line)]
+    assert ends(processes, seconds=60) == [(130, said), (130, line)]
 
 
 def test_those_that_stop_together_end_by_themselves(tmp_path):

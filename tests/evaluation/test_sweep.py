@@ -209,6 +209,20 @@ def test_other_settings_need_another_name(swept_toy_workdir, field, value):
     assert field.rpartition('__')[2] in message
 
 
+@pytest.mark.parametrize(
+    'changes',
+    [{'sampler__name': 'heun'}, {'guidance__rule': 'threshold'}, {'guidance__rule': 'composition'}],
+)
+def test_a_sweep_from_before_its_sampler_or_rule_was_mended_is_not_continued(workdir, changes):
+    config = make_tiny_config(**changes)
+    directory = sweep.run(config, workdir, name='new')
+    sweep.run(config, workdir, name='new')
+    settings = json.loads((directory / 'settings.json').read_text())
+    assert settings['sampler'].pop('revision', None) or settings.pop('guidance_revision', None)
+    (directory / 'settings.json').write_text(json.dumps(settings))
+    assert 'revision: None -> 1' in user_error(sweep.run, config, workdir, name='new')
+
+
 def test_default_names_tell_settings_apart():
     names = {
         sweep.default_name(make_tiny_config(**change), 6)

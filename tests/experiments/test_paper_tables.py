@@ -120,6 +120,7 @@ def test_jobs_with_other_settings_do_not_mix(columns):
         ('weights_sha256', 'ab' * 32),
         ('rounding', 'truncate'),
         ('seeds', [0, 1]),
+        ('is_splits', 1),
         ('reference', {'sha256': 'cd' * 32}),
     ],
 )

@@ -16,7 +16,9 @@ from support import logged, make_tiny_config, run_here, toy_instead_of_networks,
 
 import cfg_jax
 from cfg_jax import config as config_lib, loading
+from cfg_jax.guidance.classifier_free import ClassifierFree
 from cfg_jax.report import content, page, pictures, runs
+from cfg_jax.samplers.ancestral import Ancestral
 from cfg_jax.training import loop
 
 
@@ -264,8 +266,10 @@ def test_every_network_is_compared_with_the_one_swept(workdir, name):
     own = {'weights_sha256': run.results['weights_sha256']}
 
     def check(recorded, found):
-        model = argparse.Namespace(provenance=lambda: own | found)
-        pictures.check_weights(run._replace(results=run.results | recorded), model)
+        model = argparse.Namespace(
+            provenance=lambda: own | found, sampler=Ancestral(), rule=ClassifierFree()
+        )
+        pictures.check_model(run._replace(results=run.results | recorded), model)
 
     a, b = ({name: {'weights_sha256': letter, 'checkpoint_step': 1}} for letter in 'ab')
     check(a, a)
@@ -313,6 +317,12 @@ def test_what_was_recorded_before_it_could_differ_compares(workdir, tmp_path):
     assert results.pop('rounding') == 'round'
     path.write_text(json.dumps(results))
     assert content.incomparable(runs.open_runs([workdir, older])) == []
+
+
+def test_pictures_of_a_sampler_that_was_mended_since_are_left_out(workdir, tmp_path, monkeypatch):
+    [run] = runs.open_runs([workdir])
+    monkeypatch.setattr(Ancestral, 'revision', 1)
+    assert 'before its sampler' in user_error(pictures.draw, run, 2, None)
 
 
 def test_wrong_runs_are_told(workdir, tmp_path):

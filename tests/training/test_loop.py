@@ -170,31 +170,43 @@ def test_a_finished_run_is_left_alone(toy_run, toy_networks, tmp_path):
     assert after == before
 
 
-def test_many_may_ask_for_a_finished_run(toy_run, toy_networks, tmp_path):
+def test_many_may_ask_for_a_finished_run(toy_run, toy_networks, tmp_path, monkeypatch):
     """As jobs that measure it side by side, with samplers of their own."""
-    workdir = shutil.copytree(toy_run, tmp_path / 'run')
-    config = make_tiny_config(sampler__num_steps=9)
-    with locks.hold(workdir / '.training', 'being trained'):
-        assert int(loop.train(config, workdir).step) == 6
-        other = make_tiny_config(train__steps=7)
-        assert 'being trained' in user_error(loop.train, other, workdir)
+    workdir, held = shutil.copytree(toy_run, tmp_path / 'run'), note_locks(monkeypatch)
+    assert int(loop.train(make_tiny_config(sampler__num_steps=9), workdir).step) == 6
+    assert held == []
     assert workdirs.read_config(workdir).sampler.num_steps == make_tiny_config().sampler.num_steps
     assert 'p_uncond' in user_error(loop.train, make_tiny_config(p_uncond=0.5), workdir)
 
 
-def test_a_finished_run_whose_last_checkpoint_is_damaged_is_claimed(
-    toy_run, toy_networks, tmp_path, monkeypatch
-):
-    workdir, held = shutil.copytree(toy_run, tmp_path / 'run'), []
-    largest = max((workdir / 'checkpoints' / '6').rglob('*'), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    hold = locks.hold
+def test_a_finished_run_that_is_trained_on_meanwhile_is_the_others(toy_run, toy_networks, tmp_path):
+    """What that one is saving would be taken for remains of a killed one."""
+    workdir = shutil.copytree(toy_run, tmp_path / 'run')
+    saving = workdir / 'checkpoints' / '7.orbax-checkpoint-tmp'
+    saving.mkdir()
+    with locks.hold(workdir / '.training', 'being trained'):
+        assert 'being trained' in user_error(loop.train, make_tiny_config(), workdir)
+        assert saving.is_dir()
+
+
+def note_locks(monkeypatch):
+    """The locks that are held from now on."""
+    held, hold = [], locks.hold
 
     def noted(*args):
         held.append(args)
         return hold(*args)
 
     monkeypatch.setattr(locks, 'hold', noted)
+    return held
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_claimed(
+    toy_run, toy_networks, tmp_path, monkeypatch
+):
+    workdir, held = shutil.copytree(toy_run, tmp_path / 'run'), note_locks(monkeypatch)
+    largest = max((workdir / 'checkpoints' / '6').rglob('*'), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     assert int(loop.train(make_tiny_config(), workdir).step) == 6
     assert len(held) == 1
     assert checkpoint_steps(workdir)[-1] == 6
