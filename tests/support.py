@@ -51,10 +51,13 @@ TINY = {
 }
 
 
-def tiny_arguments(**changes):
-    """['--config.FIELD=VALUE', ...] of the tiny config; a change is written train__steps=3."""
+def tiny_arguments(without=(), **changes):
+    """['--config.FIELD=VALUE', ...] of the tiny config; a change is written train__steps=3.
+
+    Fields in `without` are left out.
+    """
     values = TINY | {name.replace('__', '.'): value for name, value in changes.items()}
-    return [f'--config.{name}={value}' for name, value in values.items()]
+    return [f'--config.{name}={value}' for name, value in values.items() if name not in without]
 
 
 def make_tiny_config(path=DIGITS, **changes):

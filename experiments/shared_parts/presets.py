@@ -36,7 +36,7 @@ def refuse(overrides: Sequence[str], fields: Mapping[str, str]) -> None:
     for override in overrides:
         field = override.partition('=')[0].removeprefix('--config.')
         if field in fields:
-            raise UserError(f'{override} would do nothing: {fields[field]}')
+            raise UserError(f'{override} is passed over: {fields[field]}')
 
 
 def check_metrics(config: ConfigDict) -> None:

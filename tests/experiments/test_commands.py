@@ -143,14 +143,14 @@ def test_the_page_of_the_quick_start_names_its_command(quickstart):
 @pytest.mark.parametrize(
     ('command', 'words'),
     [
-        ('ablations.py --config.p_uncond=0.3', 'p_uncond=0.3 would do nothing'),
-        ('ablations.py --config.sweep.w=(0.0,)', 'sweep.w=(0.0,) would do nothing'),
+        ('ablations.py --config.p_uncond=0.3', 'p_uncond=0.3 is passed over'),
+        ('ablations.py --config.sweep.w=(0.0,)', 'sweep.w=(0.0,) is passed over'),
         ("ablations.py --config.sweep.metrics=('fid',)", 'lacks is'),
         (
             "classifier_guidance.py --preset=digits --config.sweep.metrics=('is',)",
             'lacks fid',
         ),
-        ('guidance_zoo.py --config.sweep.labels=uniform', 'labels=uniform would do nothing'),
+        ('guidance_zoo.py --config.sweep.labels=uniform', 'labels=uniform is passed over'),
         ('guidance_zoo.py --guide=runs/x', '--guide goes with --model'),
         ('guidance_zoo.py --classifier=runs/x', '--classifier goes with --model'),
     ],

@@ -23,6 +23,8 @@ from cfg_jax.training import export
 long_tail = experiment('failures_parts.long_tail')
 measurement = experiment('failures_parts.measurement')
 
+OWN = ('sweep.w', 'sweep.num_samples')  # fields that --w and --count stand for
+
 
 @pytest.fixture(scope='module')
 def digits():
@@ -54,7 +56,7 @@ def test_copies(digits):
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(classifier, '_EPOCHS', 20)
     monkeypatch.chdir(ROOT)
-    arguments = [f'--root={tmp_path}', '--w=0,1', '--count=6', *tiny_arguments()]
+    arguments = [f'--root={tmp_path}', '--w=0,1', '--count=6', *tiny_arguments(OWN)]
     with toy_instead_of_networks():
         experiment('failures').main(arguments)
         folders = {'all digits': 'all', 'long tail': 'long_tail'}
@@ -83,7 +85,7 @@ def test_too_few_images_for_precision_are_refused_before_training(tmp_path, monk
     """A point has three neighbours beside itself."""
     trained = []
     monkeypatch.setattr('cfg_jax.training.loop.train', lambda *arguments: trained.append(arguments))
-    command = ['experiments/failures.py', f'--root={tmp_path}/a', *tiny_arguments()]
+    command = ['experiments/failures.py', f'--root={tmp_path}/a', *tiny_arguments(OWN)]
     status, _, errors = run_here(capsys, *command, '--count=3')
     assert status == 2
     assert '--count is at least 4' in errors[-1]

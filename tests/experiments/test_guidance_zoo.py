@@ -301,7 +301,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     main, root = experiment('guidance_zoo').main, f'--root={tmp_path}'
     with toy_instead_of_networks():
-        main([root, *tiny_arguments(train__steps=2)])
+        main([root, *tiny_arguments(['sweep.w', 'sampler.num_steps'], train__steps=2)])
         shown = capsys.readouterr().out
         results = json.loads((tmp_path / 'results' / 'results.json').read_text())
         assert [p['w'] for p in results['points']] == [1.0, 2.0, 1.0, 1.0, 1.0]

@@ -283,10 +283,10 @@ def test_mistakes(tmp_path, capsys):
         (['experiments/table1.py', '--preset=tiny'], '--data'),
         (['experiments/table2.py', '--preset=digits', '--only=12'], '4, 8, 32'),
         (['experiments/table1.py', '--preset=digits', '--config.p_uncnd=1'], 'p_uncond'),
-        (['experiments/table1.py', '--preset=digits', '--config.p_uncond=0.3'], 'do nothing'),
+        (['experiments/table1.py', '--preset=digits', '--config.p_uncond=0.3'], 'passed over'),
         (
             ['experiments/table2.py', '--preset=digits', '--config.sampler.num_steps=9'],
-            'do nothing',
+            'passed over',
         ),
         (
             ['experiments/table2.py', '--preset=digits', "--config.sweep.metrics=('fid',)"],
