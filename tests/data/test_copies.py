@@ -1,6 +1,5 @@
 """Copies as ArrayRecord: what training on the original would see, and nothing that is damaged."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -42,18 +41,23 @@ def test_again_is_at_once(copy, digits_dir):
     assert [path.stat().st_mtime_ns for path in sorted(copy.iterdir())] == before
 
 
-def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
-    """What was made is not made again, and the end is the same."""
-    monkeypatch.setattr(parts, 'EXAMPLES', 128)
-    made = []
+def noting(make, made, stop=10**9):
+    """`make` of a copy's examples, which notes their numbers and is killed at `stop`."""
 
-    def resized(reader, number, stop=10**9, real=copies._resized):
+    def noted(reader, number):
         made.append(number)
         if number >= stop:
             raise KeyboardInterrupt
-        return real(reader, number)
+        return make(reader, number)
 
-    monkeypatch.setattr(copies, '_resized', functools.partial(resized, stop=500))
+    return noted
+
+
+def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
+    """What was made is not made again, and the end is the same."""
+    monkeypatch.setattr(parts, 'EXAMPLES', 128)
+    made, resized = [], copies._resized
+    monkeypatch.setattr(copies, '_resized', noting(resized, made, stop=500))
     with pytest.raises(KeyboardInterrupt):
         copies.resize(str(digits_dir), '', 4, str(tmp_path))
     kept = sorted(path.name for path in (tmp_path / 'resized/digits_4/1.0.0.parts').iterdir())
@@ -61,7 +65,7 @@ def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
     made.clear()
     unfinished = tmp_path / 'resized' / 'digits_4' / 'incomplete.ABC_1.0.0'  # as SIGKILL leaves it
     unfinished.mkdir()
-    monkeypatch.setattr(copies, '_resized', resized)
+    monkeypatch.setattr(copies, '_resized', noting(resized, made))
     with logged() as lines:
         copies.resize(str(digits_dir), '', 4, str(tmp_path))
     assert any('images were made before' in line for line in lines)
@@ -157,15 +161,8 @@ def test_a_killed_copy_of_a_set_that_has_changed_begins_anew(tmp_path, monkeypat
     monkeypatch.setattr(parts, 'EXAMPLES', 16)
     monkeypatch.setattr(copies, '_CHUNK', 8)
     root = class_folder(tmp_path / 'animals', {'cat': 20, 'dog': 40})
-    made = []
-
-    def unchanged(reader, number, stop=10**9, real=copies._unchanged):
-        made.append(number)
-        if number >= stop:
-            raise KeyboardInterrupt
-        return real(reader, number)
-
-    monkeypatch.setattr(copies, '_unchanged', functools.partial(unchanged, stop=50))
+    made, unchanged = [], copies._unchanged
+    monkeypatch.setattr(copies, '_unchanged', noting(unchanged, made, stop=50))
     with pytest.raises(KeyboardInterrupt):
         copies.copy_folder(str(root), str(tmp_path / 'out'))
     if change == 'a class before the others':
@@ -177,7 +174,7 @@ def test_a_killed_copy_of_a_set_that_has_changed_begins_anew(tmp_path, monkeypat
         path = sorted((root / 'dog').iterdir())[7]
         path.write_bytes(encoded(random_pixels(1, 8, 8, 3)[0], 'PNG'))
     made.clear()
-    monkeypatch.setattr(copies, '_unchanged', unchanged)
+    monkeypatch.setattr(copies, '_unchanged', noting(unchanged, made))
     copies.copy_folder(str(root), str(tmp_path / 'out'))
     directory = str(tmp_path / 'out' / 'folder' / 'animals' / '1.0.0')
     names = sources.label_names(directory)
