@@ -26,10 +26,12 @@ class GuidanceState(NamedTuple):
     Attributes:
       nfe: evaluations of networks so far, for each image, int32 [].
       rule: the rule's own state.
+      calls: predictions so far, int32 []; they number the draws of rules that draw.
     """
 
     nfe: jax.Array
     rule: Any
+    calls: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,8 @@ class GuidedDenoiser:
 
     def init(self, z: jax.Array) -> GuidanceState:
         """The state before the first level."""
-        return GuidanceState(jnp.zeros((), jnp.int32), () if self.w is None else self.rule.init(z))
+        none = jnp.zeros((), jnp.int32)
+        return GuidanceState(none, () if self.w is None else self.rule.init(z), none)
 
     def __call__(
         self,
@@ -80,7 +83,7 @@ class GuidedDenoiser:
 
     def of_one_level(self, first: GuidanceState, last: GuidanceState) -> GuidanceState:
         """The count of all evaluations; of a rule's own state, such as momentum, one update."""
-        return first._replace(nfe=last.nfe)
+        return first._replace(nfe=last.nfe, calls=last.calls)
 
     def _unguided(
         self, z: jax.Array, logsnr: jax.Array, state: GuidanceState
@@ -90,7 +93,7 @@ class GuidedDenoiser:
         prediction = self._evaluate((evaluation,), level)[evaluation]
         if self.w is not None:
             prediction = self._with_fields_of_guided(prediction)
-        return prediction, state._replace(nfe=state.nfe + 1)
+        return prediction, state._replace(nfe=state.nfe + 1, calls=state.calls + 1)
 
     def _with_fields_of_guided(self, prediction: Prediction) -> Prediction:
         """What `jax.lax.cond` asks of its branches."""
@@ -130,10 +133,12 @@ class GuidedDenoiser:
             self.rule.renoise(w, predictions),
             x,
         )
-        return prediction, GuidanceState(state.nfe + len(evaluations), rule_state)
+        return prediction, GuidanceState(state.nfe + len(evaluations), rule_state, state.calls + 1)
 
     def _level(self, z: jax.Array, logsnr: jax.Array, state: GuidanceState) -> GuidanceLevel:
-        return GuidanceLevel(z, logsnr, stream(self.keys, state.nfe))
+        # The same draws at every w, also where a level is not guided.
+        number = state.calls * len(self.rule.evaluations)
+        return GuidanceLevel(z, logsnr, stream(self.keys, number))
 
     def _evaluate(
         self, evaluations: tuple[Evaluation, ...], level: GuidanceLevel

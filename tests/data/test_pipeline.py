@@ -174,6 +174,8 @@ def test_one_epoch_is_in_order_and_ends_with_a_small_batch(tiny_config):
     source = sources.data_source(tiny_config.data, 'train')
     stored = [int(source[i]['label']) for i in range(NUM_DIGITS)]
     assert np.concatenate([batch['condition'] for batch in batches]).tolist() == stored
+    tiny_config.data.flip = False
+    assert_same(batches, list(pipeline.one_epoch(tiny_config.data, 'train', 500)))
 
 
 def test_one_epoch_of_a_slice(tiny_config):

@@ -11,6 +11,7 @@ from pairs import LabelAndVector
 from support import make_tiny_config, user_error
 
 from cfg_jax import animation, inference
+from cfg_jax.conditioning import noisy
 from cfg_jax.conditioning.noisy import NoisyCondition
 from cfg_jax.guidance import RULES, make_rule
 from cfg_jax.models.denoiser import Denoiser
@@ -39,11 +40,19 @@ def images():
 
 
 def network(z, logsnr, condition, **options):
-    if isinstance(condition, NoisyCondition):
-        condition = condition.condition
-    label = sum(leaf.reshape(len(z), -1).sum(axis=1) for leaf in jax.tree.leaves(condition))
+    if isinstance(condition, NoisyCondition):  # whose noise turns the embedding
+        label = noisy.encode(Rising(), condition, 8, jnp.float32) @ jnp.arange(8.0) / 28
+    else:
+        label = sum(leaf.reshape(len(z), -1).sum(axis=1) for leaf in jax.tree.leaves(condition))
     shift = jnp.sin(label + 0.1 * logsnr)[:, None, None, None]
     return (0.3 * z + 0.2 * jnp.roll(z, 1, axis=1) * shift + shift) * (0.5 if options else 1.0)
+
+
+class Rising:
+    """Embeds a label as its number, more and more over the features."""
+
+    def encode(self, condition, features, dtype):
+        return (condition[:, None] * jnp.linspace(0.5, 1.5, features)).astype(dtype)
 
 
 def predict_of(spec, w):
@@ -96,7 +105,9 @@ def test_terms_that_w_does_not_weigh_stay(spec):
     assert np.abs(found.eps[::2] - alone.eps[::2]).max() > 0.01
 
 
-@pytest.mark.parametrize('spec', ['cfg_plus_plus', 'negative:keep_null=true', 'interval'])
+@pytest.mark.parametrize(
+    'spec', ['cfg_plus_plus', 'negative:keep_null=true', 'interval', 'annealed_condition']
+)
 def test_a_number_and_a_list_of_zeros_are_the_same_images(spec):
     """In `generate`, `trajectory`, animations, and step by step."""
     config = make_tiny_config(sampler__name='ddim', sampler__num_steps=3)
@@ -113,6 +124,23 @@ def test_a_number_and_a_list_of_zeros_are_the_same_images(spec):
     assert np.abs(np.int32(one) - last()).max() <= 1
     evaluations = 3 * (3 if spec.startswith('negative') else 1)
     assert set(model.generate(0, range(4), LABELS, 0.0).nfe.tolist()) == {evaluations}
+
+
+def test_noise_on_the_condition_is_another_at_every_level():
+    """And no noise at gamma = 1, near clean levels."""
+    rule = 'annealed_condition:tau1=0.2,tau2=0.6,scale=0.5,mix=1'
+    predict = predict_of(rule, None)
+    state, found = predict.init(images()), []
+    for _ in range(2):
+        prediction, state = predict(images(), jnp.float32(0.0), state)
+        found.append(prediction.eps)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    ones, zeros = jnp.ones(4), jnp.zeros(4)
+    undisturbed = NoisyCondition(jnp.asarray(LABELS), ones, zeros, zeros, predict.keys)
+    for logsnr, noise in ((18.0, False), (0.0, True)):
+        eps = predict(images(), jnp.float32(logsnr), predict.init(images()))[0].eps
+        plain = network(images(), jnp.full(4, logsnr), undisturbed)
+        assert (np.abs(eps - plain).max() > 1e-3) == noise
 
 
 @pytest.mark.parametrize('w', [0.0, 1.0])

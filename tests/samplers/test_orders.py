@@ -166,6 +166,57 @@ def test_stochastic_samplers_reproduce_the_moments(spec, num_steps):
     assert abs(x.var() / shrunk - 1) < 5 * np.sqrt(2 / count) + 0.02
 
 
+def test_churn_is_the_published_algorithm():
+    """EDM's Algorithm 2 without its correction, in float64: a range of s, a cap, and more noise."""
+    mean, z, levels = 0.4, np.linspace(-2, 2, 41), np.asarray(GRID.levels(8), np.float64)
+    s, low, high, more = np.exp(-levels / 2), 0.2, 5.0, 1.1
+    keys = jax.random.split(jax.random.key(3), len(z))
+    inside = (low <= s) & (s <= high)
+    assert 2 < inside.sum() < 7
+    for churn, gamma in ((2.0, 0.25), (40.0, np.sqrt(2) - 1)):
+        y = z * np.sqrt(1 + s[0] ** 2)  # z / alpha
+        for i in range(8):
+            noisier = s[i] * (1 + gamma) if inside[i] and i < 7 else s[i]
+            noise = np.asarray(per_image_noise(stream(keys, i), (1,)), np.float64)[:, 0]
+            y = y + more * np.sqrt(noisier**2 - s[i] ** 2) * noise
+            eps = eps_of_component(y / np.hypot(1, noisier), -2 * np.log(noisier), mean, np)
+            x = y - noisier * eps
+            y = x + s[i + 1] * eps if i < 7 else x
+        options = f'churn={churn},churn_min={low},churn_max={high},churn_noise={more}'
+        sampler = SAMPLERS.make('euler', options, num_steps=8, clip=False, grid=GRID)
+        found = follow(
+            sampler,
+            lambda z, logsnr: eps_of_component(z, logsnr, mean),
+            jnp.asarray(z[:, None], jnp.float32),
+            keys,
+        )
+        np.testing.assert_allclose(found[:, 0], y, rtol=0, atol=2e-4)
+
+
+def test_part_of_the_noise_is_ddims():
+    """z' = alpha' x + sqrt(sigma'^2 - eta^2 tau^2) eps + eta tau n, in float64."""
+    mean, z, eta = 0.4, np.linspace(-2, 2, 41), 0.5
+    levels = np.asarray(GRID.levels(8), np.float64)
+    keys = jax.random.split(jax.random.key(3), len(z))
+    found = follow(
+        SAMPLERS.make('ddim', f'eta={eta}', num_steps=8, clip=False, grid=GRID),
+        lambda z, logsnr: eps_of_component(z, logsnr, mean),
+        jnp.asarray(z[:, None], jnp.float32),
+        keys,
+    )
+    for i in range(8):
+        alpha, sigma = np.sqrt(1 / (1 + np.exp([-levels[i], levels[i]])))
+        eps = eps_of_component(z, levels[i], mean, np)
+        x = (z - sigma * eps) / alpha
+        if i == 7:
+            break
+        alpha, sigma = np.sqrt(1 / (1 + np.exp([-levels[i + 1], levels[i + 1]])))
+        tau = np.sqrt(1 - np.exp(levels[i] - levels[i + 1])) * sigma
+        noise = np.asarray(per_image_noise(stream(keys, i), (1,)), np.float64)[:, 0]
+        z = alpha * x + np.sqrt(sigma**2 - (eta * tau) ** 2) * eps + eta * tau * noise
+    np.testing.assert_allclose(found[:, 0], x, rtol=0, atol=2e-4)
+
+
 def test_flow_sde_is_euler_maruyama_in_t():
     """y += drift h + sqrt(2 t h) n with the drift x - eps + t * score, score = -eps / t."""
     mean, z = 0.4, np.linspace(-2, 2, 41)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import CLASSIFIER, make_tiny_config, run_here, toy_instead_of_networks, user_error
+from support import make_tiny_config, run_here, toy_instead_of_networks, user_error
 
 from cfg_jax import config as config_lib, loading
 from cfg_jax.data import pipeline
@@ -87,20 +87,6 @@ def test_batches_change_nothing_and_the_last_need_not_be_full(run):
     )
     assert whole.shape == (21,)
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
-
-
-def test_dropout_is_off(tmp_path):
-    """A classifier with dropout gives the same again; the loss is the objective's without it."""
-    config = make_tiny_config(CLASSIFIER, train__steps=3)
-    loop.train(config, tmp_path / 'classifier')
-    results = held_out.measure(tmp_path / 'classifier', splits=('train[:20]',))
-    params, config, _ = loading.load_params(tmp_path / 'classifier')
-    x, label = images_of(config, 'train[:20]')
-    objective = make_objective(config, train=False)
-    found = objective(params, jax.random.key(7), x, label, image_keys(0, np.arange(20)))
-    np.testing.assert_allclose(
-        results['rows'][0]['loss_train[:20]'], np.mean(found['loss']), rtol=1e-5
-    )
 
 
 def test_the_command_prints_a_table_and_writes_json(run, tmp_path, capsys):

@@ -71,6 +71,14 @@ def test_held_out_accuracy_is_of_images_it_never_saw(tiny_config, loaded):
     assert accuracy == pytest.approx(loaded.provenance()['held_out_accuracy'], abs=1e-6)
 
 
+def test_what_is_held_out_is_not_learnt_from(tiny_config):
+    (whole,) = pipeline.one_epoch(tiny_config.data, 'train', 1797)
+    trained, held_out = classifier._load(tiny_config.data)
+    assert len(trained['condition']) == round(0.8 * 1797)
+    for key, values in whole.items():
+        np.testing.assert_array_equal(np.concatenate([trained[key], held_out[key]]), values)
+
+
 def test_features(loaded):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)), jnp.uint8)
     features = loaded.apply(loaded.params, x)
