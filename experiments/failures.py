@@ -29,17 +29,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--count', type=cli.positive_number, default=200, help='images a digit')
     options, overrides = cli.split_config(parser, argv)
     presets.refuse(overrides, {'sweep.w': 'give --w', 'sweep.num_samples': 'give --count'})
+    presets.check_count(parser, options.count)  # before anything is trained
 
     from failures_parts import long_tail, measurement, publication
 
     from cfg_jax import config_files, files, loading
-    from cfg_jax.metrics import precision_recall
     from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.training import loop
 
-    least = precision_recall.NEIGHBOURS + 1
-    if options.count < least:  # before anything is trained
-        parser.error(f'--count is at least {least}, which precision and recall need')
     root = files.as_path(options.root)
     config = config_files.load_config(presets.CONFIGS / 'digits.py', overrides)
     extractor = EXTRACTORS.load(config.sweep.features)(config, root)

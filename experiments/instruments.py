@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 from PIL import Image, ImageFilter
+from shared_parts import presets
 
 from cfg_jax import cli
 
@@ -33,18 +34,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--size', type=cli.positive_number, default=64, help='pixels a side')
     parser.add_argument('--out', default='runs/instruments', help='where results are written')
     options = parser.parse_args(argv)
+    presets.check_count(parser, options.count)
 
     from cfg_jax import (
         files,
         provenance,
     )
     from cfg_jax.evaluation import reference, rows as rows_lib, tables
-    from cfg_jax.metrics import Inputs, precision_recall
+    from cfg_jax.metrics import Inputs
     from cfg_jax.metrics.features import inception
 
-    least = precision_recall.NEIGHBOURS + 1
-    if options.count < least:
-        parser.error(f'--count is at least {least}, which precision and recall need')
     extractor = inception.from_file(options.inception, options.features)
     out = files.as_path(options.out)
     sets = image_sets(options.data, options.size, options.count)

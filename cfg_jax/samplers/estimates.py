@@ -38,8 +38,7 @@ def estimate(
 
     `step` is the level of the step, [], where that is another one than logsnr, see `Predict`.
     """
-    which = () if step is None else (step,)
-    prediction, guidance = predict(z, logsnr, guidance, *which)
+    prediction, guidance = predict(z, logsnr, guidance, step)
     x = prediction.to_x(z, logsnr)
     if not clip:
         return Estimate(x, prediction.eps, prediction), guidance

@@ -39,6 +39,15 @@ def refuse(overrides: Sequence[str], fields: Mapping[str, str]) -> None:
             raise UserError(f'{override} is passed over: {fields[field]}')
 
 
+def check_count(parser: cli.Parser, count: int) -> None:
+    """Ends where --count images are too few for precision and recall."""
+    from cfg_jax.metrics import precision_recall  # imports JAX, which --help does not need
+
+    least = precision_recall.NEIGHBOURS + 1
+    if count < least:
+        parser.error(f'--count is at least {least}, which precision and recall need')
+
+
 def check_metrics(config: ConfigDict) -> None:
     """Raises UserError where a sweep of `config` measures no FID or no IS, which are compared."""
     missing = [name for name in ('fid', 'is') if name not in config.sweep.metrics]

@@ -199,7 +199,7 @@ class GaussianPredict:
     def init(self, z):
         return ()
 
-    def __call__(self, z, logsnr, state):
+    def __call__(self, z, logsnr, state, step=None):
         eps, gradient = gaussian_eps(z, logsnr), gaussian_gradient(z, logsnr)
         if self.form == 'eps':
             return Prediction(eps_shift(eps, gradient, logsnr, W)), state

@@ -428,7 +428,7 @@ class ByHand:
     def init(self, z):
         return ()
 
-    def __call__(self, z, logsnr, state):
+    def __call__(self, z, logsnr, state, step=None):
         gradient = None if self.mean_gradient is None else self.mean_gradient(z, logsnr)
         return Prediction(self.eps(z, logsnr), mean_gradient=gradient), state
 

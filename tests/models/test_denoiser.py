@@ -214,7 +214,7 @@ def test_learned_variance_reaches_the_ancestral_sampler():
         def init(self, z):
             return ()
 
-        def __call__(self, z, logsnr, state):
+        def __call__(self, z, logsnr, state, step=None):
             return denoiser.predict((), z, logsnr, None), state
 
     grid = Grid(CosineSchedule(-2.0, 3.0))
