@@ -75,7 +75,7 @@ def load(
     dtype = config.model.dtype if config.model.dtype != trained.model.dtype else ''
     if dtype:
         provenance |= {'model_dtype': dtype}
-    class_names = export.read_class_names(path) if is_ours(path) else []
+    class_names = _class_names(path)
     rule = make_rule(config)
     needed = {evaluation.network for evaluation in rule.evaluations} - {'main'}
     networks, all_params = {}, {'main': params}
@@ -94,6 +94,13 @@ def load(
         provenance=provenance,
         class_names=class_names,
     )
+
+
+def _class_names(path: epath.Path) -> list[str]:
+    """Those that the model keeps itself, if it does."""
+    if is_ours(path):
+        return export.read_class_names(path)
+    return workdirs.read_class_names(path) if workdirs.is_workdir(path) else []
 
 
 def load_params(

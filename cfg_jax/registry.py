@@ -84,10 +84,11 @@ class Registry(Mapping[str, _E], Generic[_E]):
         except ValueError as error:
             raise UserError(f'{self.kind} {name!r}: {error}') from error
 
-    def help(self) -> str:
-        """The names with their summaries, a line each."""
-        width = max(map(len, self))
-        return '\n'.join(f'  {name:{width}}  {entry.summary}' for name, entry in self.items())
+    def help(self, names: Iterable[str] | None = None) -> str:
+        """The names, all or these, with their summaries, a line each."""
+        chosen = list(self if names is None else names)
+        width = max(map(len, chosen))
+        return '\n'.join(f'  {name:{width}}  {self[name].summary}' for name in chosen)
 
 
 def parse_options(cls: type, text: str, owner: str) -> dict[str, Any]:

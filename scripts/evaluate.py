@@ -28,7 +28,7 @@ from cfg_jax.metrics.features import EXTRACTORS
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.Parser(__doc__.format(metrics=METRICS.help(), features=_extractors()))
+    parser = cli.Parser(__doc__.format(metrics=_metrics(), features=_extractors()))
     parser.add_argument('samples', nargs='+', metavar='SAMPLES', help='sets of images')
     parser.add_argument('reference', metavar='REFERENCE', help='images or statistics')
     parser.add_argument('--inception', required=True, help='.npz of scripts/convert_inception.py')
@@ -88,8 +88,13 @@ def main(argv: Sequence[str]) -> None:
         print(f'written to {options.out}')
 
 
+def _metrics() -> str:
+    """Those that do not need the classes of the samples, which files do not tell."""
+    return METRICS.help(name for name in METRICS if 'labels' not in METRICS[name].needs)
+
+
 def _extractors() -> str:
-    return '\n'.join(f'  {name}  {EXTRACTORS[name].summary}' for name in EXTRACTORS.from_files())
+    return EXTRACTORS.help(EXTRACTORS.from_files())
 
 
 if __name__ == '__main__':

@@ -49,6 +49,15 @@ def test_the_door_of_the_library(runs, toy_networks):
     assert model.sample([3, 3, 7], w=3.0, seed=0).shape == (3, 8, 8, 1)
 
 
+def test_classes_have_the_names_that_they_were_trained_under(runs, toy_networks):
+    """Whatever the data set calls them by now."""
+    path = runs / 'unet' / 'classes.json'
+    kept = path.read_text()
+    path.write_text(kept.replace('"3"', '"trois"'))
+    assert loading.load(runs / 'unet').class_names[2:5] == ['2', 'trois', '4']
+    path.write_text(kept)
+
+
 def test_another_config_is_given_to_load(runs, toy_networks):
     model = loading.load(runs / 'unet')
     with pytest.raises(AttributeError, match='immutable'):

@@ -4,189 +4,21 @@ Resized copies are lossless, so that training decodes almost nothing.
 """
 
 import contextlib
-import functools
-import hashlib
+import errno
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+import re
+from collections.abc import Iterable
 
-import grain
-import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from PIL import Image
-from tqdm import tqdm
 
-from cfg_jax import files
-from cfg_jax.data import Examples, Source, imagenet, parts, reading, sources, tfds_sets, workers
+from cfg_jax.data import Examples, Source, sources, tfds_sets
+from cfg_jax.data.copy_builders import Copy, Folder, Resized
 from cfg_jax.data.preprocess import UndecodableImage
-from cfg_jax.data.reading import BadExample, Example, Reader
 from cfg_jax.errors import UserError
-
-_CHUNK = 64  # examples that a worker hands over at once; divides parts.EXAMPLES
-_NAMED = 5  # bad examples that get a line each
-
-
-class _Copy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS builder of another set's examples; it lies in OUT/KIND/NAME/1.0.0.
-
-    Args:
-      name: of the copy.
-      original: the set's name.
-      data: a config's `data` group: the set, its directory, `image_size` and `channels`.
-      splits: of the copy, each with the split or slice of the set that it holds.
-      out: a TFDS directory.
-    """
-
-    VERSION = tfds.core.Version('1.0.0')
-
-    def __init__(
-        self, name: str, original: str, data: ConfigDict, splits: Mapping[str, str], out: str
-    ):
-        self._original, self._data, self._splits = original, data, dict(splits)
-        self.left_out = 0
-        super().__init__(
-            data_dir=os.fspath(files.as_path(out)) if out else None,
-            config=tfds.core.BuilderConfig(name=name, version=self.VERSION),
-        )
-        self._place = epath.Path(self.data_path)  # while it is written, TFDS gives another one
-
-    def made_from(self) -> str:
-        """What the copy was made from; in its description."""
-        return f'Made from {self._data.name}: {self._splits}.'
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(
-            {
-                'image': tfds.features.Image(shape=self._image_shape()),
-                'label': tfds.features.ClassLabel(names=sources.class_names(self._data)),
-                'file': tfds.features.Text(),  # where the image comes from, if that is known
-            }
-        )
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f'{self.__doc__} {self.made_from()}',
-            features=features,
-            disable_shuffling=True,  # the same batches as training on the original
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager  # nothing is downloaded
-        return {name: self._generate_examples(split) for name, split in self._splits.items()}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
-        number = 0
-        counts = np.zeros(self.info.features['label'].num_classes, np.int64)
-        for example in self._made(split):
-            if isinstance(example, BadExample):
-                self.left_out += 1
-                if self.left_out <= _NAMED:
-                    logging.warning('%s %s: %s; left out', self._data.name, split, example)
-                continue
-            counts[example['label']] += 1
-            yield number, example
-            number += 1
-        if not number:
-            raise UserError(f'no image of {self._data.name!r}, split {split!r}, can be decoded')
-        self._report(split, counts)
-
-    def _made(self, split: str) -> Iterator[Example | BadExample]:
-        """Every example of a split of the set: what an earlier call has made, then the rest."""
-        reader = Reader(self._data, split)
-        kept, number = self.parts(), 0
-        with tqdm(total=len(reader), desc=split, unit=' images', disable=None) as progress:
-            for part in kept.saved(split):
-                number += 1
-                progress.update(len(part))
-                yield from part
-            if number:
-                done = min(number * parts.EXAMPLES, len(reader))
-                logging.info(f'{split}: {done:,} of {len(reader):,} images were made before')
-            left = grain.MapDataset.range(number * parts.EXAMPLES, len(reader))
-            if not len(left):
-                return
-            chunks = workers.WorkerIterator(
-                left.map(self._maker(reader)).batch(_CHUNK, batch_fn=list), self._data.num_workers
-            )
-            with contextlib.closing(chunks):
-                part = []
-                for chunk in chunks:
-                    part += chunk
-                    progress.update(len(chunk))
-                    if len(part) == parts.EXAMPLES:
-                        kept.save(split, number, part)
-                        number += 1
-                        yield from part
-                        part = []
-                yield from part
-
-    def parts(self) -> parts.Parts:
-        """Where the examples lie until the copy is written: beside it."""
-        data = self._data
-        what = f'{self.made_from()} {data.image_size} {data.channels} {self._original_hash}'
-        return parts.Parts(self._place.with_name(f'{self._place.name}.parts'), what)
-
-    @functools.cached_property
-    def _original_hash(self) -> str:
-        """Of the set's classes, of how many examples its splits have, and of a folder's files; of
-        a prepared set, which nobody edits, of some examples."""
-        digest = hashlib.sha256(json.dumps(list(sources.class_names(self._data))).encode())
-        for split in self._splits.values():
-            examples = sources.data_source(self._data, split)
-            digest.update(f'{split} {len(examples)}'.encode())
-            digest.update(_identity(examples))
-        return digest.hexdigest()[:16]
-
-    def _report(self, split: str, counts: np.ndarray) -> None:
-        """How many images the classes have; a class without one, or less than all, is a warning."""
-        logging.info(
-            f'{split}: {counts.sum():,} images, {counts.min():,} to {counts.max():,} of each of'
-            f' {len(counts)} classes'
-        )
-        if not counts.min():
-            names = self.info.features['label'].names
-            empty = [names[label] for label in np.flatnonzero(counts == 0)]
-            logging.warning(
-                f'{split}: {len(empty)} of {len(names)} classes have no image, such as {empty[0]}'
-            )
-        different = imagenet.difference(self._original, split, counts)
-        if different:
-            logging.warning(different)
-
-    def _image_shape(self) -> tuple[int | None, int | None, int]:
-        raise NotImplementedError
-
-    def _maker(self, reader: Reader) -> Any:
-        """number -> Example | BadExample, for worker processes."""
-        raise NotImplementedError
-
-
-class Resized(_Copy, skip_registration=True):
-    """Central square, area resize, rounded to 8 bits, as PNG."""
-
-    RELEASE_NOTES: ClassVar = {'1.0.0': 'Central square, area resize, rounded to 8 bits.'}
-
-    def _image_shape(self) -> tuple[int | None, int | None, int]:
-        return (self._data.image_size, self._data.image_size, self._data.channels)
-
-    def _maker(self, reader: Reader) -> Any:
-        return functools.partial(_resized, reader)
-
-
-class Folder(_Copy, skip_registration=True):
-    """Image files as they were, those left out that cannot be decoded."""
-
-    RELEASE_NOTES: ClassVar = {'1.0.0': 'The files as they were.'}
-
-    def _image_shape(self) -> tuple[int | None, int | None, int]:
-        return (None, None, self._data.channels)
-
-    def _maker(self, reader: Reader) -> Any:
-        return functools.partial(_unchanged, reader)
 
 
 def resize(
@@ -209,6 +41,7 @@ def resize(
     source = sources.open_source(name, data_dir)
     data = _group(name, data_dir, source, size, num_workers)
     splits = _splits(data, source, validation)
+    _check_names(name, splits, source.class_names)
     builder = Resized(f'{source.name}_{size}', source.name, data, splits, out)
     return _write(builder, f'{name} at {size} pixels')
 
@@ -224,6 +57,7 @@ def copy_folder(path: str, out: str, num_workers: int = 0, validation: float = 0
     source = sources.open_source(name)
     data = _group(name, '', source, 1, num_workers)
     splits = _splits(data, source, validation)
+    _check_names(path, splits, source.class_names)
     return _write(Folder(source.name, source.name, data, splits, out), path)
 
 
@@ -256,6 +90,22 @@ def _splits(data: ConfigDict, source: Source, validation: float) -> dict[str, st
     return {split: f'{split}[{count}:]', 'validation': f'{split}[:{count}]'}
 
 
+def _check_names(what: str, splits: Iterable[str], classes: Iterable[str]) -> None:
+    """Raises UserError at a name that could not be read again from what TFDS writes."""
+    for split in splits:
+        if split.lower() == 'all' or not re.fullmatch(r'[\w-]+', split, re.ASCII):
+            raise UserError(
+                f'the split {split!r} of {what} needs another name for a copy: letters, digits, _'
+                " and -, and not 'all'"
+            )
+    for name in classes:
+        if name != name.strip() or not name.isprintable():
+            raise UserError(
+                f'the class {name!r} of {what} needs another name for a copy: one of letters that'
+                ' can be printed, without a space at either end'
+            )
+
+
 def _is_labelled(examples: Examples) -> bool:
     try:
         return len(examples) > 0 and examples[0]['label'] >= 0
@@ -263,31 +113,18 @@ def _is_labelled(examples: Examples) -> bool:
         return True  # a file of a folder, in a directory of its class
 
 
-def _identity(examples: Examples) -> bytes:
-    """The examples' own fingerprint, or some of them."""
-    if hasattr(examples, 'fingerprint'):
-        return examples.fingerprint().encode()
-    last = len(examples) - 1
-    chosen = [examples[number] for number in (*range(0, last, parts.EXAMPLES), last)]
-    return b''.join(f'{reading.file_of(e)} {e["label"]}'.encode() + e['image'] for e in chosen)
-
-
-def _write(builder: _Copy, what: str) -> str:
+def _write(builder: Copy, what: str) -> str:
     directory = epath.Path(builder.data_path)
-    advice = (
-        f'train on it with --config.data.name={directory}'
-        f' --config.data.num_classes={builder.info.features["label"].num_classes}'
-    )
     if builder.is_prepared():
-        found = json.loads((directory / 'dataset_info.json').read_text()).get('description', '')
-        if 'Made from' in found and builder.made_from() not in found:
-            raise UserError(
-                f'{directory} holds another copy ({found[found.index("Made from") :]}); remove it'
-                ' or give another --out'
-            )
-        return f'{what} is already in {directory}; {advice}'
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
-        tfds_sets.prepare(builder)
+        _check_kept(builder, directory, what)
+        return f'{what} is already in {directory}; {_advice(directory)}'
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of a download
+            tfds_sets.prepare(builder)
+    except RuntimeError as error:
+        if 'No space left' not in str(error):  # in the words of ArrayRecord
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
     builder.parts().remove()
     for left in directory.parent.glob(f'incomplete.*_{directory.name}'):  # as TFDS calls it
         logging.warning(
@@ -295,26 +132,24 @@ def _write(builder: _Copy, what: str) -> str:
         )
     left_out = f', {builder.left_out} bad examples left out' if builder.left_out else ''
     counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in builder.info.splits.items())
-    return f'{what} is in {directory} ({counts}{left_out}); {advice}'
+    return f'{what} is in {directory} ({counts}{left_out}); {_advice(directory)}'
 
 
-def _resized(reader: Reader, number: int) -> Example | BadExample:
-    found = reader.read(number)
-    if isinstance(found, BadExample):
-        return found
-    example, row = found
-    # `images.to_uint8` in NumPy: workers must not start a device.
-    levels = np.floor(row['image'] * np.float32(127.5) + np.float32(128.0))
-    pixels = np.clip(levels, 0, 255).astype(np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(png, 'PNG')
-    return _copied(example, png.getvalue())
+def _check_kept(builder: Copy, directory: epath.Path, what: str) -> None:
+    """Raises UserError where the copy that is there is of something else, or of other files."""
+    found = json.loads((directory / 'dataset_info.json').read_text()).get('description', '')
+    again = 'remove it or give another --out'
+    if 'Made from' in found and builder.made_from() not in found:
+        raise UserError(
+            f'{directory} holds another copy ({found[found.index("Made from") :]}); {again}'
+        )
+    if 'State' in found and builder.state() not in found:
+        raise UserError(
+            f'{directory} holds a copy of {what} that was made before names, sizes or times of its'
+            f' files changed; {again}'
+        )
 
 
-def _unchanged(reader: Reader, number: int) -> Example | BadExample:
-    found = reader.read(number)
-    return found if isinstance(found, BadExample) else _copied(found[0], found[0]['image'])
-
-
-def _copied(example: Example, image: bytes) -> Example:
-    return {'image': image, 'label': int(example['label']), 'file': reading.file_of(example)}
+def _advice(directory: epath.Path) -> str:
+    classes = len(sources.label_names(os.fspath(directory)))
+    return f'train on it with --config.data.name={directory} --config.data.num_classes={classes}'

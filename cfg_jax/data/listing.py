@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,9 +86,10 @@ def subdirectories(directory: Path) -> list[str]:
     """
     try:
         with os.scandir(directory) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
+            found = [e.name for e in entries if _is(os.DirEntry.is_dir, e)]
     except OSError as error:
         raise UserError(f'{directory} cannot be read: {error.strerror}') from error
+    return sorted(name for name in found if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:
@@ -119,9 +120,17 @@ def _walk(directory: Path, prefix: str, above: tuple[str, ...]) -> Iterator[tupl
         path = f'{prefix}/{entry.name}' if prefix else entry.name
         if is_hidden(entry.name):
             yield path, True
-        elif not entry.is_dir():
-            yield path, entry.is_file()
+        elif not _is(os.DirEntry.is_dir, entry):
+            yield path, _is(os.DirEntry.is_file, entry)
         else:
             real = os.path.realpath(entry.path)
             if real not in above:
                 yield from _walk(directory, path, (*above, real))
+
+
+def _is(kind: Callable[[os.DirEntry], bool], entry: os.DirEntry) -> bool:
+    """Whether an entry is of a kind; a link that leads back to itself is of none."""
+    try:
+        return kind(entry)
+    except OSError:
+        return False

@@ -1,6 +1,7 @@
 """The examples of a copy that are made already, in files of a few thousand: what a kill leaves.
 
-The builder of TFDS writes a set whole or not at all, and ImageNet takes hours.
+The builder of TFDS writes a set whole or not at all, and ImageNet takes hours. Each of these files
+becomes a shard of the copy.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from cfg_jax import files
 from cfg_jax.data.reading import BadExample, Example
 
 EXAMPLES = 4096  # in a file: half a minute of one core
+_BYTES = 2**28  # of its images, if they are large: files may have megabytes each
 
 
 class Parts:
@@ -32,6 +34,10 @@ class Parts:
                 return
             yield found
 
+    def part(self, split: str, number: int) -> list[Example | BadExample]:
+        """Part `number` of a split, which is there."""
+        return _read(self._path(split, number))
+
     def save(self, split: str, number: int, examples: list[Example | BadExample]) -> None:
         """Writes part `number` of a split."""
         files.write_npz(self._path(split, number), _arrays(examples))
@@ -43,6 +49,12 @@ class Parts:
 
     def _path(self, split: str, number: int) -> epath.Path:
         return self._folder / f'{split}-{number:06d}.npz'
+
+
+def is_full(examples: list[Example | BadExample]) -> bool:
+    """Whether these examples make a part."""
+    size = sum(len(e['image']) for e in examples if not isinstance(e, BadExample))
+    return len(examples) >= EXAMPLES or size >= _BYTES
 
 
 def _arrays(examples: Iterable[Example | BadExample]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from cfg_jax.data import preprocess, reading, workers
@@ -53,7 +54,8 @@ class TrainingBatches(Iterator[Batch]):
             crop = functools.partial(preprocess.random_square, data.random_crop)
         reader = reading.Reader(data, data.split, crop)
         # The same order twice: to read the examples, and to say which of them a batch holds.
-        self._numbers = _order(grain.MapDataset.range(len(reader)), seed)
+        self._count = len(reader)
+        self._numbers = _order(grain.MapDataset.range(self._count), seed)
         dataset = _order(grain.MapDataset.range(len(reader)), seed)
         self._global_batch = batch_size
         dataset = dataset.random_map(reader.row) if crop else dataset.map(reader.row)
@@ -79,11 +81,17 @@ class TrainingBatches(Iterator[Batch]):
 
     def get_state(self) -> dict[str, int]:
         """Position in the stream; JSON."""
-        return {'next_batch': self._next_batch}
+        return {'next_batch': self._next_batch, 'examples': self._count}
 
     def set_state(self, state: dict[str, int]) -> None:
         """Continues at a position that `get_state` returned, in this or another process."""
         self.close()
+        before = state.get('examples', self._count)
+        if before != self._count:
+            logging.warning(
+                f'the data has {self._count:,} images and had {before:,} as the checkpoint was'
+                ' written: they come in another order than they would have'
+            )
         self._next_batch = state['next_batch']
         # Random access lets the stream start anywhere, so its state is one number, whatever the
         # number of workers is before and after.

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -212,7 +213,9 @@ def prepare_by_name(name: str, data_dir: str, manual_dir: str = '') -> str:
         raise UserError(f"preparing {name!r} needs TensorFlow; run: pip install -e '.[prepare]'")
     try:
         prepare(builder, manual_dir)
-    except (OSError, AssertionError, RuntimeError) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # of archives, downloads, disks and the set's own code: of any type
         raise UserError(f'{name!r} could not be prepared: {first_line(error)}') from error
     return f'{name} is prepared in {builder.data_path}'
 
@@ -233,4 +236,10 @@ def first_line(error: BaseException) -> str:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith(('/', '.', '~')) or '://' in name or os.path.isdir(name)
+    """Whether this is a directory's path. Other directories may have the name of a set as well."""
+    if name.startswith(('/', '.', '~')) or '://' in name:
+        return True
+    if not os.path.isdir(name):
+        return False
+    known = tfds.list_builders(with_community_datasets=False)
+    return re.split('[:/]', name)[0] not in known or Path(name, 'dataset_info.json').exists()

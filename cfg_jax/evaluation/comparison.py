@@ -14,7 +14,7 @@ from cfg_jax.evaluation import image_sets, reference as reference_lib, rows
 from cfg_jax.evaluation.image_sets import ImageSet
 from cfg_jax.metrics import METRICS, Inputs
 from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
-from cfg_jax.metrics.statistics import Reference
+from cfg_jax.metrics.statistics import Gaussian, Reference
 
 
 def compare(
@@ -49,13 +49,18 @@ def compare(
     """
     sets = [image_sets.open_images(path) for path in paths]  # a wrong path must not wait for work
     size = _common_size(paths, sets)
+    expected = _expected_reference(reference_path, extractor)
+    planned = [
+        Inputs(_shapes(images, extractor), expected, splits=is_splits, replicates=replicates)
+        for images in sets
+    ]
+    chosen, notes = _choose(metrics, planned)
     reference = open_reference(reference_path, extractor, batch_size, size)
     inputs, records = [], []
     for path, found in zip(paths, sets, strict=True):
         features, record = _measure(path, found, extractor, batch_size)
         inputs.append(Inputs(features, reference, splits=is_splits, replicates=replicates))
         records.append(record | {'image_size': size})
-    chosen, notes = _choose(metrics, inputs)
     fewest = min(record['num_images'] for record in records)
     notes += rows.notes(fewest, extractor.distance, reference)
     measured = []
@@ -102,6 +107,27 @@ def open_reference(
             features=of_images.features, record=record | {'images': of_images.record}
         )
     return of_images
+
+
+def _expected_reference(path: epath.PathLike, extractor: FeatureExtractor) -> Reference:
+    """What `open_reference` will give, with shapes alone of what takes work: the features."""
+    path = files.as_path(path)
+    if not image_sets.has_images(path):
+        return reference_lib.load(path, extractor)
+    images = image_sets.open_images(path)
+    shapes = _shapes(images, extractor)
+    features: Any = shapes.pooled
+    if not path.is_dir() and reference_lib.has_statistics(path):
+        return reference_lib.load(path, extractor)._replace(features=features)
+    gaussians = [
+        None if f is None else Gaussian(np.empty(f.shape[1]), np.empty(0))
+        for f in (shapes.pooled, shapes.spatial)
+    ]
+    return Reference(*gaussians, features, {'num_images': len(images)})
+
+
+def _shapes(images: ImageSet, extractor: FeatureExtractor) -> Features:
+    return extraction.shapes(extractor, next(images.batches(1)).shape[1:], len(images))
 
 
 def _size(images: ImageSet) -> int | list[int]:
@@ -153,6 +179,7 @@ def _features(
 def _choose(wanted: Sequence[str], sets: Sequence[Inputs]) -> tuple[list[str], list[str]]:
     """Metrics that are available for all sets, and notes: what is left out, or singular, and why.
 
+    Only the shapes of the features are used, see `rows.unavailable_metrics`.
     What was asked for by name must be available.
     """
     reasons: dict[str, str] = {}
@@ -162,7 +189,7 @@ def _choose(wanted: Sequence[str], sets: Sequence[Inputs]) -> tuple[list[str], l
         singular |= rows.notes_on_singular_covariances(inputs)
     impossible = [f'{metric}: {reasons[metric]}' for metric in wanted if metric in reasons]
     if impossible:
-        raise UserError(f'{impossible[0]}; choose other --metrics or give more images')
+        raise UserError(f'{impossible[0]}; choose other --metrics')
     default = [name for name, metric in METRICS.items() if metric.default]
     chosen = [metric for metric in wanted or default if metric not in reasons]
     if not chosen:

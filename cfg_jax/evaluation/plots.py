@@ -103,9 +103,9 @@ def save_sample_grid(
     for i in range(rows):
         for j in range(columns):
             _draw_image(axes[i, j], picture[i, j])
-        axes[i, 0].set_ylabel(names[i], rotation=0, ha='right', va='center')
+        axes[i, 0].set_ylabel(names[i], rotation=0, ha='right', va='center', parse_math=False)
     for j in range(columns):
-        axes[0, j].set_title(column_names[j], fontsize=9)
+        axes[0, j].set_title(column_names[j], fontsize=9, parse_math=False)
     save(path, figure)
 
 
@@ -121,7 +121,7 @@ def save_named_grid(
         panel.set_axis_off()
     for panel, image, name in zip(axes.flat, pictures, names, strict=False):
         _draw_image(panel, image)
-        panel.set_title(name, fontsize=8, pad=3)
+        panel.set_title(name, fontsize=8, pad=3, parse_math=False)
     save(path, figure)
 
 

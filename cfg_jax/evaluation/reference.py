@@ -243,9 +243,13 @@ def _merged(moments: Moments | None, features: np.ndarray) -> Moments:
 
 
 def _kept(count: int) -> np.ndarray:
-    """Numbers of up to KEPT_FEATURES images, evenly spread: sets may be sorted by class."""
+    """Numbers of up to KEPT_FEATURES images: one, by chance, of each of as many equal stretches.
+
+    Sets may be sorted by class, or go round the classes: every n-th image would be of few classes.
+    """
     kept = min(count, KEPT_FEATURES)
-    return np.arange(kept) * count // kept
+    bounds = np.arange(kept + 1) * count // kept
+    return np.random.default_rng(0).integers(bounds[:-1], bounds[1:])
 
 
 def _with_hash(reference: Reference) -> Reference:

@@ -71,7 +71,8 @@ _LETTER, _HEIGHT, _GAP = 5.2, 9.0, 11.0  # of 9 points' type, in points
 
 def headline(figure: Figure, text: str) -> None:
     """The figure's title, in as many lines as its width asks for."""
-    figure.suptitle(textwrap.fill(text, int(_LETTERS_AN_INCH * figure.get_figwidth())))
+    wrapped = textwrap.fill(text, int(_LETTERS_AN_INCH * figure.get_figwidth()))
+    figure.suptitle(wrapped, parse_math=False)
 
 
 def log_if_wide(axes: Axes, values: Values) -> None:

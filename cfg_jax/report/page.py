@@ -41,7 +41,7 @@ def write(
       The path of the file.
 
     Raises:
-      UserError: as `runs.open_runs`; or the class is not one of the models'.
+      UserError: as `runs.open_runs`; or the class is not one of the models', or too many images.
     """
     opened = runs_lib.open_runs(paths)
     shown = [content.of_run(run, _pictures(run, count, label)) for run in opened]
@@ -73,6 +73,7 @@ def _pictures(run: runs_lib.Run, count: int, label: int | None) -> pictures_lib.
     if run.model is None:
         logging.warning('%s: no pictures, its model is not beside it', run.directory)
         return None
+    pictures_lib.check_count(run, count)
     try:
         return pictures_lib.draw(run, count, label)
     except UserError as error:

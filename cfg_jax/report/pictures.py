@@ -23,6 +23,7 @@ from cfg_jax.training import export
 COLUMNS = 8
 _LOSSLESS_BYTES = 3_000_000  # of all sheets of a set; above, WebP of high quality is as good to see
 _QUALITY = 90
+_LONGEST_SIDE = 16_383  # pixels of a WebP
 _OF_LABELS = ('label', 'label_only')
 _AVERAGE = re.compile(r'ema of sigma_rel (?P<length>\S+)')
 # What provenance calls the networks beside the main one, and what people call them.
@@ -82,6 +83,17 @@ def draw(run: Run, count: int, label: int | None) -> Pictures:
         for title, ids, sheets in zip(titles, labels, drawn, strict=True)
     ]
     return Pictures(sets, time.monotonic() - start)
+
+
+def check_count(run: Run, count: int) -> None:
+    """Raises UserError unless `count` images at a w find room on a sheet."""
+    size = config_lib.from_json(run.results['config']).data.image_size
+    most = COLUMNS * (_LONGEST_SIDE // size)
+    if count > most:
+        raise UserError(
+            f'--images is at most {most:,} for images of {size} pixels: a sheet is one WebP, of at'
+            f' most {_LONGEST_SIDE:,} pixels a side'
+        )
 
 
 def encode(sheets: np.ndarray) -> list[str]:

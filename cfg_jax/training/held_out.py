@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from cfg_jax import files, loading, progress
-from cfg_jax.data import pipeline
+from cfg_jax.data import pipeline, sources
 from cfg_jax.errors import UserError
 from cfg_jax.keys import image_keys
 from cfg_jax.models import PUBLISHED
@@ -68,7 +68,7 @@ def measure(
     model: epath.PathLike,
     *,
     steps: Sequence[int] = (),
-    splits: Sequence[str] = ('train', 'validation'),
+    splits: Sequence[str] = (),
     count: int = 5000,
     batch_size: int = 128,
     data: str = '',
@@ -79,7 +79,8 @@ def measure(
     Args:
       model: a work directory or an exported file.
       steps: of checkpoints; by default all that a work directory holds.
-      splits: of the data; the last is the one whose changes are given.
+      splits: of the data; the last is the one whose changes are given. By default 'train' and
+        'validation', or what there is of them.
       count: images of each split, or as many as there are.
       batch_size, seed: as in `make_split_loss`.
       data: `data.name`, where the model's config has another place.
@@ -92,8 +93,6 @@ def measure(
     Raises:
       UserError: no such model, checkpoint, data or split; or an imported network.
     """
-    if not splits:
-        raise UserError('no split is named; such as validation')
     path = files.as_path(model)
     config = loading.read_config(path)
     if config.model.kind in PUBLISHED:
@@ -102,6 +101,9 @@ def measure(
             ' is known; give a model that was trained here'
         )
     config.data.name = data or config.data.name
+    splits = splits or _default_splits(config)
+    for split in splits:  # a wrong name must not wait for work
+        sources.data_source(config.data, split)
     loss = make_split_loss(config, batch_size, seed)
     chosen = sorted(set(steps)) or _steps_of(path)
     rows, before = [], None
@@ -120,6 +122,12 @@ def measure(
         rows.append(row)
     settings = {'splits': tuple(splits), 'seed': seed, 'data': config.data.name}
     return {'model': str(model), **settings, 'rows': rows}
+
+
+def _default_splits(config: ConfigDict) -> list[str]:
+    """Those of 'train' and 'validation' that the data has; all of it where it has neither."""
+    found = sources.open_source(config.data.name, config.data.data_dir).splits
+    return [split for split in ('train', 'validation') if split in found] or list(found)
 
 
 def _steps_of(path: epath.Path) -> Sequence[int | None]:

@@ -4,19 +4,31 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files
+from cfg_jax.data import sources
 from cfg_jax.errors import UserError
 from cfg_jax.training import checkpoints
 
 CONFIG = 'config.json'
+_CLASSES = 'classes.json'  # their names in the order of the ids, as training began
 
 
 def create_or_validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
     """Prepares `workdir` for training with `config`, from scratch or from a checkpoint.
 
     Raises:
-      UserError: as `validate_workdir`.
+      UserError: as `validate_workdir`; or the data has other classes than training began with.
     """
     workdir = validate_workdir(config, workdir)
+    names, before = sources.class_names(config.data), read_class_names(workdir)
+    changed = [pair for pair in zip(before, names, strict=False) if pair[0] != pair[1]]
+    if changed:
+        old, new = changed[0]
+        raise UserError(
+            f'{workdir} was trained on data whose class {before.index(old)} was {old!r}, where it'
+            f' is {new!r} now: images would have the labels of other classes; give back the old'
+            ' names, or choose another --workdir'
+        )
+    files.write_json(workdir / _CLASSES, {'names': names})
     files.write_json(workdir / CONFIG, config_lib.to_json(config))
     return workdir
 
@@ -81,6 +93,12 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
     except UserError as error:
         raise UserError(f'{workdir / CONFIG}: {error}') from error
     return config
+
+
+def read_class_names(workdir: epath.PathLike) -> list[str]:
+    """The names of the classes as training began; none of a work directory of earlier editions."""
+    found = files.read_or_set_aside(files.as_path(workdir) / _CLASSES, files.read_json)
+    return found['names'] if found else []
 
 
 def _read(path: epath.Path) -> ConfigDict:

@@ -1,5 +1,6 @@
 """Copies as ArrayRecord: what training on the original would see, and nothing that is damaged."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from etils import epath
 from pictures import class_folder, encoded, random_pixels
 from support import logged, make_tiny_config, run_here, user_error
+from tensorflow_datasets.core import shuffle
 
-from cfg_jax.data import copies, imagenet, parts, pipeline, reading, sources
+from cfg_jax.data import copies, copy_builders, imagenet, parts, pipeline, reading, sources
 
 COMMAND = 'scripts/prepare_data.py'
 
@@ -53,11 +55,13 @@ def noting(make, made, stop=10**9):
     return noted
 
 
-def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
+def test_a_killed_copy_goes_on(tmp_path, digits_dir, monkeypatch):
     """What was made is not made again, and the end is the same."""
     monkeypatch.setattr(parts, 'EXAMPLES', 128)
-    made, resized = [], copies._resized
-    monkeypatch.setattr(copies, '_resized', noting(resized, made, stop=500))
+    copies.resize(str(digits_dir), '', 4, str(tmp_path / 'at once'))
+    copy = tmp_path / 'at once' / 'resized' / 'digits_4' / '1.0.0'
+    made, resized = [], copy_builders._resized
+    monkeypatch.setattr(copy_builders, '_resized', noting(resized, made, stop=500))
     with pytest.raises(KeyboardInterrupt):
         copies.resize(str(digits_dir), '', 4, str(tmp_path))
     kept = sorted(path.name for path in (tmp_path / 'resized/digits_4/1.0.0.parts').iterdir())
@@ -65,7 +69,7 @@ def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
     made.clear()
     unfinished = tmp_path / 'resized' / 'digits_4' / 'incomplete.ABC_1.0.0'  # as SIGKILL leaves it
     unfinished.mkdir()
-    monkeypatch.setattr(copies, '_resized', noting(resized, made))
+    monkeypatch.setattr(copy_builders, '_resized', noting(resized, made))
     with logged() as lines:
         copies.resize(str(digits_dir), '', 4, str(tmp_path))
     assert any('images were made before' in line for line in lines)
@@ -77,12 +81,46 @@ def test_a_killed_copy_goes_on(tmp_path, digits_dir, copy, monkeypatch):
         {path.name: path.read_bytes() for path in directory.iterdir() if 'array' in path.name}
         for directory in (again, epath.Path(copy))
     )
-    assert files == whole and files
+    assert files == whole
+    assert len(files) == -(-1797 // 128)  # a shard a part
     ours, theirs = (
         sources.data_source(make_tiny_config(data__name=str(directory)).data, 'train')
         for directory in (again, copy)
     )
     assert [ours[i] for i in range(len(ours))] == [theirs[i] for i in range(len(theirs))]
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path, monkeypatch):
+    """Nothing goes through TFDS' shuffling, which above a gigabyte wants TensorFlow and memory for
+    all; and a part ends where its images are large."""
+    monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 1000)
+    monkeypatch.setattr(parts, '_BYTES', 1000)
+    monkeypatch.setattr(copy_builders, '_CHUNK', 4)
+    root = class_folder(tmp_path / 'animals', {'cat': 20, 'dog': 40})
+    told = copies.copy_folder(str(root), str(tmp_path / 'out'))
+    assert '(train 60)' in told
+    directory = tmp_path / 'out' / 'folder' / 'animals' / '1.0.0'
+    assert len(list(directory.glob('*array_record*'))) > 5
+    found = rows(str(directory), 'train')
+    original = rows(f'folder:{root}', 'train')
+    assert list(found) == list(original)  # in that order
+    assert {file: label for file, (label, _) in found.items()} == {
+        file: label for file, (label, _) in original.items()
+    }
+
+
+def test_a_full_disk(tmp_path, monkeypatch, capsys):
+    root = class_folder(tmp_path / 'animals', {'cat': 4})
+
+    def prepare(builder):
+        raise RuntimeError('Failed to finalize writing: write() failed: No space left on device')
+
+    monkeypatch.setattr(copies.tfds_sets, 'prepare', prepare)
+    command = [COMMAND, f'--folder={root}', f'--out={tmp_path / "out"}']
+    status, _, errors = run_here(capsys, *command)
+    assert status == 2
+    place = tmp_path / 'out' / 'folder' / 'animals' / '1.0.0'
+    assert errors[-1] == f'error: no space left on the disk of {place}; free some and run again'
 
 
 def test_the_images_of_each_class_are_counted(tmp_path, digits_dir):
@@ -159,10 +197,10 @@ def test_parts_of_another_copy_are_not_used(tmp_path):
 def test_a_killed_copy_of_a_set_that_has_changed_begins_anew(tmp_path, monkeypatch, change):
     """What it had made would have the labels of before, and other places in the order."""
     monkeypatch.setattr(parts, 'EXAMPLES', 16)
-    monkeypatch.setattr(copies, '_CHUNK', 8)
+    monkeypatch.setattr(copy_builders, '_CHUNK', 8)
     root = class_folder(tmp_path / 'animals', {'cat': 20, 'dog': 40})
-    made, unchanged = [], copies._unchanged
-    monkeypatch.setattr(copies, '_unchanged', noting(unchanged, made, stop=50))
+    made, unchanged = [], copy_builders._unchanged
+    monkeypatch.setattr(copy_builders, '_unchanged', noting(unchanged, made, stop=50))
     with pytest.raises(KeyboardInterrupt):
         copies.copy_folder(str(root), str(tmp_path / 'out'))
     if change == 'a class before the others':
@@ -174,7 +212,7 @@ def test_a_killed_copy_of_a_set_that_has_changed_begins_anew(tmp_path, monkeypat
         path = sorted((root / 'dog').iterdir())[7]
         path.write_bytes(encoded(random_pixels(1, 8, 8, 3)[0], 'PNG'))
     made.clear()
-    monkeypatch.setattr(copies, '_unchanged', noting(unchanged, made))
+    monkeypatch.setattr(copy_builders, '_unchanged', noting(unchanged, made))
     copies.copy_folder(str(root), str(tmp_path / 'out'))
     directory = str(tmp_path / 'out' / 'folder' / 'animals' / '1.0.0')
     names = sources.label_names(directory)
@@ -199,6 +237,41 @@ def test_a_split_whose_first_file_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, 'read_bytes', refusing)
     told = copies.copy_folder(str(root), str(tmp_path / 'out'))
     assert '(train 8, val 3, 1 bad examples left out)' in told
+
+
+@pytest.mark.parametrize('change', ['another class', 'another file', 'none'])
+def test_a_copy_of_a_folder_that_has_changed_is_told(tmp_path, change):
+    root = class_folder(tmp_path / 'animals', {'cat': 3, 'dog': 4})
+    out = str(tmp_path / 'out')
+    copies.copy_folder(str(root), out)
+    if change == 'another class':
+        class_folder(root, {'ape': 2})
+    elif change == 'another file':
+        (root / 'cat' / 'new.png').write_bytes((root / 'cat' / '000.png').read_bytes())
+    if change == 'none':
+        told = copies.copy_folder(str(root), out)
+        assert 'already in' in told and '--config.data.num_classes=2' in told
+    else:
+        message = user_error(copies.copy_folder, str(root), out)
+        assert 'was made before names, sizes or times of its files changed' in message
+
+
+@pytest.mark.parametrize(
+    ('split', 'class_name', 'words'),
+    [
+        ('test 2', 'cat', "the split 'test 2'"),
+        ('all', 'cat', "the split 'all'"),
+        ('val', 'cat ', "the class 'cat '"),
+        ('val', os.fsdecode(b'caf\xe9'), "the class 'caf\\udce9'"),
+    ],
+)
+def test_names_that_a_copy_cannot_hold(tmp_path, split, class_name, words):
+    """They are told before any work."""
+    for each in ('train', split):
+        class_folder(tmp_path / 'set' / each, {class_name: 2, 'dog': 2})
+    message = user_error(copies.copy_folder, str(tmp_path / 'set'), str(tmp_path / 'out'))
+    assert message.startswith(words)
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.fixture

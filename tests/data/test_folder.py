@@ -86,13 +86,15 @@ def test_foreign_files_are_counted_in_one_line(pets, caplog):
         (pets / name).mkdir()
         (pets / name / 'x.png').write_bytes(b'of a program')
     (pets / 'cat' / 'lost.png').symlink_to('nowhere.png')
+    (pets / 'cat' / 'loop').symlink_to('loop')
+    (pets / 'loop').symlink_to('loop')  # where a class would be
     with caplog.at_level(logging.INFO, 'absl'):
         assert files(pets) == PETS
     (record,) = caplog.records
     line = record.getMessage()
     assert line.startswith(f'{pets}: 8 images of 2 classes; skipped: 6 hidden')
     assert '3 of other kinds (.csv, .txt, README)' in line
-    assert '1 unreadable (cat/lost.png)' in line
+    assert '3 unreadable (cat/loop, cat/lost.png, loop)' in line
     assert '1 images outside of the classes' in line
     assert sources.label_names(f'folder:{pets}') == ['cat', 'dog']
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pictures import png
 from sklearn.datasets import load_digits
-from support import make_tiny_config, user_error
+from support import logged, make_tiny_config, user_error
 
 from cfg_jax.data import (
     pipeline,
@@ -88,6 +88,18 @@ def test_resumes_at_the_next_batch(tiny_config):
     assert second.get_state() == state
     assert_same([next(second) for _ in range(3)], straight[5:])
     second.close()
+
+
+def test_another_number_of_images_is_told(tiny_config):
+    """Every later batch holds other ones than it would have."""
+    batches = pipeline.TrainingBatches(tiny_config.data, batch_size=16, seed=0)
+    with logged() as lines:
+        batches.set_state(batches.get_state())
+        batches.set_state({'next_batch': 3})  # of an earlier edition
+        assert not lines
+        batches.set_state({'next_batch': 3, 'examples': 1700})
+    assert 'the data has 1,797 images and had 1,700' in lines[0]
+    batches.close()
 
 
 def test_worker_processes_change_nothing(tiny_config):

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import shutil
+import tarfile
 
 import pytest
 from etils import epath
@@ -261,3 +262,24 @@ def test_labels_of_another_kind(tiny_config, digits_dir, tmp_path):
 
 def test_empty_slice(tiny_config):
     assert "'train[:0]'" in user_error(source, tiny_config, split='train[:0]')
+
+
+@pytest.mark.parametrize('error', [tarfile.ReadError('unexpected end of data'), Exception('404')])
+def test_what_goes_wrong_in_preparing_is_one_sentence(tmp_path, monkeypatch, error):
+    """A cut archive, a download that is gone: of types of their own."""
+
+    def prepare(builder, manual_dir):
+        raise error
+
+    monkeypatch.setattr(tfds_sets, 'prepare', prepare)
+    message = user_error(tfds_sets.prepare_by_name, 'digits', str(tmp_path))
+    assert message == f"'digits' could not be prepared: {error}"
+
+
+def test_a_directory_of_a_sets_name_does_not_hide_it(tmp_path, monkeypatch):
+    """Such as the work directory of a training on it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'digits').mkdir()
+    assert tfds_sets.open_set('digits', '').splits == ['train']
+    (tmp_path / 'pets').mkdir()
+    assert 'no prepared TFDS data set' in user_error(tfds_sets.find_builder, 'pets', '')

@@ -121,8 +121,31 @@ def test_statistics_alone(sets):
     assert {'fid', 'is', 'is_std'} == results['summary'].keys()
     for metric in ('sfid', 'precision', 'recall', 'kid'):
         assert any(line.startswith(f'note: {metric} is left out') for line in lines)
-    message = user_error(compare, [path / 'a.npz'], path / 'm.npz', metrics=('fid', 'kid'))
-    assert message.startswith('kid: ')
+
+
+@pytest.mark.parametrize(
+    ('reference', 'metrics', 'words'),
+    [
+        ('m.npz', ('fid', 'kid'), 'kid: the reference holds statistics alone'),
+        ('b.npz', ('class_agreement',), 'class_agreement: the classes of the samples'),
+        ('adm.npz', ('sfid',), 'sfid: the reference has no statistics of spatial'),
+    ],
+)
+def test_what_is_not_available_is_told_before_the_work(
+    sets, monkeypatch, reference, metrics, words
+):
+    path, images = sets
+    found = reference_lib.of_features(features_of(images['b']), {})
+    statistics = {'mu': found.pooled.mu, 'sigma': found.pooled.sigma}
+    files.write_npz(path / 'm.npz', statistics)
+    files.write_npz(path / 'adm.npz', statistics | {'arr_0': images['b']})
+
+    def extract_all(*args):
+        raise AssertionError('nothing is to be extracted')
+
+    monkeypatch.setattr(comparison.extraction, 'extract_all', extract_all)
+    message = user_error(compare, [path / 'a.npz'], path / reference, metrics=metrics)
+    assert message.startswith(words)
     assert '--metrics' in message
 
 

@@ -205,6 +205,17 @@ def test_names_above_pictures(tmp_path, monkeypatch):
     plt.close('all')
 
 
+def test_a_dollar_is_a_letter_of_a_name(tmp_path):
+    """Not the begin of a formula, which Matplotlib would refuse after all work is done."""
+    name, picture = '$1_$', np.zeros((1, 1, 4, 4, 3), np.uint8)
+    plots.save_sample_grid(tmp_path / 'grid.png', picture, [name], [name])
+    plots.save_named_grid(tmp_path / 'named.png', picture[0], [name], 1)
+    figure = plt.figure()
+    style.headline(figure, name)
+    figure.canvas.draw()
+    plt.close(figure)
+
+
 def test_long_names_of_rows_are_not_cut(tmp_path):
     """The white margin is there on the left of the letters too."""
     picture = np.full((2, 1, 8, 8, 3), 128, np.uint8)

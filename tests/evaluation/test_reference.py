@@ -224,13 +224,21 @@ def test_kept_features_are_evenly_spread(tmp_path, monkeypatch, kept):
     assert len(some) == min(kept, COUNT)
     numbers = [int(np.flatnonzero((everything == row).all(axis=1))[0]) for row in some]
     # Number i of `kept` stands for the images from i / kept to (i + 1) / kept of the set.
-    ends = [*numbers, COUNT]
-    gaps = np.diff(ends)
-    assert numbers[0] == 0
-    assert gaps.min() >= COUNT // min(kept, COUNT)
-    assert gaps.max() - gaps.min() <= 1
+    stretches = np.arange(len(some) + 1) * COUNT // len(some)
+    assert (stretches[:-1] <= numbers).all() and (numbers < stretches[1:]).all()
     in_memory = library.of_features(Features(everything), {}).features
     np.testing.assert_array_equal(in_memory, some)
+
+
+@pytest.mark.parametrize('in_turn', [True, False])
+def test_kept_features_are_of_all_classes(monkeypatch, in_turn):
+    """Also where the classes come in turn, as in balanced samples: every fifth would be of two."""
+    monkeypatch.setattr(library, 'KEPT_FEATURES', 1000)
+    classes = np.arange(5000) % 10 if in_turn else np.arange(5000) // 500
+    kept = library.of_features(Features(classes[:, None].astype(np.float32)), {}).features
+    counts = np.bincount(kept[:, 0].astype(int), minlength=10)
+    assert counts.sum() == 1000
+    assert abs(counts - 100).max() < 40  # four deviations of a draw
 
 
 def test_saved_references_are_loaded(tmp_path):

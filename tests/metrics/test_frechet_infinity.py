@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from test_frechet import normal_sets, of, random_features
 
-from cfg_jax.metrics import frechet_infinity as library
+from cfg_jax.metrics import Inputs, frechet_infinity as library
+from cfg_jax.metrics.features import Features
 from cfg_jax.metrics.frechet import frechet_distance
-from cfg_jax.metrics.frechet_infinity import frechet_infinity
-from cfg_jax.metrics.statistics import Gaussian
+from cfg_jax.metrics.frechet_infinity import fid_infinity, frechet_infinity
+from cfg_jax.metrics.statistics import Gaussian, Reference
 
 
 def test_fid_at_infinity_is_free_of_this_bias():
@@ -62,3 +63,11 @@ def test_fid_at_infinity_repeats_with_its_seed():
     rows, reference = random_features(200, 4, 0), of(random_features(200, 4, 1))
     first, again, other = (frechet_infinity(rows, reference, seed) for seed in (5, 5, 6))
     assert first == again != other
+
+
+@pytest.mark.parametrize(('count', 'noted'), [(79, True), (80, False)])
+def test_few_images_a_feature_are_noted(count, noted):
+    """Below 20: of 10, the extrapolated distance of two equal Gaussians is -0.4, not 0."""
+    samples = Features(random_features(count, 4, 0))
+    inputs = Inputs(samples, Reference(of(random_features(50, 4, 1)), None, None, {}))
+    assert ('too low' in fid_infinity(inputs).note) == noted

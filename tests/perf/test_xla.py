@@ -112,10 +112,9 @@ config = load_config('configs/digits.py')
 config.model.update(width=16, norm_groups=4, head_channels=16, num_res_blocks=1)
 network = networks.make_denoiser(config)
 inputs = [jnp.zeros(each.shape, each.dtype) for each in networks.inputs(config)]
-params = networks.make_network(config).init(jax.random.key(0), *inputs)
-leaves, tree = jax.tree.flatten(params)
+shapes = jax.eval_shape(networks.make_network(config).init, jax.random.key(0), *inputs)
 draw = np.random.default_rng(1).standard_normal
-params = tree.unflatten([np.asarray(a) + 0.03 * draw(a.shape, np.float32) for a in leaves])
+params = jax.tree.map(lambda a: 0.2 * draw(a.shape, np.float32), shapes)
 z = draw((200, 8, 8, 1), np.float32)
 
 def follow(params, z):

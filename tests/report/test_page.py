@@ -334,4 +334,6 @@ def test_wrong_runs_are_told(workdir, tmp_path):
     assert 'damaged' in user_error(runs.open_runs, [tmp_path / 'empty'])
     message = user_error(page.write, [workdir], tmp_path / 'x.html', count=2, label=10)
     assert 'label 10 is out of range' in message
+    message = user_error(page.write, [workdir], tmp_path / 'x.html', count=16_377, label=None)
+    assert '--images is at most 16,376 for images of 8 pixels' in message
     assert not (tmp_path / 'x.html').exists()

@@ -143,6 +143,16 @@ def test_no_imported_network_has(monkeypatch, kind):
     assert f'imported network ({kind})' in user_error(held_out.measure, 'a.safetensors')
 
 
-def test_no_model_and_no_split(run, tmp_path):
-    assert 'no split' in user_error(held_out.measure, run, splits=())
+def test_by_default_the_splits_that_there_are(run):
+    """The digits have no validation split."""
+    assert held_out.measure(run, steps=[3], count=8, batch_size=8)['splits'] == ('train',)
+
+
+def test_a_wrong_split_is_told_before_the_work(run, monkeypatch):
+    monkeypatch.setattr(held_out, 'make_split_loss', None)
+    message = user_error(held_out.measure, run, splits=('train', 'validation'))
+    assert "no split 'validation'" in message
+
+
+def test_no_model(tmp_path):
     assert 'not a work directory' in user_error(held_out.measure, tmp_path)

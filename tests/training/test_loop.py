@@ -103,7 +103,7 @@ def test_checkpoint_holds_the_whole_state(trained_workdir):
     state = train_step.create_state(make_tiny_config())
     with checkpoints.Checkpoints(trained_workdir) as saved:
         restored, data_state = saved.restore(6, state)
-    assert data_state == {'next_batch': 6, 'devices': 1, 'processes': 1}
+    assert data_state == {'next_batch': 6, 'examples': 1797, 'devices': 1, 'processes': 1}
     assert int(restored.step) == 6
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert len(checkpoint_arrays(trained_workdir, 6)) == len(jax.tree.leaves(state))

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from pictures import class_folder
 from support import user_error
 
 from cfg_jax import config as config_lib
@@ -118,3 +119,20 @@ def test_a_directory_in_the_place_of_the_config(tiny_config, tmp_path):
     (tmp_path / 'config.json').mkdir()
     assert str(tmp_path) in user_error(workdirs.read_config, tmp_path)
     assert str(tmp_path) in user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)
+
+
+def test_classes_of_other_names_are_refused(tiny_config, tmp_path):
+    """A renamed directory of a folder would give every image the label of another class."""
+    root = class_folder(tmp_path / 'pets', {'cat': 4, 'dog': 4, 'fox': 4})
+    tiny_config.data.update(name=f'folder:{root}', num_classes=3, channels=3)
+    run = tmp_path / 'run'
+    workdirs.create_or_validate_workdir(tiny_config, run)
+    assert workdirs.read_class_names(run) == ['cat', 'dog', 'fox']
+    workdirs.create_or_validate_workdir(tiny_config, run)
+    (root / 'cat').rename(root / 'kitten')
+    message = user_error(workdirs.create_or_validate_workdir, tiny_config, run)
+    assert "class 0 was 'cat', where it is 'dog' now" in message
+    (run / 'classes.json').unlink()  # as of an earlier edition
+    assert workdirs.read_class_names(run) == []
+    workdirs.create_or_validate_workdir(tiny_config, run)
+    assert workdirs.read_class_names(run) == ['dog', 'fox', 'kitten']
