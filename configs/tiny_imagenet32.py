@@ -73,7 +73,7 @@ def _two_cores(config: ConfigDict) -> None:
         return
     config.update(target='v', loss_weighting='v')
     config.train.update(batch_size=64, optimizer='muon', learning_rate=1e-3, ema_decay=0.9995)
-    config.sweep.batch_size = 250
+    config.sweep.update(batch_size=250, shard_size=500)  # a shard is a minute
 
 
 def _toy(config: ConfigDict) -> None:

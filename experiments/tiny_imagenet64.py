@@ -8,8 +8,8 @@ Trains configs/tiny_imagenet64.py for --minutes, or continues it, and measures -
 
   train       alone: trains and measures nothing, for a machine lent for minutes
   sweep       the paper's 14 w; for scale real images, a second seed and an untrained network
-  steps       the config's sampler at twice the steps, a tenth of its NFE, DDIM at a tenth
-  p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    half, once and twice the steps
+  steps       the config's sampler, a quarter of its NFE, DDIM at a quarter
+  p_uncond    models of p_uncond = 0.1, 0.2, 0.5     T    a quarter, half and all of the steps
   branches    the same for less: each for --branch_steps from the main model's weights
   rules       guidance interval, projected guidance, autoguidance
   classifier  classifier guidance
@@ -85,6 +85,7 @@ def main(argv: Sequence[str]) -> None:
         step=model.provenance()['checkpoint_step'],
         weights=options.w,
         load=lambda name: sizes.load(options, sizes.variant(options.config, name), of_data),
+        guide=options.guide,
         branch_steps=options.branch_steps,
         curves=rows.Curves(root, extractor, references),
         budget=budget,
@@ -93,7 +94,8 @@ def main(argv: Sequence[str]) -> None:
         part_lib.measure(bench, part)
         if part == 'sweep':
             pictures.grids(out, model, options.label)
-    print('\n' + publication.Publication(bench, out, argv).write())
+        table = publication.Publication(bench, out, argv).write()
+    print(f'\n{table}')
     print(f'written to {out}')
 
 
@@ -123,6 +125,7 @@ def parse(argv: Sequence[str]):
     )
     parser.add_argument('--label', type=cli.natural_number, help='class of one_class.png')
     parser.add_argument('--model', default='', help='an exported model, in place of training one')
+    parser.add_argument('--guide', default='', help='of autoguidance: a model')
     parser.add_argument('--judge', default='', help='a classifier, trained or exported')
     options, overrides = cli.split_config(parser, argv)
     unknown = [part for part in options.parts if part not in PARTS]

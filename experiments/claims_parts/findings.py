@@ -79,7 +79,8 @@ def _compared(
     claim: str,
     check: Callable[[dict[float, Column]], Verdict],
 ) -> list[Verdict]:
-    """What `check` says of `claim`, once for all columns that differ in the setting `key` alone."""
+    """What `check` says of `claim`, once for all columns that differ in the setting `key` alone, of
+    the w that all of them have."""
     groups: dict[tuple[Any, ...], list[Column]] = {}
     for column in columns:
         if key in column.setting:
@@ -99,7 +100,14 @@ def _compared(
             if first is not column:
                 where = f'{key} = {column.setting[key]:g}'
                 doubles.append(f'{first.name} and {column.name} are both of {where}')
-        if doubles:
+        common = set.intersection(*({row['w'] for row in c.rows} for c in cells.values()))
+        cells = {
+            value: column._replace(rows=[row for row in column.rows if row['w'] in common])
+            for value, column in cells.items()
+        }
+        if not doubles and len(common) < 2:
+            verdict = Verdict(claim, UNDECIDED, 'they have fewer than two w in common')
+        elif doubles:
             evidence = f'{"; ".join(doubles)}: leave one of them out'
             verdict = Verdict(claim, UNDECIDED, evidence)
         else:

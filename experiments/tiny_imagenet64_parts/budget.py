@@ -1,9 +1,11 @@
 """Training within minutes: on a machine that is lent for a while, to be continued later."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 from absl import logging
 from etils import epath
@@ -16,14 +18,23 @@ _AGAIN_SECONDS = 1.0
 
 
 class Budget:
-    """Minutes of training, all models of a command together, from now on."""
+    """Minutes of training, all models of a command together; measuring takes nothing of them."""
 
     def __init__(self, minutes: float):
-        self._end = time.monotonic() + 60.0 * minutes
+        self._left = 60.0 * minutes
 
     def seconds_left(self) -> float:
         """Never below 0."""
-        return max(0.0, self._end - time.monotonic())
+        return max(0.0, self._left)
+
+    @contextlib.contextmanager
+    def spent(self) -> Iterator[None]:
+        """Takes off what passes inside."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._left -= time.monotonic() - begin
 
 
 class _Alarm:
@@ -74,7 +85,7 @@ def train(config: ConfigDict, workdir: epath.Path, budget: Budget) -> bool:
     if not seconds:
         logging.info('no minutes left to train %s', workdir)
         return False
-    with _Alarm(seconds) as alarm:
+    with budget.spent(), _Alarm(seconds) as alarm:
         try:
             loop.train(config, workdir)
         except Preempted as stop:

@@ -34,6 +34,7 @@ class Bench(NamedTuple):
       step: of its checkpoint.
       weights: w of the comparisons.
       load: load(variant) -> the config of another network at the same size.
+      guide: a model for autoguidance, in the place of an earlier checkpoint of the main one.
       branch_steps: of branches from the main model.
       curves: measures them.
       budget: for the trainings of parts.
@@ -46,6 +47,7 @@ class Bench(NamedTuple):
     step: int
     weights: tuple[float, ...]
     load: Callable[[str], ConfigDict]
+    guide: str
     branch_steps: int
     curves: Curves
     budget: Budget
@@ -87,8 +89,10 @@ class Bench(NamedTuple):
         self.curves.curve(f'{self.directory()}/{slug}', title, model)
 
     def changed(self, weights: Sequence[float], **sampler: Any) -> ConfigDict:
-        """The config with other w and other settings of its group `sampler`."""
+        """The config with other w and other settings of its group `sampler`, and with the training
+        that the main model had, whatever the command says of others."""
         config = self.config.copy_and_resolve_references()
+        config.train = loading.read_config(self.model).train
         config.sampler.update(sampler)
         config.sweep.w = tuple(weights)
         return config
@@ -115,9 +119,9 @@ def _sweep(bench: Bench) -> list[str]:
 
 
 def _steps(bench: Bench) -> list[str]:
-    """(b) The config's sampler at twice the steps against a tenth of its NFE, two ways."""
-    many = 2 * bench.config.sampler.num_steps
-    few = max(2, round(many / 10))
+    """(b) The config's sampler against a quarter of its NFE, two ways."""
+    many = bench.config.sampler.num_steps
+    few = max(2, many // 4)
     return [
         _at_steps(bench, many),
         _at_steps(bench, few),
@@ -126,13 +130,9 @@ def _steps(bench: Bench) -> list[str]:
 
 
 def _numbers_of_steps(bench: Bench) -> list[str]:
-    """(d) Half, once and twice the steps."""
+    """(d) A quarter, half and all of the steps."""
     steps = bench.config.sampler.num_steps
-    return [
-        _at_steps(bench, max(2, steps // 2)),
-        _at_steps(bench, steps),
-        _at_steps(bench, 2 * steps),
-    ]
+    return [_at_steps(bench, max(2, steps // share)) for share in (4, 2, 1)]
 
 
 def _at_steps(bench: Bench, steps: int, weights: Sequence[float] = ()) -> str:
@@ -160,7 +160,8 @@ def _p_uncond(bench: Bench) -> list[str]:
 
 def _branches(bench: Bench) -> list[str]:
     """(c) for less: each p_uncond for a few steps from the main model's weights, its own as well,
-    which is trained as long so."""
+    which is trained as long so. The learning rate falls to 0, and the average forgets the weights
+    of the start."""
     slugs, count = [], bench.branch_steps
     for value in P_UNCOND:
         slug = f'branch_{value:g}-steps_{count}'
@@ -168,6 +169,8 @@ def _branches(bench: Bench) -> list[str]:
         config = bench.config.copy_and_resolve_references()
         config.p_uncond, config.sweep.w = value, bench.weights
         config.train.update(steps=count, start_from=str(files.absolute(bench.model)))
+        average = min(config.train.ema_decay, max(0.0, 1.0 - 4.0 / count))
+        config.train.update(anneal_steps=count, ema_decay=average)
         if not train(config, workdir, bench.budget):
             continue
         slugs.append(slug)
@@ -199,8 +202,11 @@ def _rules(bench: Bench) -> list[str]:
     return slugs
 
 
-def _earlier(bench: Bench) -> epath.Path | None:
-    """A work directory with the main model's kept checkpoint nearest to the guide's steps."""
+def _earlier(bench: Bench) -> epath.PathLike | None:
+    """The guide of the command, or a work directory with the main model's kept checkpoint nearest
+    to the guide's steps."""
+    if bench.guide:
+        return bench.guide
     model, workdir = bench.root / 'model', bench.root / 'earlier'
     kept = checkpoints.kept_steps(model) if bench.trained else []
     before = [step for step in kept if step < bench.step]

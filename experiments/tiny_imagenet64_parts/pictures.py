@@ -62,12 +62,12 @@ def tradeoff(
     plots.save(path, figure)
 
 
-def loss(path: epath.Path, workdir: epath.Path) -> None:
-    """Training loss, the mean since the last log, and images a second."""
+def loss(path: epath.Path, workdir: epath.Path, target: str) -> None:
+    """Training loss of the `target`, the mean since the last log, and images a second."""
     rows = writers.read_metrics(workdir)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
     for panel, key, name in (
-        (axes[0], 'loss', 'mean squared error of eps, per pixel'),
+        (axes[0], 'loss', f'mean squared error of {target}, per pixel'),
         (axes[1], 'images_per_second', 'training images a second'),
     ):
         panel.plot([row['step'] for row in rows], [row[key] for row in rows])

@@ -14,15 +14,16 @@ from etils import epath
 from cfg_jax import files, loading, provenance
 from cfg_jax.evaluation import sweep, tables
 from cfg_jax.training import starting, writers
-from tiny_imagenet64_parts import pictures, rows as row_lib
+from tiny_imagenet64_parts import bars, pictures, rows as row_lib
 from tiny_imagenet64_parts.extractor import NAMES, RealExtractor
 from tiny_imagenet64_parts.parts import INDEX, Bench
 from tiny_imagenet64_parts.rows import CURVE, Curve, Row
 
 _AGAINST_TRAIN = ('w', 'fd768', 'fd768_se', 'sfid')
-_AGAINST_VALIDATION = ('fd768_validation', 'sfid_validation')
-_OTHERS = ('is', 'is_se', 'is_std', 'class_agreement', 'is_judge', 'is_judge_se', 'is_judge_std')
-_OTHERS += ('class_agreement_judge', 'precision', 'recall')
+_AGAINST_VALIDATION = ('fd768_validation', 'fd768_validation_se', 'sfid_validation')
+_OTHERS = ('is', 'is_se', 'is_std', 'class_agreement', 'class_agreement_se')
+_OTHERS += ('is_judge', 'is_judge_se', 'is_judge_std')
+_OTHERS += ('class_agreement_judge', 'class_agreement_judge_se', 'precision', 'recall')
 _HEADINGS = NAMES | {
     'fd768_validation': 'FD-768, validation',
     'sfid_validation': 'sFID, validation',
@@ -30,7 +31,7 @@ _HEADINGS = NAMES | {
 _FOR_SCALE = ('seed', 'untrained')  # curves that belong to no part
 _SECTIONS = {
     'sweep': 'Guidance',
-    'steps': 'The sampler, and a tenth of its NFE',
+    'steps': 'The sampler, and a quarter of its NFE',
     'p_uncond': 'p_uncond, models trained as long',
     'branches': 'p_uncond, branches from the main model',
     'T': 'Steps',
@@ -52,7 +53,7 @@ class Publication:
         self._bench, self._out, self._argv = bench, out, argv
         self._directory = bench.root / 'sweep' / bench.directory()
         index = files.read_json(self._directory / INDEX)
-        self._parts = {part: index[part] for part in _SECTIONS if part in index}
+        self._parts = {part: index[part] for part in _SECTIONS if index.get(part)}
         floor = row_lib.floor_directory(bench.root, bench.config)
         paths = [floor / f'{split}.json' for split in row_lib.SPLITS]
         self._floor = [files.read_json(path) for path in paths if path.exists()]
@@ -65,7 +66,8 @@ class Publication:
         files.write_json(self._out / 'claims.json', [v._asdict() for v in self._verdicts()])
         files.write_bytes(self._out / 'command.txt', self._command().encode())
         if self._training_rows():
-            pictures.loss(self._out / 'loss.png', self._bench.root / 'model')
+            target = loading.read_config(self._bench.model).target
+            pictures.loss(self._out / 'loss.png', self._bench.root / 'model', target)
         for part, slugs in self._parts.items():
             curves = [self._curve(slug) for slug in slugs]
             drawn = [(curve['name'], curve['rows']) for curve in curves]
@@ -174,6 +176,8 @@ class Publication:
             ]
             for verdict in findings.check_all(columns):
                 found.setdefault(verdict, part)  # a curve may be in several parts
+        for verdict in self._of_photographs():
+            found.setdefault(verdict, 'sweep')
         claims = collections.Counter(verdict.claim for verdict in found)
         return [
             verdict._replace(claim=f'{verdict.claim} ({_SECTIONS[part]})')
@@ -181,6 +185,13 @@ class Publication:
             else verdict
             for verdict, part in found.items()
         ]
+
+    def _of_photographs(self) -> list[findings.Verdict]:
+        """What the paper has no claim of: the second instrument, the untrained network."""
+        if 'sweep' not in self._parts:
+            return []
+        untrained = self._curve('untrained')['rows'][0]
+        return bars.check_all(self._curve(self._parts['sweep'][0]), untrained)
 
     def _command(self) -> str:
         environment = provenance.describe_environment()
@@ -208,7 +219,8 @@ _NOTE = (
     " finds likeliest to be of their class among the set's; the judge's, where there is one, are of"
     " a classifier trained on the set's own classes. Precision and recall are of the 768-d"
     ' features, against the training split. None of them is FID or the published IS: they compare'
-    ' with themselves, at the same number of samples.\n'
+    ' with themselves, at the same number of samples: each IS is the mean over its splits, whose\n'
+    ' size bounds it from above.\n'
 )
 
 

@@ -197,7 +197,9 @@ def metrics_of(samples: Samples, references: References, config: ConfigDict) -> 
     """`against` the training split, and both distances to the validation split as
     `KEY_validation`."""
     row = against(samples, references.train, config)
-    other = _distances(samples, references.validation)
+    other = _distances(
+        samples, references.validation, _inputs(samples, references.validation, config)
+    )
     return row | {f'{key}_validation': value for key, value in other.items()}
 
 
@@ -208,10 +210,25 @@ def against(samples: Samples, real_images: RealImages, config: ConfigDict) -> Ro
 
     All are NaN if images are not finite.
     """
-    settings, labels = config.sweep, samples.condition
     logits = samples.features.logits
-    inputs = Inputs(
-        samples.features._replace(logits=logits[:, : googlenet.CLASSES]),
+    inputs = _inputs(samples, real_images, config)
+    metrics = ('is', 'precision', 'recall', 'class_agreement')
+    row = _distances(samples, real_images, inputs) | _row(samples, inputs, metrics)
+    row |= _agreement_error(row, inputs)
+    if logits.shape[1] <= googlenet.CLASSES:
+        return row
+    judged = samples.features._replace(logits=logits[:, googlenet.CLASSES :])
+    found = _row(samples, inputs._replace(samples=judged), JUDGED)
+    found |= _agreement_error(found, inputs)
+    return row | {_of_judge(key): value for key, value in found.items()}
+
+
+def _inputs(samples: Samples, real_images: RealImages, config: ConfigDict) -> Inputs:
+    """With GoogLeNet's logits alone."""
+    settings, labels = config.sweep, samples.condition
+    logits = samples.features.logits[:, : googlenet.CLASSES]
+    return Inputs(
+        samples.features._replace(logits=logits),
         real_images.statistics,
         labels=labels,
         num_classes=config.data.num_classes,
@@ -219,13 +236,12 @@ def against(samples: Samples, real_images: RealImages, config: ConfigDict) -> Ro
         replicates=settings.bootstrap,
         strata=labels if settings.labels == 'balanced' else None,
     )
-    metrics = ('is', 'precision', 'recall', 'class_agreement')
-    row = _distances(samples, real_images, inputs) | _row(samples, inputs, metrics)
-    if logits.shape[1] <= googlenet.CLASSES:
-        return row
-    judged = samples.features._replace(logits=logits[:, googlenet.CLASSES :])
-    found = _row(samples, inputs._replace(samples=judged), JUDGED)
-    return row | {_of_judge(key): value for key, value in found.items()}
+
+
+def _agreement_error(row: Row, inputs: Inputs) -> Row:
+    """The binomial standard error of a share, sqrt(p (1 - p) / N)."""
+    share = row['class_agreement']
+    return {'class_agreement_se': float(np.sqrt(share * (1.0 - share) / len(inputs.labels)))}
 
 
 def _of_judge(key: str) -> str:
@@ -236,11 +252,9 @@ def _of_judge(key: str) -> str:
     return key
 
 
-def _distances(
-    samples: Samples, real_images: RealImages, inputs: Inputs | None = None
-) -> dict[str, float]:
+def _distances(samples: Samples, real_images: RealImages, inputs: Inputs) -> dict[str, float]:
     """FD-768, and sFID without a standard error, which takes longer than the distance itself."""
-    row = _row(samples, inputs or Inputs(samples.features, real_images.statistics), ('fid',))
+    row = _row(samples, inputs, ('fid',))
     if 'images_not_finite' in row:
         return {'fd768': row['fd768'], 'sfid': float('nan')}
     spatial = Moments.of_many(samples.features.spatial).gaussian()

@@ -173,6 +173,22 @@ def test_steps_are_compared_at_one_dropout():
     assert list(found.values()) == ['supported', 'not supported']
 
 
+def test_columns_are_compared_at_the_w_that_all_have():
+    """A finer grid of w finds a lower best FID, which more steps have no part in."""
+    scales = {128: 1.3, 256: 1.0, 1024: 0.995}
+    every = [column(s * np.array(FID), IS, T=t) for t, s in scales.items()]
+    lucky = findings.with_errors([{'w': 0.2, 'fid': 0.1, 'is': 70.0}], 50_000)
+    every[0] = every[0]._replace(rows=[*every[0].rows[:2], *lucky, *every[0].rows[2:]])
+
+    def of_steps():
+        (found,) = (v for v in findings.check_all(every) if 'steps' in v.claim)
+        return found
+
+    assert of_steps().verdict == 'supported'
+    every[0] = every[0]._replace(rows=[*lucky, every[0].rows[-1]])
+    assert of_steps().evidence == 'they have fewer than two w in common'
+
+
 def test_two_files_of_one_cell_decide_nothing():
     files = [of_dropout(p, s, f'file {p} {s}') for p, s in ((0.1, 1.0), (0.2, 1.03), (0.5, 1.3))]
     assert dropout_verdicts(files)[''].verdict == 'supported'

@@ -56,7 +56,7 @@ def arguments(data, root, *more):
         '--real=20',
         '--branch_steps=5',
         '--config.data.image_size=8',
-        '--config.sampler.num_steps=4',
+        '--config.sampler.num_steps=8',
         '--config.sweep.num_samples=30',
         '--config.sweep.w=(0.0,0.3,4.0)',
         '--w=0.3,4',
@@ -123,10 +123,10 @@ def test_one_command_leaves_everything(root):
 def test_curves(root):
     results = results_of(root)
     curves, parts = results['curves'], results['parts']
-    assert parts['sweep'] == ['T4']
+    assert parts['sweep'] == ['T8']
     assert parts['steps'] == ['T8', 'T2', 'ddim-T2']
     assert parts['T'] == ['T2', 'T4', 'T8']
-    assert parts['p_uncond'] == ['T4', 'p_uncond_0.5']
+    assert parts['p_uncond'] == ['T8', 'p_uncond_0.5']
     assert parts['branches'] == ['branch_0.1-steps_5', 'branch_0.5-steps_5']
     assert len(parts['rules']) == 1 + 1 + 1 + 2
     assert len(parts['classifier']) == 3
@@ -134,13 +134,13 @@ def test_curves(root):
         for row in curve['rows']:
             assert np.isfinite([row['fd768'], row['is'], row['class_agreement']]).all(), slug
             assert {'fd768_validation', 'sfid_validation', 'precision', 'fd768_se'} <= row.keys()
-    assert [row['w'] for row in curves['T4']['rows']] == [0.0, 0.3, 4.0]
-    assert [row['nfe'] for row in curves['T4']['rows']] == [4, 8, 8]
+    assert [row['w'] for row in curves['T8']['rows']] == [0.0, 0.3, 4.0]
+    assert [row['nfe'] for row in curves['T8']['rows']] == [8, 16, 16]
     assert [row['w'] for row in curves['untrained']['rows']] == [0.0]
     assert curves['p_uncond_0.5']['config']['p_uncond'] == 0.5
     assert curves['autoguidance_small']['guidance_network']['checkpoint_step'] == 3
     assert curves['autoguidance_earlier']['guidance_network']['checkpoint_step'] == 8
-    noise = abs(curves['seed']['rows'][0]['fd768'] - curves['T4']['rows'][0]['fd768'])
+    noise = abs(curves['seed']['rows'][0]['fd768'] - curves['T8']['rows'][0]['fd768'])
     assert noise > 0
 
 
@@ -150,7 +150,7 @@ def test_branches_of_p_uncond_start_from_what_is_measured(root):
         curve = results['curves'][f'branch_{value:g}-steps_5']
         assert (curve['checkpoint_step'], curve['config']['p_uncond']) == (5, value)
         record = files.read_json(root / f'branch_{value:g}-steps_5-from_24' / starting.RECORD)
-        assert record['weights_sha256'] == results['curves']['T4']['weights_sha256']
+        assert record['weights_sha256'] == results['curves']['T8']['weights_sha256']
     first, second = (results['curves'][slug]['rows'] for slug in results['parts']['branches'])
     assert first[0]['fd768'] != second[0]['fd768']
 
@@ -188,6 +188,7 @@ def test_both_trainings_of_dropout_are_judged(monkeypatch):
 
     curves = {
         'main': curve(0.1, 1.0),
+        'untrained': {'rows': [{'fd768': 10.0}]},
         **{f'branch {p}': curve(p, scale) for p, scale in ((0.2, 1.01), (0.5, 1.5))},
         **{f'model {p}': curve(p, scale) for p, scale in ((0.2, 1.01), (0.5, 0.5))},
     }
@@ -216,7 +217,8 @@ def test_both_trainings_of_dropout_are_judged(monkeypatch):
 def test_claims_are_judged_and_name_their_scores(root):
     verdicts = json.loads((root / 'results' / 'claims.json').read_text())
     claims = ' '.join(verdict['claim'] for verdict in verdicts)
-    assert 'IS (GoogLeNet) rises with w (p_uncond = 0.1, T = 4)' in claims
+    assert "the best FD-768 is below a third of the untrained network's" in claims
+    assert 'IS (GoogLeNet) rises with w (p_uncond = 0.1, T = 8)' in claims
     assert 'more sampling steps improve the best FD-768' in claims
     assert 'p_uncond 0.1 and 0.2 agree' in claims
     assert ' FID ' not in claims
@@ -232,12 +234,12 @@ def test_again_costs_nothing(root, blobs, toys, capsys):
 
 def test_other_splits_and_replicates_are_measured_anew(root, blobs, toys, tmp_path, capsys):
     """From the same samples."""
-    before = results_of(root)['curves']['T4']['rows']
+    before = results_of(root)['curves']['T8']['rows']
     more = ('--minutes=0', '--config.sweep.is_splits=3', f'--out={tmp_path / "out"}')
     status, out, err = run_here(capsys, COMMAND, *arguments(blobs, root, *more))
     assert (status, err) == (0, [])
     assert not [line for line in out if 'images/s' in line]
-    rows = json.loads((tmp_path / 'out' / 'results.json').read_text())['curves']['T4']['rows']
+    rows = json.loads((tmp_path / 'out' / 'results.json').read_text())['curves']['T8']['rows']
     for row, earlier in zip(rows, before, strict=True):
         assert (row['is_splits'], earlier['is_splits']) == (3, 1)
         assert row['fd768'] == earlier['fd768']
@@ -249,13 +251,13 @@ def test_the_exported_model_is_what_was_measured(root, blobs, toys, tmp_path, ca
     model = tmp_path / 'friend.safetensors'
     starts = [{'path': 'there', 'images': 1000}, {'path': 'before', 'images': 7}]
     export.write_model(model, params, config, 24, 'bfloat16', starts)
-    before = results_of(root)['curves']['T4']
+    before = results_of(root)['curves']['T8']
     more = ('--minutes=0', f'--model={model}', '--parts=sweep', f'--out={tmp_path / "out"}')
     status, _, err = run_here(capsys, COMMAND, *arguments(blobs, tmp_path / 'other', *more))
     assert (status, err) == (0, [])
     found = json.loads((tmp_path / 'out' / 'results.json').read_text())
-    assert found['curves']['T4']['rows'] == before['rows']
-    assert found['curves']['T4']['weights_sha256'] == before['weights_sha256']
+    assert found['curves']['T8']['rows'] == before['rows']
+    assert found['curves']['T8']['weights_sha256'] == before['weights_sha256']
     counted = {'steps': 24, 'images': 24 * 16, 'starts': starts, 'images_in_all': 24 * 16 + 1007}
     assert found['training'] == counted  # its log lies elsewhere
     assert not (tmp_path / 'other' / 'model').exists()
@@ -263,6 +265,31 @@ def test_the_exported_model_is_what_was_measured(root, blobs, toys, tmp_path, ca
     weights = checkpoint_arrays(root / 'model', 24)
     ema = sum(array.size for name, array in weights.items() if name.startswith("['ema_params']"))
     assert ema <= parameters < 1.5 * ema + 10_000
+
+
+def test_minutes_are_of_training_alone(tmp_path, toy_networks):
+    """Hours of measuring between two trainings take nothing of the second's."""
+    budget = experiment('tiny_imagenet64_parts.budget').Budget(1)
+    before = budget.seconds_left()
+    time.sleep(0.02)
+    assert budget.seconds_left() == before == 60.0
+    with budget.spent():
+        time.sleep(0.02)
+    assert 0.02 <= 60.0 - budget.seconds_left() < 10.0
+
+
+def test_a_part_without_minutes_leaves_the_others(root, blobs, toys, tmp_path, capsys):
+    """Branches that nobody had minutes to train are no section of the results."""
+    model = root / 'results' / 'model-24.safetensors'
+    more = (f'--model={model}', '--minutes=0', f'--root={tmp_path}')
+    parts = experiment('tiny_imagenet64_parts.parts').P_UNCOND
+    assert parts
+    for part in ('sweep', 'branches'):
+        status, _, err = run_here(
+            capsys, COMMAND, *arguments(blobs, tmp_path, *more, f'--parts={part}')
+        )
+        assert (status, err) == (0, [])
+    assert results_of(tmp_path)['parts'] == {'sweep': ['T8']}
 
 
 def test_training_stops_when_the_minutes_are_spent_and_goes_on(tmp_path, toy_networks):

@@ -50,7 +50,10 @@ def test_the_judge_is_a_classifier_at_no_noise(toy_networks, tmp_path, monkeypat
     config = make_tiny_config(CLASSIFIER)
     params = train_step.create_state(config).ema_params
     path = tmp_path / 'judge.safetensors'
-    export.write_model(path, params, config, 3)
+    steps = config.train.steps
+    export.write_model(path, params, config, steps - 1)
+    assert f'is at step {steps - 1} of {steps}' in user_error(extractor.Judge, path, config)
+    export.write_model(path, params, config, steps)
     judge = extractor.Judge(path, config)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, config.data.channels), np.uint8)
     logits = judge.logits(judge.params, images)
