@@ -213,7 +213,7 @@ class Model:
             jax.tree.map(on_devices, condition),
             jax.tree.map(on_devices, edit),
         ]
-        weights = weights_of_images(self.rule, self.conditioning, w, count)
+        weights = weights_of_images(self.rule, self.config, w, count)
         w_of_images = () if weights is None else (on_devices(weights),)
         x, nfe = (self._guided if w_of_images else self._unguided)(*arguments, *w_of_images)
         return Generated(x[:count], nfe[:count])
@@ -235,7 +235,7 @@ class Model:
         numbers = np.arange(len(condition)) if indices is None else np.asarray(indices)
         model_checks.check_numbers(seed, numbers)
         model_checks.check_lengths(len(numbers), given, w)
-        weights = weights_of_images(self.rule, self.conditioning, w, len(numbers))
+        weights = weights_of_images(self.rule, self.config, w, len(numbers))
         arguments = self.params, np.uint32(seed), numbers.astype(np.uint32), given, weights
         return np.asarray(to_uint8(self._trajectory(*arguments)))
 

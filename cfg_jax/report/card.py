@@ -7,10 +7,11 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import files
+from cfg_jax import files, model_checks
 from cfg_jax.data import class_names
 from cfg_jax.evaluation import tables
 from cfg_jax.models import role as role_of
+from cfg_jax.settings import make_rule
 from cfg_jax.training import export
 
 NAME = 'MODEL_CARD.md'
@@ -144,12 +145,18 @@ def _sampling(name: str, config: ConfigDict) -> str:
     labels = list(range(min(3, config.data.num_classes)))
     listed = ','.join(map(str, labels))
     usual = 'As trained' if 'train' in config else 'By default'
+    # An example that works: not every network can be guided by its own rule.
+    w = 1.0 if model_checks.refusal(make_rule(config), config, 1.0) is None else 0.0
+    latent = 'latent' in config
+    option = ' --decoder=DECODER.safetensors' if latent else ''
+    argument = ", decoder='DECODER.safetensors'" if latent else ''
     return (
         '## How to sample\n\n```\n'
-        f'python scripts/sample.py --model={name} --labels={listed} --w=1.0 --out=grid.png\n'
+        f'python scripts/sample.py --model={name}{option} --labels={listed} --w={w}'
+        ' --out=grid.png\n'
         '```\n\n```python\nimport cfg_jax\n\n'
-        f"model = cfg_jax.load('{name}')\n"
-        f'images = model.sample({labels}, w=1.0, seed=0)  # uint8 [{len(labels)}, H, W, C]\n'
+        f"model = cfg_jax.load('{name}'{argument})\n"
+        f'images = model.sample({labels}, w={w}, seed=0)  # uint8 [{len(labels)}, H, W, C]\n'
         '```\n\n'
         f'{usual} it samples with `{config.guidance.rule}`, `{config.sampler.name}`,'
         f' T = {config.sampler.num_steps}; `guidance=`, `sampler=` and `num_steps=` change'
