@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import safetensors
 from numpy_blocks import FAST_COMPILE
 from safetensors.numpy import save_file
-from support import run_here, user_error
+from support import ROOT, run_here, user_error
 from test_decoder import autoencoder
 
 import cfg_jax
@@ -262,6 +263,16 @@ def test_a_preset_sets_what_was_published(folder):
     assert (sampler.name, sampler.num_steps, sampler.grid) == ('ancestral', 250, 'respaced')
     assert (sweep.num_samples, sweep.labels, sweep.w) == (50_000, 'uniform', (0.0,))
     assert sweep.rounding == 'truncate'
+
+
+def test_what_presets_say_is_published_stands_on_the_page():
+    rows = (ROOT / 'docs' / 'published_models.md').read_text().splitlines()
+    for name, preset in presets.PRESETS.items():
+        [row] = [row for row in rows if row.startswith('|') and row.endswith(f' `{name}` |')][:1]
+        for number in re.findall(r'[A-Za-z]+ \d+\.\d+', preset.published.partition(' (')[0]):
+            assert number in row, name
+        assert 'nothing' not in row
+    assert 'FID 2.15' in presets.PRESETS['sit-xl-256-ode'].published
 
 
 def test_every_preset_names_fields_that_exist():
