@@ -90,8 +90,8 @@ def open_state_dict(path: epath.PathLike) -> StateDict:
     """The state dict of a file; entries that are not tensors are left out.
 
     Raises:
-      UserError: the file is cut off, damaged, not a state dict, or asks for code to be run; it holds
-        state dicts by name, or tensors of a type that is not known.
+      UserError: the file is cut off, damaged, not a state dict, or asks for code to be run; or it
+        holds state dicts by name, or tensors of a type that is not known.
     """
     path = epath.Path(path)
     file = path.open('rb')
