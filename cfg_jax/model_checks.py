@@ -3,6 +3,7 @@
 Each `check_` raises UserError where its first line is not true.
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ def check_parts(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> No
             f'{type(rule).__name__} changes how the sampler adds noise, which'
             f' {type(sampler).__name__} does not support; use --sampler=ddim'
         )
+    if not isinstance(sampler.num_steps, int | np.integer):
+        raise UserError(f'num_steps is a whole number; got {sampler.num_steps!r}')
     try:
         jax.eval_shape(lambda: (sampler.grid or Grid()).levels(sampler.num_steps))
     except ValueError as error:
@@ -43,12 +46,17 @@ def check_parts(rule: Rule, sampler: Sampler, networks: Mapping[str, Any]) -> No
 
 
 def check_numbers(seed: int, indices: Sequence[int] | np.ndarray) -> None:
-    """Seed and image numbers fit 32 bits."""
-    for what, numbers in (('seeds', [seed]), ('image numbers', indices)):
-        values = np.asarray(numbers)
-        outside = values[(values < 0) | (values >= 2**32)]
-        if outside.size:
-            raise UserError(f'{what} lie in 0..{2**32 - 1}; got {outside[0]}')
+    """Seed and image numbers are whole and fit 32 bits."""
+    for what, given, axes in (('seeds', seed, 0), ('image numbers', indices, 1)):
+        try:
+            values = np.asarray(given)
+        except ValueError:  # lists of unequal lengths
+            values = np.zeros(0)
+        whole = np.issubdtype(values.dtype, np.integer) and values.ndim == axes
+        outside = values[(values < 0) | (values >= 2**32)] if whole else values
+        if outside.size or not whole:
+            got = outside.flat[0] if whole else reprlib.repr(given)
+            raise UserError(f'{what} are whole numbers in 0..{2**32 - 1}; got {got}')
 
 
 def check_guidance(rule: Rule, config: ConfigDict, w: ArrayLike) -> None:
@@ -104,10 +112,14 @@ def check_lengths(count: int, condition: Condition, w: ArrayLike) -> None:
         raise UserError(
             f'{count} images need as many conditions; got {", ".join(map(str, sorted(lengths)))}'
         )
-    if np.ndim(w) > 0 and np.shape(w) != (count,):
+    try:
+        with np.errstate(over='ignore'):
+            weights = np.asarray(w, np.float32)
+    except (TypeError, ValueError):  # words, or lists of unequal lengths
+        weights = np.float32('nan')
+    if weights.ndim > 0 and weights.shape != (count,):
         raise UserError(
-            f'{count} images need one guidance weight, or as many; got the shape {np.shape(w)}'
+            f'{count} images need one guidance weight, or as many; got the shape {weights.shape}'
         )
-    with np.errstate(over='ignore'):
-        if not np.isfinite(np.asarray(w, np.float32)).all():
-            raise UserError(f'a guidance weight is a finite number of float32; got {w}')
+    if not np.isfinite(weights).all():
+        raise UserError(f'a guidance weight is a finite number of float32; got {w}')

@@ -34,10 +34,10 @@ class Pictures:
         rule, w = next(
             (rule, w)
             for rule in rules
-            for w in (_W, 0.0, -1.0)
+            for w in (np.asarray(_W), np.zeros(()), -np.ones(()))
             if model_checks.refusal(rule, config, w) is None
         )
-        self._model, self._w = Model(config, rule=rule), np.atleast_1d(np.float32(w))
+        self._model, self._w = Model(config, rule=rule), np.atleast_1d(w).astype(np.float32)
         self._directory = workdir / 'samples'
 
     def draw(self, step: int, ema_params: Any) -> None:
