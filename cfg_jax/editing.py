@@ -96,6 +96,8 @@ def read_mask(path: epath.PathLike, data: ConfigDict) -> np.ndarray:
 
 def _read(path: epath.PathLike, size: int, channels: int) -> np.ndarray:
     path = files.as_path(path)
+    if not path.is_file():
+        raise UserError(f'there is no picture {path}')
     try:
         pixels, _ = preprocess.read_pixels(path.read_bytes(), channels)
     except preprocess.UndecodableImage as error:

@@ -182,6 +182,24 @@ def replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
         raise
 
 
+def check_writable(path: epath.PathLike, source: epath.PathLike | None = None) -> None:
+    """Raises UserError where `replacing(path)` would fail at once; asked before long work.
+
+    `source` is a file that the work reads: it is not replaced by what is made of it.
+    """
+    path = as_path(path)
+    if is_remote(path):
+        return
+    if path.is_dir():
+        raise UserError(f'{path} is a directory; name a file')
+    if source is not None and os.path.realpath(path) == os.path.realpath(as_path(source)):
+        raise UserError(f'{path} is what is read, and would be lost; write to another file')
+    above = next(each for each in absolute(path).parents if each.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        what = 'cannot be written in' if above.is_dir() else 'is a file'
+        raise UserError(f'{path} cannot be written: {above} {what}; write to another place')
+
+
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
     """Replaces `path` by `content`, as `replacing` does."""
     with replacing(path) as file:

@@ -193,8 +193,8 @@ class Model:
           UserError: lengths that disagree, a weight that is not finite in float32, or a seed or a
             number that 32 bits do not hold; an edit that does not fit, see `Edit.check`.
         """
-        count = len(indices)
         model_checks.check_numbers(seed, indices)
+        count = len(indices)
         padded = -(-count // jax.local_device_count()) * jax.local_device_count()
         model_checks.check_lengths(count, condition, w)
         if edit is not None:
@@ -213,7 +213,7 @@ class Model:
             jax.tree.map(on_devices, condition),
             jax.tree.map(on_devices, edit),
         ]
-        weights = weights_of_images(self.rule, self.conditioning, w, count)
+        weights = weights_of_images(self.rule, self.config, w, count)
         w_of_images = () if weights is None else (on_devices(weights),)
         x, nfe = (self._guided if w_of_images else self._unguided)(*arguments, *w_of_images)
         return Generated(x[:count], nfe[:count])
@@ -232,11 +232,12 @@ class Model:
         of `sample` up to rounding. Arguments and errors as there.
         """
         given = self.condition_of(condition)
-        numbers = np.arange(len(condition)) if indices is None else np.asarray(indices)
-        model_checks.check_numbers(seed, numbers)
+        indices = range(len(condition)) if indices is None else indices
+        model_checks.check_numbers(seed, indices)
+        numbers = np.asarray(indices, np.uint32)
         model_checks.check_lengths(len(numbers), given, w)
-        weights = weights_of_images(self.rule, self.conditioning, w, len(numbers))
-        arguments = self.params, np.uint32(seed), numbers.astype(np.uint32), given, weights
+        weights = weights_of_images(self.rule, self.config, w, len(numbers))
+        arguments = self.params, np.uint32(seed), numbers, given, weights
         return np.asarray(to_uint8(self._trajectory(*arguments)))
 
     def condition_of(self, values: Sequence[Any]) -> Condition:

@@ -122,6 +122,12 @@ def read_config(path: epath.PathLike) -> ConfigDict:
     path = files.as_path(path)
     if is_ours(path):
         return export.read_config(path)
+    # A number, as in runs/p_uncond_0.1, is no suffix.
+    if path.suffix and not path.suffix[1:].isdecimal() and not path.exists():
+        raise UserError(
+            f'there is no file or work directory {path}; name a work directory, or the file of a'
+            ' model (docs/published_models.md says where published ones are)'
+        )
     return importing.open_published(path).config if path.is_file() else workdirs.read_config(path)
 
 
@@ -188,6 +194,11 @@ def _check_kind(path: epath.Path, config: ConfigDict, role: str) -> None:
 def _decoder(config: ConfigDict) -> tuple[Any, Any, Mapping[str, Any]]:
     """The decoder that a config names, its parameters and their provenance."""
     path = files.as_path(config.latent.decoder)
+    if not path.is_file():
+        raise UserError(
+            f'{path} is no file; a decoder is a published file, or what'
+            ' scripts/import_checkpoint.py made of it'
+        )
     other = read_config(path)
     params, provenance = _read(path, other, 'decoder')
     theirs = other.latent.channels, 2 ** (len(other.model.channel_mult) - 1)

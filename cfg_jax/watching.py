@@ -50,7 +50,7 @@ class Watcher:
         model = self.model
         model_checks.check_numbers(seed, indices)
         model_checks.check_lengths(len(indices), condition, w)
-        of_images = weights_of_images(model.rule, model.conditioning, w, len(indices))
+        of_images = weights_of_images(model.rule, model.config, w, len(indices))
         weights = None if of_images is None else jnp.asarray(of_images)
         numbers = jnp.asarray(np.asarray(indices, np.uint32))
         inputs = _Inputs(model.params, jnp.uint32(seed), numbers, condition, weights)

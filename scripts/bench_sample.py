@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.metrics.features import EXTRACTORS
     from cfg_jax.perf import benchmark
 
+    if options.out:
+        files.check_writable(options.out)
     rule, saved = benchmark.interval_rule(config)
     plain = benchmark.Sampling(config)
     trajectories = {

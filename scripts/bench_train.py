@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> None:
     )
     from cfg_jax.perf import benchmark
 
+    if options.out:
+        files.check_writable(options.out)
     rows = []
     for size in options.batch_sizes or (config.train.batch_size,):
         tried = config.copy_and_resolve_references()

@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.metrics.features import conversion
     from cfg_jax.metrics.features.inception_network import TAPS, layers, served_taps
 
+    files.check_writable(options.out, source=options.source)
     arrays, record = conversion.convert(options.source, options.accept_unknown)
     source = f'{record["source"]}, SHA-256 {record["source_sha256"]}'
     files.write_npz(options.out, arrays | {'source': np.array(source)})

@@ -65,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.evaluation import comparison, image_sets, tables
     from cfg_jax.metrics.features import inception
 
+    if options.out:
+        files.check_writable(options.out)
     extractor = inception.from_file(options.inception, options.features, options.dtype)
     results = comparison.compare(
         options.samples,

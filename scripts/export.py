@@ -5,7 +5,8 @@
 The file takes the place of a work directory in sample.py, sweep.py and cfg_jax.load(). It holds the
 EMA parameters, rounded to half the bytes with --dtype=bfloat16; tensors are named by their path in
 the network (docs/extending.md). MODEL_CARD.md is written beside it: what the model is, how it was
-trained, how to sample it, and its sweeps' tables.
+trained, how to sample it, and its sweeps' tables. An imported model keeps the record of its origin
+and licence.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from cfg_jax import cli
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument('--model', '--workdir', required=True, help='a work directory')
+    parser.add_argument(
+        '--model', '--workdir', required=True, help='a work directory, or a file of a model'
+    )
     parser.add_argument('--step', type=cli.natural_number, help='of the checkpoint (the newest)')
     parser.add_argument('--out', required=True, help='a .safetensors file')
     parser.add_argument(
@@ -23,20 +26,34 @@ def main(argv: Sequence[str]) -> None:
     )
     options = parser.parse_args(argv)
 
-    from cfg_jax import loading
+    from cfg_jax import files, loading
+    from cfg_jax.evaluation import sweep
     from cfg_jax.report import card
     from cfg_jax.training import export, starting
 
+    export.check_suffix(options.out)
+    files.check_writable(options.out, source=options.model)
     params, config, provenance = loading.load_params(options.model, step=options.step)
     step = provenance['checkpoint_step']
-    starts = starting.starts_of(options.model)
-    metadata = export.write_model(options.out, params, config, step, options.dtype, starts)
+    ours = loading.is_ours(files.as_path(options.model))
+    names = export.read_class_names(options.model) if ours else ()
+    metadata = export.write_model(
+        options.out,
+        params,
+        config,
+        step,
+        options.dtype,
+        starts=starting.starts_of(options.model),
+        source=provenance.get('source'),
+        class_names=names,
+    )
     if metadata['weights_sha256'] != provenance['weights_sha256']:
         print('the card has no sweeps: theirs were of the weights before rounding')
-    sweeps = card.sweeps_of(options.model, metadata['weights_sha256'])
+    sweeps = card.sweeps_of(sweep.workdir_of(options.model), metadata['weights_sha256'])
     written = card.write(options.out, params, config, metadata, sweeps)
     print(f'model card written to {written}')
-    print(f'step {step} of {options.model} written to {options.out}')
+    what = options.model if 'source' in metadata else f'step {step} of {options.model}'
+    print(f'{what} written to {options.out}')
 
 
 if __name__ == '__main__':

@@ -28,10 +28,12 @@ def main(argv: Sequence[str]) -> None:
     )
     options = parser.parse_args(argv)
 
+    from cfg_jax import files
     from cfg_jax.pretrained import importing
     from cfg_jax.training import export
 
     export.check_suffix(options.out)
+    files.check_writable(options.out, source=options.file)
     published = importing.open_published(options.file, options.set)
     record = importing.write(published, options.out)
     findings = published.plan.findings | {

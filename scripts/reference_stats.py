@@ -29,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
     if files.as_path(options.out).exists():
         parser.error(f'{options.out} exists already; choose another --out')
+    files.check_writable(options.out)
     extractor = inception.from_file(options.inception, options.features)
     dataset_reference.compute(config.data, extractor, options.out, options.batch_size)
     record = reference.load(options.out, extractor).record

@@ -29,8 +29,10 @@ def main(argv: Sequence[str]) -> None:
     if not options.out.lower().endswith(('.html', '.htm')):
         parser.error(f'--out is a page that ends in .html; got {options.out}')
 
+    from cfg_jax import files
     from cfg_jax.report import page
 
+    files.check_writable(options.out)
     command = shlex.join(['python', *sys.argv])
     out = page.write(
         options.runs, options.out, count=options.images, label=options.label, command=command

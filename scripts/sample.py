@@ -36,27 +36,24 @@ def main(argv: Sequence[str]) -> None:
 
     from absl import logging
 
-    from cfg_jax import loading
+    from cfg_jax import files, loading
     from cfg_jax.data import class_names
 
+    files.check_writable(options.out)
     config = loading.read_config(options.model)
     cli.apply_model_options(config, options)
     model = loading.load(options.model, step=options.step, config=config)
     numbers = [label for label in options.labels if isinstance(label, int)]
     for line in class_names.other_readings(numbers, model.class_names):
         logging.warning(line)
-    if options.animate:
-        _animate(model, options)
-        return
-    labels = list(options.labels)
-    w = list(options.w or (config.sweep.w[:1] if options.preset else (0.0,)))
-    # One label at several weights: the same noise, so that the pictures differ by w alone.
-    indices = [0] * len(w) if len(labels) == 1 else list(range(len(labels)))
-    labels = labels * len(w) if len(labels) == 1 else labels
+    labels, w, indices = _drawn(model, options)
     how = {'w': w[0] if len(w) == 1 else w, 'seed': options.seed, 'indices': indices}
+    if options.animate:
+        _animate(model, labels, how, options)
+        return
     pictures = _edited(model, labels, options, how) if options.init else model.sample(labels, **how)
-    out = _written(model, pictures, labels, w * len(labels) if len(w) == 1 else w, options)
-    print(f'{len(labels)} images written to {out}')
+    _write(model, pictures, labels, w * len(labels) if len(w) == 1 else w, options)
+    print(f'{len(labels)} images written to {options.out}')
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -82,6 +79,7 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--out', help='a PNG, or the WebP of --animate; grid.png')
     options = parser.parse_args(argv)
     _check_together(parser, options)
+    options.out = options.out or ('animation.webp' if options.animate else 'grid.png')
     return options
 
 
@@ -101,6 +99,20 @@ def _check_together(parser: cli.Parser, options: argparse.Namespace) -> None:
         parser.error(f'--out is a picture that ends in {suffix}; got {options.out}')
 
 
+def _drawn(
+    model: 'Model', options: argparse.Namespace
+) -> tuple[list[int | str], list[float], list[int]]:
+    """The class and the number of each image, and their weights: one each, or one for all."""
+    labels = list(options.labels)
+    if options.animate == 'w':
+        return labels, list(options.w or (0.0, 4.0)), list(range(len(labels)))
+    w = list(options.w or (model.config.sweep.w[:1] if options.preset else (0.0,)))
+    if len(labels) > 1:
+        return labels, w, list(range(len(labels)))
+    # One label at several weights: the same noise, so that the pictures differ by w alone.
+    return labels * len(w), w, [0] * len(w)
+
+
 def _edited(
     model: 'Model', labels: Sequence[int | str], options: argparse.Namespace, how: Mapping[str, Any]
 ) -> 'np.ndarray':
@@ -112,42 +124,43 @@ def _edited(
     return editing.edit(model, labels, editing.read_image(options.init, data), **how, **change)
 
 
-def _written(
+def _write(
     model: 'Model',
     pictures: 'np.ndarray',
     labels: Sequence[int | str],
     weights: Sequence[float],
     options: argparse.Namespace,
-) -> str:
+) -> None:
     from cfg_jax.data import class_names, images
     from cfg_jax.evaluation import plots
 
     columns = options.columns or math.ceil(math.sqrt(len(labels)))
-    out = options.out or 'grid.png'
     if options.names:
         names, ids = class_names.readable(model.class_names), model.condition_of(labels)
         above = [
             f'{plots.short_name(names[i])}\nw = {w:g}' for i, w in zip(ids, weights, strict=True)
         ]
-        plots.save_named_grid(out, pictures, above, columns)
+        plots.save_named_grid(options.out, pictures, above, columns)
     else:
-        images.save_png(out, images.grid(pictures, columns), min_side=256)
-    return out
+        images.save_png(options.out, images.grid(pictures, columns), min_side=256)
 
 
-def _animate(model: 'Model', options: argparse.Namespace) -> None:
+def _animate(
+    model: 'Model',
+    labels: Sequence[int | str],
+    how: Mapping[str, Any],
+    options: argparse.Namespace,
+) -> None:
     from cfg_jax import animation
 
-    labels, out = list(options.labels), options.out or 'animation.webp'
     if options.animate == 'w':
-        low, high = options.w or (0.0, 4.0)
+        low, high = how['w']
         frames = animation.growing_weight(model, labels, low, high, options.seed)
     else:
-        w = options.w or (0.0,)
-        frames = animation.denoising(model, labels, w[0] if len(w) == 1 else w, options.seed)
+        frames = animation.denoising(model, labels, **how)
     columns = options.columns or math.ceil(math.sqrt(len(labels)))
-    animation.save(out, frames, columns)
-    print(f'{len(frames)} frames of {len(labels)} images written to {out}')
+    animation.save(options.out, frames, columns)
+    print(f'{len(frames)} frames of {len(labels)} images written to {options.out}')
 
 
 if __name__ == '__main__':

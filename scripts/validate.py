@@ -40,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax import files, provenance
     from cfg_jax.training import held_out
 
+    if options.out:
+        files.check_writable(options.out)
     results = held_out.measure(
         options.model,
         steps=options.steps,

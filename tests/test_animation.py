@@ -9,6 +9,8 @@ import cfg_jax
 from cfg_jax import animation
 from cfg_jax.data import images
 from cfg_jax.keys import image_keys, per_image_noise, stream
+from cfg_jax.pretrained import presets
+from cfg_jax.pretrained.presets import Preset
 
 
 @pytest.fixture(scope='module')
@@ -105,3 +107,35 @@ def test_the_command_animates_and_names(trained_workdir, tmp_path, capsys):
         assert status == 2
         assert len(errors) == 1
         assert word in errors[0]
+
+
+@pytest.fixture
+def animated(trained_workdir, tmp_path, capsys):
+    """animated(*options) -> the last line and the bytes of an animation of denoising."""
+
+    def run(*options):
+        out = tmp_path / 'x.webp'
+        base = f'--model={trained_workdir}', '--animate=denoising', f'--out={out}'
+        status, lines, errors = run_here(capsys, 'scripts/sample.py', *base, *options)
+        assert (status, errors[:-1]) == (0, [])  # a preset logs what was published
+        return lines[-1].partition(' written')[0], out.read_bytes()
+
+    return run
+
+
+def test_an_animation_has_the_presets_weight(animated, monkeypatch):
+    strong = Preset('strong', 'FID 1', fits={}, settings={'sweep.w': (3.0,)})
+    monkeypatch.setitem(presets.PRESETS, 'strong', strong)
+    _, found = animated('--labels=3,8', '--preset=strong')
+    assert found == animated('--labels=3,8', '--w=3')[1]
+    assert found != animated('--labels=3,8')[1]
+
+
+def test_one_label_at_several_weights_forms_from_one_noise(animated, tmp_path):
+    """As in the picture without --animate: one image for each weight."""
+    line, _ = animated('--labels=8', '--w=0,3')
+    assert line == '5 frames of 2 images'
+    with Image.open(tmp_path / 'x.webp') as file:
+        first = np.asarray(file.convert('RGB'))
+    side = 8 * (first.shape[1] // 17)
+    np.testing.assert_array_equal(first[:side, :side], first[:side, -side:])

@@ -160,6 +160,30 @@ MISTAKES = {
         'sample.py --workdir={run} --labels=1 --animate=w --out=a.png',
         ['.webp', 'a.png'],
     ),
+    # Models and images that are not there come later than where results would go.
+    'sample_into_a_directory': (
+        'sample.py --model={new} --labels=1 --out={folder}',
+        ['{folder} is a directory'],
+    ),
+    'animation_below_a_file': (
+        'sample.py --model={new} --labels=1 --animate=w --out={foreign}/notes/a.webp',
+        ['{foreign}/notes is a file'],
+    ),
+    **{
+        f'{command.split()[0]}_below_a_file': (command, ['{foreign}/notes is a file'])
+        for command in (
+            'sample.py --model={new} --labels=1 --out={foreign}/notes/a.png',
+            'report.py {new} --out={foreign}/notes/a.html',
+            'export.py --model={new} --out={foreign}/notes/b/a.safetensors',
+            'import_checkpoint.py {new} --out={foreign}/notes/a.safetensors',
+            'evaluate.py {new} {new} --inception={new} --out={foreign}/notes/a.json',
+            'validate.py --model={new} --out={foreign}/notes/a.json',
+            'reference_stats.py --config={digits} --inception={new} --out={foreign}/notes/a.npz',
+            'convert_inception.py {new} {foreign}/notes/a.npz',
+            'bench_train.py --config={digits} --out={foreign}/notes/a.json',
+            'bench_sample.py --config={digits} --out={foreign}/notes/a.json',
+        )
+    },
     'report_pdf': ('report.py {run} --out=a.pdf', ['.html', 'a.pdf']),
     'sample_step': ('sample.py --workdir={run} --labels=1 --step=4', ['step 4', '3, 6']),
     'unknown_storage': ('sample.py --workdir=gcs://bucket/run --labels=1', ['gs://']),
@@ -211,6 +235,7 @@ def places(trained_workdir, digits_dir, tmp_path_factory):
     """What the {...} of MISTAKES stand for."""
     root = tmp_path_factory.mktemp('places')
     (root / 'empty').mkdir()
+    (root / 'folder.png').mkdir()
     (root / 'foreign').mkdir()
     (root / 'foreign' / 'notes').write_text('mine')
     young = shutil.copytree(trained_workdir, root / 'young')
@@ -228,6 +253,7 @@ def places(trained_workdir, digits_dir, tmp_path_factory):
         'tiny': ' '.join(tiny_arguments()).replace(', ', ','),
         'new': root / 'new',
         'empty': root / 'empty',
+        'folder': root / 'folder.png',
         'raising': raising,
         'exiting': exiting,
         'foreign': root / 'foreign',

@@ -85,8 +85,17 @@ def test_mistakes_are_one_sentence(model, image):
     assert '(8, 8)' in message([3], image, mask=np.ones((4, 8), bool))
     assert 'bool' in message([3], image, mask=np.ones((8, 8)))
     assert 'strength is in [0, 1]' in message([3], image, strength=1.1)
+    for resample in (0, 1.5, '2'):
+        words = f'resample is at least 1, a whole number; got {resample!r}'
+        assert words in message([3], image, mask=half(), resample=resample)
     assert 'nothing is known' in message([3], image, resample=3)
     assert 'ancestral, ddim' in message([3], image, mask=half(), sampler='dpmpp_2m')
+
+
+def test_pictures_that_are_not_there(model, tmp_path):
+    for read in (editing.read_image, editing.read_mask):
+        for path in (tmp_path / 'none.png', tmp_path):
+            assert user_error(read, path, model.config.data) == f'there is no picture {path}'
 
 
 def save(path, pixels):
@@ -119,7 +128,7 @@ def test_the_command(workdir, tmp_path, capsys, image):
         ([f'--init={small}'], "small.png has 8x4 pixels, the model's images 8x8"),
         ([f'--mask={small}'], 'small.png has 8x4 pixels'),
         ([f'--init={tmp_path / "text.png"}'], 'text.png cannot be decoded'),
-        ([f'--init={tmp_path / "none.png"}'], 'none.png'),
+        ([f'--init={tmp_path / "none.png"}'], 'there is no picture'),
         (['--strength=2'], 'strength is in [0, 1]'),
         (['--init=', '--strength=0.5'], 'give it as --init'),
         (['--init=', '--resample=2'], 'give it as --init'),

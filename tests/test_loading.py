@@ -176,3 +176,19 @@ def test_labels_out_of_range(runs, toy_networks):
 def test_what_is_not_a_model(tmp_path, toy_networks):
     for path in (tmp_path, tmp_path / 'nowhere', str(tmp_path / 'nowhere.safetensors')):
         assert str(path) in user_error(loading.load, path)
+
+
+def test_a_mistyped_file_is_not_to_be_trained(runs, tmp_path, toy_networks):
+    for name in ('nope.pt', 'nope.pkl', 'nope.ckpt'):
+        for given in (
+            {'path': tmp_path / name},
+            {
+                'path': runs / 'unet',
+                'guidance': 'autoguidance',
+                'guidance_network': tmp_path / name,
+            },
+        ):
+            message = user_error(loading.load, **given)
+            assert message.startswith(f'there is no file or work directory {tmp_path / name};')
+    for name in ('nope', 'p_uncond_0.1'):
+        assert 'scripts/train.py' in user_error(loading.load, tmp_path / name)

@@ -36,7 +36,8 @@ CONDITIONS = Registry(
 class Conditioning(Protocol):
     """One kind of condition; a frozen dataclass, so that networks can hold it.
 
-    A kind whose networks were trained without a null has the attribute `has_null = False`.
+    A kind whose networks were trained without a null has the attribute `has_null = False`, and one
+    whose networks see nothing of it `has_condition = False`.
     """
 
     def example(self) -> Condition:

@@ -30,6 +30,8 @@ class LabelOnly(Label):
 class Unconditional(Label):
     """For networks that see no condition. The class ids are for others: a classifier, a metric."""
 
+    has_condition: ClassVar[bool] = False
+
     def null(self, condition: jax.Array) -> jax.Array:
         """The condition itself: either way the network sees nothing of it."""
         return condition

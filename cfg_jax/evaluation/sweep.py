@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import config as config_lib, files, loading
+from cfg_jax import config as config_lib, files, loading, model_checks
 from cfg_jax.data import class_names, images, pipeline
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
@@ -33,8 +33,6 @@ from cfg_jax.training import export
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
 _PICTURE_CLASSES = 10
-
-Row = dict[str, Any]
 
 
 def run(
@@ -119,6 +117,8 @@ def measure(
 
     def open_table() -> _Table:
         results_lib.check(directory, settings)
+        for w in weights(config):
+            model_checks.check_guidance(model.rule, config, w)
         reference = dataset_reference.reference(config, workdir, extractor)
         earlier = results_lib.earlier_metrics(directory, extractor.distance)
         table = _Table(config, extractor, reference, earlier)
@@ -269,7 +269,7 @@ class _Table:
         for line in self.notes:
             logging.info('note: %s', line)
 
-    def row(self, w: float, cache: SampleCache, directory: epath.Path) -> Row:
+    def row(self, w: float, cache: SampleCache, directory: epath.Path) -> rows_lib.Row:
         """The row of `w`, over all seeds."""
         measured, nfe = [], 0
         for seed in seeds(self._config):
@@ -330,7 +330,7 @@ def _title(settings: dict[str, Any]) -> str:
     )
 
 
-def _save_samples(model: Model, rows: Sequence[Row], path: epath.Path) -> None:
+def _save_samples(model: Model, rows: Sequence[rows_lib.Row], path: epath.Path) -> None:
     """Rows: classes. Columns: w. The same image number, and so the same noise, along a row."""
     config = model.config
     columns = [row['w'] for row in rows]

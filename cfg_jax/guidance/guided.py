@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from cfg_jax import diffusion, model_checks
 from cfg_jax.conditioning import Condition, Conditioning
@@ -190,17 +191,20 @@ class GuidedDenoiser:
 
 
 def weights_of_images(
-    rule: Rule, conditioning: Conditioning, w: ArrayLike, count: int
+    rule: Rule, config: ConfigDict, w: ArrayLike, count: int
 ) -> np.ndarray | None:
     """`w` of `GuidedDenoiser` on the host: float32 [count], or None where the number 0 is unguided.
 
+    Zeros alone are that number for a network that the rule cannot guide.
+
     Raises:
-      UserError: a rule that needs a null condition, of a network that has none.
+      UserError: see `model_checks.refusal`.
     """
-    if rule.unguided_at_zero and np.ndim(w) == 0 and np.all(np.asarray(w) == 0.0):
-        model_checks.check_null(rule, conditioning, [rule.unguided])
+    if not np.any(np.asarray(w)) and model_checks.refusal(rule, config, w):
+        w = 0.0
+    model_checks.check_guidance(rule, config, w)
+    if model_checks.is_unguided(rule, w):
         return None
-    model_checks.check_null(rule, conditioning, rule.evaluations)
     return np.broadcast_to(np.asarray(w, np.float32), (count,))
 
 

@@ -160,7 +160,11 @@ def _statistics(groups: int, h: Parts) -> tuple[jax.Array, jax.Array]:
     mean = group_mean(means, groups)
     # From the channel's mean to the group's (Chan, Golub & LeVeque 1983).
     variances = squares / count + jnp.square(means - mean)
-    return mean, jax.lax.rsqrt(group_mean(variances, groups) + _EPSILON)
+    variance = group_mean(variances, groups)
+    if any(part.dtype.itemsize == 2 for part in h):
+        # Of features that are all the same E[h^2] - E[h]^2 may round to less than -epsilon.
+        variance = jnp.maximum(variance, 0.0)
+    return mean, jax.lax.rsqrt(variance + _EPSILON)
 
 
 def _channel_statistics(part: jax.Array) -> tuple[jax.Array, jax.Array]:

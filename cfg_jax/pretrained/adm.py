@@ -74,6 +74,7 @@ class ADM:
         """Structure and sources from the shapes, the rest as published or as `settings` say."""
         found = adm_layout.structure(state)
         given = parse_options(Settings, settings, '--set of an ADM network')
+        _check_published(found, given)
         used = _completed(found, given, self.classifiers)
         _check(found, used, self.classifiers)
         heads = _heads(found, used) if used.attention_order == 'legacy' else None
@@ -109,6 +110,19 @@ def _completed(found: Structure, given: dict, classifier: bool) -> Settings:
     return dataclasses.replace(published, **given)
 
 
+def _check_published(found: Structure, given: dict) -> None:
+    """Whether the publication says what shapes do not show, or `given` does."""
+    heads = given.get('head_channels') or given.get('num_heads')
+    stated = heads and given.get('schedule') and given.get('attention_order')
+    if not (found.resblock_updown or stated):
+        raise UserError(
+            'it resamples by single convolutions, as no published ADM network does: those of'
+            " improved-diffusion, whose 4,000 steps these networks' time cannot express, are not"
+            ' imported; of another training with 1,000 steps give schedule, attention_order and'
+            ' num_heads or head_channels: --set=schedule=...,...'
+        )
+
+
 def _check(found: Structure, used: Settings, classifier: bool) -> None:
     if used.attention_order not in ORDERS or used.schedule not in _SCHEDULES:
         raise UserError(
@@ -119,6 +133,13 @@ def _check(found: Structure, used: Settings, classifier: bool) -> None:
         raise UserError('--set: num_classes is in the shapes, except for an unconditional network')
     if bool(used.head_channels) == bool(used.num_heads):
         raise UserError('--set: give one of head_channels and num_heads')
+    deepest = used.image_size / 2 ** (len(found.channel_mult) - 1)
+    if classifier and deepest**2 + 1 != found.pool_positions:
+        raise UserError(
+            f"'out.2.positional_embedding' has {found.pool_positions} positions; images of"
+            f' {used.image_size} pixels have {deepest:g} x {deepest:g} at its deepest level, and'
+            ' their mean: leave image_size out of --set'
+        )
     if found.in_channels != 3:
         raise UserError(
             f"the first convolution ('input_blocks.0.0.weight') sees {found.in_channels} channels,"

@@ -30,6 +30,7 @@ _KNOWN = {
     'concat_balance': 0.5,
     'clip_act': 256,
 }
+_ONE = np.ones((), np.float32)
 _SIZES = {128: 'XS', 192: 'S', 256: 'M', 320: 'L', 384: 'XL', 448: 'XXL'}
 
 
@@ -71,12 +72,17 @@ def structure(state: Shapes) -> Structure:
     )
 
 
-def normalised(kernel: np.ndarray, gain: np.ndarray | float = 1.0) -> np.ndarray:
-    """gain w / (1e-4 + |w| / sqrt(n)) / sqrt(n), over the n weights of an output (eqs. 47, 66)."""
+def normalised(kernel: np.ndarray, gain: np.ndarray = _ONE) -> np.ndarray:
+    """w / (1e-4 + |w| / sqrt(n)) gain / sqrt(n), over the n weights of an output (eqs. 47, 66).
+
+    gain / sqrt(n) is rounded to the type of the gain, float16 in the published files: so it acts in
+    the network that they are of, where all else is float32.
+    """
     flat = kernel.astype(np.float32).reshape(len(kernel), -1)
     root = np.float32(math.sqrt(flat.shape[1]))
     norm = np.float32(1e-4) + np.linalg.norm(flat, axis=1, keepdims=True) / root
-    return (flat / norm * (np.float32(gain) / root)).reshape(kernel.shape)
+    factor = np.float32((np.float32(gain) / root).astype(gain.dtype))
+    return (flat / norm * factor).reshape(kernel.shape)
 
 
 def sources(found: Structure, head_channels: int) -> dict[str, Source]:

@@ -237,7 +237,8 @@ PRESETS: dict[str, Preset] = {
     ),
     'sit-xl-256-ode': Preset(
         'SiT-XL/2 256x256, 126 Heun steps of the ODE, guidance scale 1.5',
-        '',
+        'FID 2.15, sFID 4.60, IS 258.09, precision 0.81, recall 0.60'
+        " (SiT's paper, table 7; by 250 evaluations of Heun's method)",
         _of_dit(256, 'velocity'),
         _DIT | {'sampler.name': 'flow_heun', 'sampler.num_steps': 126, 'sampler.grid': 'schedule'},
     ),

@@ -90,7 +90,8 @@ def open_state_dict(path: epath.PathLike) -> StateDict:
     """The state dict of a file; entries that are not tensors are left out.
 
     Raises:
-      UserError: the file is cut off, damaged, not a state dict, or asks for code to be run.
+      UserError: the file is cut off, damaged, not a state dict, or asks for code to be run; or it
+        holds state dicts by name, or tensors of a type that is not known.
     """
     path = epath.Path(path)
     file = path.open('rb')
@@ -99,7 +100,23 @@ def open_state_dict(path: epath.PathLike) -> StateDict:
         file.seek(0)
         state, flat = (_read_zip if is_zip else read_legacy)(path, file)
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if not tensors:
+            _check_not_inside(path, state)
         return StateDict(path, tensors, flat)
+
+
+def _check_not_inside(path: epath.Path, state: Mapping[str, Any]) -> None:
+    """UserError where tensors lie one deeper, as in the files that trainings write."""
+    inside = [
+        name
+        for name, value in state.items()
+        if isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values())
+    ]
+    if inside:
+        raise UserError(
+            f'{path} holds state dicts under {", ".join(map(repr, inside))}; save one of them alone'
+            f' with PyTorch: torch.save(torch.load(FILE)[{inside[0]!r}], OTHER)'
+        )
 
 
 def read(path: epath.PathLike) -> dict[str, np.ndarray]:
@@ -138,8 +155,16 @@ class Unpickler(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name stands for; UserError if it is not one of the known ones."""
+        """What a name stands for; UserError if it is not one of the known ones.
+
+        A storage of another type is no code, though it is asked for by name as code is.
+        """
         if (module, name) not in self._allowed:
+            if module == 'torch' and name.endswith('Storage'):
+                kind = name.removesuffix('Storage').lower()
+                raise UserError(
+                    f'{self._path} holds tensors of {kind}; get the file in float32, or save it so'
+                )
             raise UserError(
                 f'{self._path} asks to run the code {module}.{name} and was refused; give a state'
                 ' dict, which holds tensors alone'

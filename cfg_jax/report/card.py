@@ -7,10 +7,11 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import files
+from cfg_jax import files, model_checks
 from cfg_jax.data import class_names
 from cfg_jax.evaluation import tables
 from cfg_jax.models import role as role_of
+from cfg_jax.settings import make_rule
 from cfg_jax.training import export
 
 NAME = 'MODEL_CARD.md'
@@ -71,28 +72,40 @@ def sweeps_of(workdir: epath.PathLike, weights_sha256: str) -> list[dict[str, An
 
 
 def _what(params: Any, config: ConfigDict) -> str:
-    data, count = config.data, sum(leaf.size for leaf in jax.tree.leaves(params))
-    size = f'{data.image_size}x{data.image_size}, {data.channels} channels'
-    what = {'denoiser': 'A diffusion model', 'classifier': 'A classifier of noisy images'}
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    network = f'in JAX, a `{config.model.kind}` of {count:,} parameters'
     role = role_of(config.model.kind)
-    lines = [
-        f'{what.get(role, "A decoder of latents")} in JAX, a `{config.model.kind}` of {count:,}'
-        f' parameters, for images of `{data.name}` ({size}; {data.num_classes} classes).'
-    ]
-    if role == 'denoiser':
-        lines.append(
-            f'It predicts `{config.target}` under the schedule `{config.diffusion.schedule}`,'
-            f' log-SNR {config.diffusion.logsnr_min:g} to {config.diffusion.logsnr_max:g}, and was'
-            ' trained'
-            f' with the condition `{config.condition}` dropped at p_uncond = {config.p_uncond:g}'
-            ' for classifier-free guidance ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).'
+    if role == 'decoder':
+        return (
+            f'A decoder {network}, which makes images of latents of {config.latent.channels}'
+            ' channels.\n'
         )
-    return '\n'.join(lines) + '\n'
+    data = config.data
+    size = f'{data.image_size}x{data.image_size}, {data.channels} channels'
+    what = 'A diffusion model' if role == 'denoiser' else 'A classifier of noisy images'
+    line = f'{what} {network}, for images of `{data.name}` ({size}; {data.num_classes} classes).\n'
+    return line + _task(config) if role == 'denoiser' else line
+
+
+def _task(config: ConfigDict) -> str:
+    """What a diffusion model predicts, and its condition."""
+    settings = config.diffusion
+    predicts = (
+        f'It predicts `{config.target}` under the schedule `{settings.schedule}`, log-SNR'
+        f' {settings.logsnr_min:g} to {settings.logsnr_max:g}, and was trained with the condition'
+        f' `{config.condition}`'
+    )
+    if 'p_uncond' not in config:  # published models do not say
+        return f'{predicts}.\n'
+    return (
+        f'{predicts} dropped at p_uncond = {config.p_uncond:g}'
+        ' for classifier-free guidance ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).\n'
+    )
 
 
 def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
     if 'train' not in config:
-        return '## How it was trained\n\nElsewhere; see its source in the file.\n'
+        return f'## How it was trained\n\nElsewhere. {_origin(metadata.get("source", {}))}\n'
     train, step = config.train, metadata['step']
     starts = [
         f'started from the weights of step {each["checkpoint_step"]:,} in `{each["path"]}`'
@@ -110,6 +123,16 @@ def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
     )
 
 
+def _origin(source: dict[str, Any]) -> str:
+    """What identifies the published file that a model was imported from, and its licence."""
+    if not source:
+        return 'The file does not say where.'
+    return (
+        f'It was imported from `{source["file"]}`, {source["family"]} of <{source["origin"]}>,'
+        f' SHA-256 `{source["file_sha256"]}`.\n\n**Licence of the weights**: {source["licence"]}.'
+    )
+
+
 def _classes(names: Sequence[str]) -> str:
     """Ids and names, as far as a reader may like to see them."""
     shown = class_names.readable(names)[:_MOST_CLASSES]
@@ -121,14 +144,21 @@ def _classes(names: Sequence[str]) -> str:
 def _sampling(name: str, config: ConfigDict) -> str:
     labels = list(range(min(3, config.data.num_classes)))
     listed = ','.join(map(str, labels))
+    usual = 'As trained' if 'train' in config else 'By default'
+    # An example that works: not every network can be guided by its own rule.
+    w = 1.0 if model_checks.refusal(make_rule(config), config, 1.0) is None else 0.0
+    latent = 'latent' in config
+    option = ' --decoder=DECODER.safetensors' if latent else ''
+    argument = ", decoder='DECODER.safetensors'" if latent else ''
     return (
         '## How to sample\n\n```\n'
-        f'python scripts/sample.py --model={name} --labels={listed} --w=1.0 --out=grid.png\n'
+        f'python scripts/sample.py --model={name}{option} --labels={listed} --w={w}'
+        ' --out=grid.png\n'
         '```\n\n```python\nimport cfg_jax\n\n'
-        f"model = cfg_jax.load('{name}')\n"
-        f'images = model.sample({labels}, w=1.0, seed=0)  # uint8 [{len(labels)}, H, W, C]\n'
+        f"model = cfg_jax.load('{name}'{argument})\n"
+        f'images = model.sample({labels}, w={w}, seed=0)  # uint8 [{len(labels)}, H, W, C]\n'
         '```\n\n'
-        f'As trained it samples with `{config.guidance.rule}`, `{config.sampler.name}`,'
+        f'{usual} it samples with `{config.guidance.rule}`, `{config.sampler.name}`,'
         f' T = {config.sampler.num_steps}; `guidance=`, `sampler=` and `num_steps=` change'
         ' that.\n\n'
         f'{_CONVENTION}'
@@ -161,8 +191,10 @@ def _table(results: dict[str, Any]) -> str:
 
 def _identity(metadata: dict[str, Any]) -> str:
     versions = ', '.join(f'{k} {v}' for k, v in metadata['versions'].items())
+    # A published file does not say its step.
+    step = '' if 'source' in metadata else f'* checkpoint step {metadata["step"]}\n'
     return (
-        f'## What identifies it\n\n* checkpoint step {metadata["step"]}\n* SHA-256 of the'
+        f'## What identifies it\n\n{step}* SHA-256 of the'
         f' parameters `{metadata["weights_sha256"]}`; loading checks it\n'
         f'* format `{export.FORMAT}`\n* written with {versions}\n'
         '* the terms of the data that it was trained on hold for it\n'

@@ -53,8 +53,8 @@ class Edit:
             )
         if not 0.0 < self.strength <= 1.0:
             raise UserError(f'strength is in (0, 1] where something is drawn; got {self.strength}')
-        if self.resample < 1:
-            raise UserError(f'resample is at least 1 step a level; got {self.resample}')
+        if not isinstance(self.resample, int | np.integer) or self.resample < 1:
+            raise UserError(f'resample is at least 1, a whole number; got {self.resample!r}')
         if self.anew is None:
             if self.resample > 1:
                 raise UserError('resampling is for a mask: without one nothing is known')

@@ -9,7 +9,7 @@ keep Flax's layouts (convolutions HWIO, dense layers [in, out]). The metadata ho
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,11 @@ from cfg_jax.data import sources
 from cfg_jax.errors import UserError
 from cfg_jax.provenance import describe_environment
 
+_T = TypeVar('_T')
+
 FORMAT = 'cfg_jax/1'
 SUFFIX = '.safetensors'
-_ADVICE = 'export the model again'
+_ADVICE = 'export or import the model again'
 _DTYPES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16', 'int32': 'I32'}
 _ALIGNMENT = 8
 
@@ -90,11 +92,19 @@ def write_model(
     step: int,
     dtype: str = 'float32',
     starts: Sequence[dict[str, Any]] = (),
+    source: dict[str, Any] | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`write` of parameters rounded to `dtype`, with all that identifies them; returns that.
 
-    The hash is of the rounded values in the types of `params`, as which they are read. `starts` are
-    those of `training.starting.starts_of`.
+    The hash is of the rounded values in the types of `params`, as which they are read.
+
+    Args:
+      path, params, config, step: see `write`.
+      dtype: of the numbers in the file.
+      starts: see `training.starting.starts_of`.
+      source: of a published model, see `read_source`.
+      class_names: those that the model's own file holds; by default the data set's.
     """
 
     def values(leaf: Any) -> np.ndarray:
@@ -109,7 +119,11 @@ def write_model(
     }
     if starts:
         metadata['starts'] = list(starts)
-    if names := sources.names_if_known(config.data):
+    if source:
+        metadata['source'] = source
+    # A decoder knows no data.
+    known = sources.names_if_known(config.data) if 'data' in config else []
+    if names := list(class_names) or known:
         metadata['class_names'] = names
     write(path, jax.tree.map(values, params), metadata)
     return metadata
@@ -131,21 +145,17 @@ def read_config(path: epath.PathLike) -> ConfigDict:
 
 def read_source(path: epath.PathLike) -> dict[str, Any]:
     """What scripts/import_checkpoint.py recorded of a published file; nothing of our own models."""
-    return json.loads(_metadata(path).get('source', '{}'))
+    return _recorded(path, 'source', dict)
 
 
 def read_starts(path: epath.PathLike) -> list[dict[str, Any]]:
     """`starts` of the metadata; none of a model whose training began at random."""
-    metadata = _metadata(path)
-    with files.damage_reported(path, _ADVICE):
-        return json.loads(metadata.get('starts', '[]'))
+    return _recorded(path, 'starts', list)
 
 
 def read_class_names(path: epath.PathLike) -> list[str]:
     """`class_names` of the metadata; none of files of earlier editions and without a data set."""
-    metadata = _metadata(path)
-    with files.damage_reported(path, _ADVICE):
-        return json.loads(metadata.get('class_names', '[]'))
+    return _recorded(path, 'class_names', list)
 
 
 def read(path: epath.PathLike, like: Any) -> tuple[Any, int, str]:
@@ -189,6 +199,16 @@ def _header(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> dict[st
     return header
 
 
+def _recorded(path: epath.PathLike, name: str, kind: type[_T]) -> _T:
+    """The value of this type under a name of the metadata; an empty one where it is not there."""
+    metadata = _metadata(path)
+    with files.damage_reported(path, _ADVICE):
+        value = json.loads(metadata[name]) if name in metadata else kind()
+        if not isinstance(value, kind):
+            raise TypeError(f'{name} is a {type(value).__name__}')
+        return value
+
+
 def _metadata(path: epath.PathLike) -> dict[str, str]:
     with _opened(path) as file:
         metadata = file.metadata() or {}
@@ -203,7 +223,7 @@ def _opened(path: epath.PathLike) -> Any:
         raise UserError(f'{path}: copy the file to this machine first')
     if not path.is_file():
         what = 'is a directory' if path.is_dir() else 'does not exist'
-        raise UserError(f'{path} {what}; name a file of scripts/export.py')
+        raise UserError(f'{path} {what}; name a file of scripts/export.py or import_checkpoint.py')
     try:
         return safetensors.safe_open(path, framework='numpy')
     except (safetensors.SafetensorError, OSError) as error:

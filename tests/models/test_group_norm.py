@@ -52,6 +52,24 @@ def test_value_and_gradient_are_those_of_plain_parts(silu, modulated):
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.abs(b).max())
 
 
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('value', [3.0234375, 100.75, 302.0])
+@pytest.mark.parametrize('side', [28, 48, 64])
+def test_features_that_are_all_the_same(dtype, value, side):
+    """Their variance is 0; in 16 bits it rounded to less than -1e-5, whose root is no number."""
+    same = jnp.full((1, side, side, 32), value, dtype)
+    norm = GroupNorm(32, silu=True, dtype=dtype)
+    params = norm.init(jax.random.key(0), same)
+
+    def total(h):
+        out = norm.apply(params, h)
+        return jnp.sum(out.astype(jnp.float32)), out
+
+    (_, out), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(same)
+    assert np.abs(np.float32(out)).max() < 0.1
+    assert np.isfinite(np.float32(slope)).all()
+
+
 def test_positions_in_a_row_are_positions_in_a_square():
     params, h, *_ = inputs()
     square, row = (GroupNorm(4).apply(params, h.reshape(s)) for s in (SHAPE, (3, 20, 8)))

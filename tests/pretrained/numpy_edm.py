@@ -162,12 +162,20 @@ class EDM2Network:
         return f'{side}x{side}'
 
     def linear(self, name, h, out, gain=1.0):
-        kernel = normalised_weight(self.tensors.of(f'{name}.weight', out, h.shape[1]))
-        return gain * h @ kernel.T
+        kernel = self.tensors.of(f'{name}.weight', out, h.shape[1])
+        return h @ (in_float16(gain, kernel) * normalised_weight(kernel)).T
 
     def conv(self, name, h, out, side, gain=1.0):
         kernel = self.tensors.of(f'{name}.weight', out, h.shape[1], side, side)
-        return convolved(h, gain * normalised_weight(kernel))
+        return convolved(h, in_float16(gain, kernel) * normalised_weight(kernel))
+
+
+def in_float16(gain, kernel):
+    """A gain as it acts: divided by sqrt(n) it is a number of the file's type again."""
+    if gain == 1.0:  # no parameter
+        return gain
+    root = np.sqrt(kernel[0].size)
+    return np.float64(np.float16(gain / root)) * root
 
 
 def normalised(h, axis):

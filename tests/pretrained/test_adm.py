@@ -39,7 +39,10 @@ def predicted(published, x, steps, labels):
         ({}, HEADS),
         ({'new_order': True}, f'{HEADS},attention_order=new'),
         ({'labels': 0, 'mult': (0.5, 1), 'width': 64, 'attention': (True, True)}, HEADS),
-        ({'updown': False, 'scale_shift': False}, f'{HEADS},schedule=cosine_beta'),
+        (
+            {'updown': False, 'scale_shift': False},
+            f'{HEADS},schedule=cosine_beta,attention_order=legacy',
+        ),
     ],
     ids=['legacy', 'new', 'unconditional', 'convolutions'],
 )
@@ -200,6 +203,28 @@ def test_settings_that_do_not_fit(tmp_path):
     assert '--set=head_channels' in message
     for settings in ('attention_order=old,num_heads=2', 'num_heads=2,head_channels=32', 'depth=3'):
         user_error(importing.open_published, path, settings)
+
+
+def test_networks_of_improved_diffusion_are_refused(tmp_path):
+    """They have ADM's names, 4,000 steps, and other heads; only convolutions resample in them."""
+    path = files.write(tmp_path / 'adm.pt', files.unet(updown=False).tensors)
+    stated = [HEADS, 'schedule=cosine_beta', 'attention_order=legacy']
+    for settings in ('', *(','.join(part for part in stated if part != left) for left in stated)):
+        message = user_error(importing.open_published, path, settings)
+        assert 'improved-diffusion' in message
+        assert '4,000 steps' in message
+    importing.open_published(path, ','.join(stated))
+    path = files.write(tmp_path / 'judge.pt', files.classifier(updown=False).tensors)
+    assert 'improved-diffusion' in user_error(importing.open_published, path)
+
+
+@pytest.mark.parametrize('size', [8, 32, 64])
+def test_a_classifiers_image_size_is_in_its_shapes(tmp_path, size):
+    path = files.write(tmp_path / 'judge.pt', files.classifier().tensors)
+    assert importing.open_published(path, f'{HEADS},image_size=16').config.data.image_size == 16
+    message = user_error(importing.open_published, path, f'{HEADS},image_size={size}')
+    assert f'has 65 positions; images of {size} pixels' in message
+    assert 'leave image_size out' in message
 
 
 @pytest.mark.parametrize('value', [np.inf, np.nan])

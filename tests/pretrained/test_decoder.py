@@ -172,6 +172,12 @@ def test_files_in_each_others_place(imported, model, decoder, words):
     assert words in user_error(cfg_jax.load, imported[model], **given)
 
 
+def test_a_decoder_that_is_not_there_is_not_to_be_trained(imported, tmp_path):
+    for path in (tmp_path, tmp_path / 'vae', tmp_path / 'vae.bin'):
+        message = user_error(cfg_jax.load, imported['DiT'], decoder=path)
+        assert message.startswith(f'{path} is no file; a decoder is a published file')
+
+
 def test_a_decoder_for_other_latents(imported, tmp_path):
     autoencoder(tmp_path / 'vae.safetensors', channels=(32, 32), blocks=1)
     message = user_error(cfg_jax.load, imported['DiT'], decoder=tmp_path / 'vae.safetensors')

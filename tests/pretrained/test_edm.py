@@ -151,6 +151,19 @@ def test_normalised_weights():
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 2.0, rtol=2e-4)
 
 
+def test_gains_act_in_the_type_of_the_file():
+    """A number divided by sqrt(n) is rounded to float16 again, if that is what it was."""
+    kernel = np.random.default_rng(0).normal(size=(6, 5, 3, 3)).astype(np.float16)
+    plain, root = edm2.normalised(kernel), np.sqrt(45.0)
+    for gain in np.float16([0.0213, -0.7, 1.19]):
+        rounded = np.float64(np.float16(np.float64(gain) / root))
+        assert abs(rounded * root / gain - 1) > 1e-5
+        found = edm2.normalised(kernel, np.asarray(gain))
+        np.testing.assert_allclose(found, rounded * root * plain, rtol=3e-7)
+        exact = edm2.normalised(kernel, np.asarray(np.float32(gain)))
+        np.testing.assert_allclose(exact, np.float64(gain) * plain, rtol=3e-7)
+
+
 def test_code_in_a_pickle_is_not_run(tmp_path):
     """The source code that comes with every class would end this process."""
     network = drawn(EDMNetwork(Spec(**BASE)))

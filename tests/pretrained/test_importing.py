@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 
 import jax
 import numpy as np
@@ -10,7 +11,9 @@ import published_files as files
 import pytest
 import safetensors
 from numpy_blocks import FAST_COMPILE
-from support import run_here, user_error
+from safetensors.numpy import save_file
+from support import ROOT, run_here, user_error
+from test_decoder import autoencoder
 
 import cfg_jax
 from cfg_jax import loading
@@ -262,6 +265,16 @@ def test_a_preset_sets_what_was_published(folder):
     assert sweep.rounding == 'truncate'
 
 
+def test_what_presets_say_is_published_stands_on_the_page():
+    rows = (ROOT / 'docs' / 'published_models.md').read_text().splitlines()
+    for name, preset in presets.PRESETS.items():
+        [row] = [row for row in rows if row.startswith('|') and row.endswith(f' `{name}` |')][:1]
+        for number in re.findall(r'[A-Za-z]+ \d+\.\d+', preset.published.partition(' (')[0]):
+            assert number in row, name
+        assert 'nothing' not in row
+    assert 'FID 2.15' in presets.PRESETS['sit-xl-256-ode'].published
+
+
 def test_every_preset_names_fields_that_exist():
     from cfg_jax import config as config_lib
 
@@ -269,3 +282,54 @@ def test_every_preset_names_fields_that_exist():
         known = config_lib.fields(preset.fits['model.kind'])
         assert preset.settings.keys() | preset.fits.keys() <= known.keys()
         assert preset.network or preset.settings['guidance.rule'] != 'autoguidance'
+
+
+def test_an_imported_model_is_exported_with_its_origin_and_licence(capsys, folder, tmp_path):
+    """In half the bytes: the record of the file and the card go along, of every role."""
+    autoencoder(folder / 'decoder.safetensors')
+    decoder = folder / 'imported.safetensors'
+    arguments = IMPORT, folder / 'decoder.safetensors', f'--out={decoder}'
+    assert run_here(capsys, *arguments)[0] == 0
+    imported = [run_import(capsys, folder, name)[0] for name in ('unet', 'classifier')]
+    for whole in (*imported, decoder):
+        half = tmp_path / whole.stem / 'half.safetensors'
+        arguments = f'--model={whole}', f'--out={half}', '--dtype=bfloat16'
+        status, lines, errors = run_here(capsys, 'scripts/export.py', *arguments)
+        assert (status, errors) == (0, [])
+        assert lines[-1] == f'{whole} written to {half}'
+        (_, config, kept), before = loading.load_params(half), loading.load_params(whole)[2]
+        assert (kept['weights'], kept['source']) == ('published', before['source'])
+        card = (half.parent / 'MODEL_CARD.md').read_text()
+        for word in ('licence', 'origin', 'file', 'file_sha256'):
+            assert before['source'][word] in card
+        assert ('images of latents of 4 channels' in card) == (config.model.kind == 'decoder')
+        assert 'p_uncond' not in card
+        assert 'checkpoint step' not in card
+
+
+def test_the_record_of_the_origin_may_be_damaged(capsys, folder, tmp_path):
+    out, _ = run_import(capsys, folder, 'unet')
+    with safetensors.safe_open(out, framework='numpy') as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    for wrong in ('{"family": ', '["ADM"]'):
+        save_file(tensors, tmp_path / 'bad.safetensors', metadata | {'source': wrong})
+        message = user_error(loading.load_params, tmp_path / 'bad.safetensors')
+        assert 'is damaged or of another kind; export or import the model again' in message
+
+
+def test_what_is_read_is_not_replaced(capsys, folder, tmp_path):
+    """The published file, by whatever path; nor an exported one by its own rounding."""
+    autoencoder(tmp_path / 'published.safetensors')
+    (tmp_path / 'link.safetensors').symlink_to('published.safetensors')
+    published = (tmp_path / 'published.safetensors').read_bytes()
+    out, _ = run_import(capsys, folder, 'unet')
+    imported = out.read_bytes()
+    for command in (
+        (IMPORT, tmp_path / 'published.safetensors', f'--out={tmp_path}/link.safetensors'),
+        (IMPORT, tmp_path / 'link.safetensors', f'--out={tmp_path}/x/../published.safetensors'),
+        ('scripts/export.py', f'--model={out}', f'--out={out}', '--dtype=bfloat16'),
+    ):
+        assert 'is what is read, and would be lost' in refused(capsys, *command)
+    assert (tmp_path / 'published.safetensors').read_bytes() == published
+    assert out.read_bytes() == imported

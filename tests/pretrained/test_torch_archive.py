@@ -167,6 +167,29 @@ def test_names_outside_the_list_are_refused(tmp_path, write, name):
     assert f'the code {name} and was refused' in user_error(read, tmp_path, write(opcodes, {}))
 
 
+@WRITERS
+def test_state_dicts_one_deeper_are_named(tmp_path, write):
+    """As a training writes them: {'ema': ..., 'steps': 3}; none is chosen for the user."""
+    view = tensor(storage('float32', '0', 24), 0, (4, 6), (6, 1))
+    inner = {'w': view}
+    both = {'ema': state_dict(inner), 'args': plain({'lr': 1}), 'model': state_dict(inner)}
+    message = user_error(read, tmp_path, write(state_dict(both), {'0': FLAT}))
+    assert "weights.pth holds state dicts under 'ema', 'model'; save one of them" in message
+    assert "torch.load(FILE)['ema']" in message
+    beside = {'w': view, 'other': state_dict(inner)}
+    assert read(tmp_path, write(state_dict(beside), {'0': FLAT})).keys() == {'w'}
+
+
+@WRITERS
+@pytest.mark.parametrize('kind', ['BFloat16', 'Byte', 'Bool', 'Int', 'ComplexFloat'])
+def test_tensors_of_other_types_are_no_code(tmp_path, monkeypatch, write, kind):
+    monkeypatch.setitem(STORAGES, 'other', kind)
+    opcodes = state_dict({'w': tensor(storage('other', '0', 24), 0, (24,), (1,))})
+    message = user_error(read, tmp_path, write(opcodes, {'0': FLAT}))
+    assert f'weights.pth holds tensors of {kind.lower()}; get the file in float32' in message
+    assert 'code' not in message
+
+
 @pytest.mark.parametrize(
     'name', ['collections.OrderedDict', 'torch._utils._rebuild_tensor_v2', 'torch.FloatStorage']
 )

@@ -8,6 +8,7 @@ from runs_on_disk import WEIGHTS, sweep_with_rows
 from support import ROOT, make_tiny_config, run_here
 
 import cfg_jax
+from cfg_jax import config as config_lib
 from cfg_jax.evaluation import tables
 from cfg_jax.report import card
 
@@ -75,6 +76,17 @@ def test_the_labels_of_its_commands_are_classes():
     text = card._sampling('two.safetensors', config)
     assert '--labels=0,1 ' in text
     assert 'model.sample([0, 1], w=1.0, seed=0)  # uint8 [2, H, W, C]' in text
+
+
+def test_its_commands_guide_only_what_can_be_guided():
+    config = make_tiny_config(p_uncond=0.0)
+    assert '--w=0.0 ' in card._sampling('plain.safetensors', config)
+    config.guidance.rule = 'independent'
+    assert '--w=1.0 ' in card._sampling('plain.safetensors', config)
+    latents = config_lib.base_config('dit')
+    text = card._sampling('dit.safetensors', latents)
+    assert '--model=dit.safetensors --decoder=DECODER.safetensors ' in text
+    assert "load('dit.safetensors', decoder='DECODER.safetensors')" in text
 
 
 def test_a_card_of_another_file_is_kept(text, workdir, directory, capsys):
