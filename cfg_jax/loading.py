@@ -75,7 +75,7 @@ def load(
     dtype = config.model.dtype if config.model.dtype != trained.model.dtype else ''
     if dtype:
         provenance |= {'model_dtype': dtype}
-    class_names = _class_names(path)
+    class_names = class_names_of(path)
     rule = make_rule(config)
     needed = {evaluation.network for evaluation in rule.evaluations} - {'main'}
     networks, all_params = {}, {'main': params}
@@ -96,8 +96,10 @@ def load(
     )
 
 
-def _class_names(path: epath.Path) -> list[str]:
-    """Those that the model keeps itself, if it does."""
+def class_names_of(path: epath.PathLike) -> list[str]:
+    """The names of the classes that a model keeps itself; none of published files, and of what was
+    trained or written before names were kept."""
+    path = files.as_path(path)
     if is_ours(path):
         return export.read_class_names(path)
     return workdirs.read_class_names(path) if workdirs.is_workdir(path) else []

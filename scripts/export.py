@@ -35,8 +35,6 @@ def main(argv: Sequence[str]) -> None:
     files.check_writable(options.out, source=options.model)
     params, config, provenance = loading.load_params(options.model, step=options.step)
     step = provenance['checkpoint_step']
-    ours = loading.is_ours(files.as_path(options.model))
-    names = export.read_class_names(options.model) if ours else ()
     metadata = export.write_model(
         options.out,
         params,
@@ -45,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         options.dtype,
         starts=starting.starts_of(options.model),
         source=provenance.get('source'),
-        class_names=names,
+        class_names=loading.class_names_of(options.model),
     )
     if metadata['weights_sha256'] != provenance['weights_sha256']:
         print('the card has no sweeps: theirs were of the weights before rounding')

@@ -22,7 +22,8 @@ def of_workdir(workdir: epath.Path, directory: epath.Path) -> epath.Path:
     params, config, provenance = loading.load_params(workdir)
     step = provenance['checkpoint_step']
     path = directory / f'model-{step}{export.SUFFIX}'
-    export.write_model(path, params, config, step, 'bfloat16', starting.starts_of(workdir))
+    starts, names = starting.starts_of(workdir), loading.class_names_of(workdir)
+    export.write_model(path, params, config, step, 'bfloat16', starts, class_names=names)
     return path
 
 

@@ -50,6 +50,15 @@ def exported(runs, toy_networks, capfd):
     return path
 
 
+def test_the_names_are_those_of_training(runs, toy_networks, tmp_path, capfd):
+    """The data set may call its classes otherwise by now."""
+    run, out = shutil.copytree(runs / 'unet', tmp_path / 'run'), tmp_path / 'out.safetensors'
+    names = ['zero', *'123456789']
+    (run / 'classes.json').write_text(json.dumps({'names': names}))
+    assert run_here(capfd, 'scripts/export.py', f'--model={run}', f'--out={out}')[0] == 0
+    assert export.read_class_names(out) == names
+
+
 def header(path):
     """Names, shapes and metadata, read without any library."""
     content = path.read_bytes()
