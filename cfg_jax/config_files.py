@@ -58,9 +58,15 @@ def _existing(path: str) -> str:
     raise UserError(f'no config file {file!r}{others}')
 
 
+def field_of(override: str) -> str:
+    """The field that '--config.FIELD=VALUE' sets, by its name of today."""
+    name = override.partition('=')[0]
+    return config_lib.current_name(name.lstrip('-').removeprefix('config.'))
+
+
 def _renamed(override: str) -> str:
-    name, equals, value = override.partition('=')
-    name = config_lib.current_name(name.lstrip('-').removeprefix('config.'))
+    _, equals, value = override.partition('=')
+    name = field_of(override)
     return f'--config.{name}{equals}{config_lib.current_value(name, value)}'
 
 

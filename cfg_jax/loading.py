@@ -51,7 +51,8 @@ def load(
       config: how to sample; by default the config it was trained with. Another `model.dtype` than
         there is that of all networks but the decoder.
       guidance: another rule, 'name' or 'name:option=value,...'.
-      guidance_network: of rules that need another network: where its model is, or its classifier.
+      guidance_network: of rules that need another network: where its model is, or its classifier;
+        it is there for later rules (`Model.with_settings`) where this one needs none.
       decoder: of a model of latents: where the decoder is.
       ema: another length of the average, sigma_rel of `training.posthoc_ema`, from what training
         kept (`train.averages_every`).
@@ -79,8 +80,8 @@ def load(
     rule = make_rule(config)
     needed = {evaluation.network for evaluation in rule.evaluations} - {'main'}
     networks, all_params = {}, {'main': params}
-    if needed and config.guidance.network:
-        role = needed.pop()
+    if config.guidance.network and (needed or guidance_network):
+        role = needed.pop() if needed else _role_of_network(config.guidance.network)
         networks[role], all_params[role], other = _other_network(config, role, dtype)
         provenance |= {'guidance_network': other}
     if 'latent' in config and config.latent.decoder:
@@ -184,6 +185,12 @@ def _read(
         'weights_sha256': sha256,
         **({'source': source} if source else {}),
     }
+
+
+def _role_of_network(path: epath.PathLike) -> str:
+    """What a network beside the main one is to rules."""
+    is_classifier = role_of(read_config(path).model.kind) == 'classifier'
+    return 'classifier' if is_classifier else 'guide'
 
 
 def _check_kind(path: epath.Path, config: ConfigDict, role: str) -> None:

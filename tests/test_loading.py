@@ -15,6 +15,8 @@ from support import (
 
 import cfg_jax
 from cfg_jax import config as config_lib, loading
+from cfg_jax.errors import UserError
+from cfg_jax.explorer.studio import Studio
 from cfg_jax.perf import cost
 from cfg_jax.training import loop
 
@@ -132,6 +134,21 @@ def test_provenance_names_both_networks(runs, toy_networks):
     assert classifier['checkpoint_step'] == 6
     assert len(classifier['weights_sha256']) == 64
     assert classifier['weights_sha256'] != found['weights_sha256']
+
+
+@pytest.mark.parametrize(
+    ('kind', 'rule'), [('unet', 'autoguidance'), ('classifier', 'classifier_mean')]
+)
+def test_a_network_for_later_rules(runs, toy_networks, kind, rule):
+    """The rule that a model is loaded with may need none: the explorer changes it."""
+    model = loading.load(runs / 'unet', guidance_network=runs / kind)
+    later = model.with_settings(rule)
+    now = loading.load(runs / 'unet', guidance=rule, guidance_network=runs / kind)
+    np.testing.assert_array_equal(images_of(later, [3], 2.0), images_of(now, [3], 2.0))
+    offered = {each['name'] for each in Studio(model, 'tiny').description['rules']}
+    assert rule in offered
+    with pytest.raises(UserError):
+        loading.load(runs / 'unet', guidance_network=runs / 'no such')
 
 
 def test_networks_in_each_others_place(runs, toy_networks):

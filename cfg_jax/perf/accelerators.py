@@ -30,7 +30,7 @@ class Accelerator(NamedTuple):
 
 ACCELERATORS = {
     'v100': Accelerator(125.0, 32, 900, 300, ('v100',), 150),
-    'v100-16gb': Accelerator(125.0, 16, 900, 300, ('v100-sxm2-16gb',), 150),
+    'v100-16gb': Accelerator(125.0, 16, 900, 300, ('v100-sxm2-16gb', 'v100-pcie-16gb'), 150),
     'a100': Accelerator(312.0, 80, 2039, 400, ('a100',), 300),
     'a100-40gb': Accelerator(312.0, 40, 1555, 400, ('a100-sxm4-40gb', 'a100-pcie-40gb'), 300),
     'h100': Accelerator(989.0, 80, 3350, 700, ('h100',), 450),
@@ -49,8 +49,11 @@ ACCELERATORS = {
 def of_device(device_kind: str) -> Accelerator | None:
     """The chip of a `jax.Device.device_kind`, or None where it is not in the table.
 
-    The longest words that `device_kind` contains decide: a 'TPU v5 lite' is not a 'TPU v5'.
+    The longest words that `device_kind` contains decide: a 'TPU v5 lite' is not a 'TPU v5'. A slice
+    of a GPU (MIG) is not in the table, nor is an H100 NVL.
     """
+    if re.search(r'\b(mig|nvl)\b', device_kind.lower()):
+        return None
     found = {
         words: chip
         for chip in ACCELERATORS.values()

@@ -43,7 +43,7 @@ def training(config: ConfigDict, target: Target) -> Result:
     }
     with answered(target):
         state = jax.eval_shape(lambda: train_step.create_state(config))
-        flops = count_flops(mapped, state, batch)
+        flops = count_flops(mapped, state, batch) * machine.processes  # it is traced for one
         result = _compiled(lambda: mapped.lower(state, batch), flops, size, target)
     train = {'batch_size': size, 'grad_accum': config.train.grad_accum}
     train['images_at_once_a_chip'] = size // target.chips // config.train.grad_accum

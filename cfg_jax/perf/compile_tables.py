@@ -119,12 +119,14 @@ def replaced(page: str, directory: epath.Path) -> str:
     """The page with the tables of all results of a directory between its two marks.
 
     Raises:
-      UserError: a page without the marks.
+      UserError: a page without the marks, or no results.
     """
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise UserError(f'the page lacks the lines {BEGIN!r} and {END!r}')
+    if not any(directory.glob('*.json')):
+        raise UserError(f'{directory} holds no results of compile_for.py; name them with --out')
     contents = [json.loads(file.read_text()) for file in sorted(directory.glob('*.json'))]
     return f'{head}{BEGIN}\n\n{tables(contents)}\n{END}{tail}'
 

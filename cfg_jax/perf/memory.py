@@ -18,12 +18,17 @@ from cfg_jax.training.step import create_state
 
 _CGROUP = Path('/sys/fs/cgroup/memory.max')  # the limit of a container
 # Share of what differentiation keeps for the backward pass that compiled programs have in memory at
-# their peak: XLA computes cheap results again. With blocks it has nothing cheap left, and the block
-# that is computed again comes on top. Seen in what scripts/compile_for.py compiled for h100:8 with
-# 64 and 256 images at once, for v5e-8 with 32 and for v4-8 with 64; with convolutions for h100:8
-# alone, with blocks for h100:8 with 256 and for v5e-8 with 64.
-_IN_MEMORY = {'gpu': 0.225, 'tpu': 0.26}
-_IN_MEMORY_OF_BLOCKS = {'gpu': 0.85, 'tpu': 1.7}
+# their peak: XLA computes cheap results again. With blocks it has nothing cheap left, nor with
+# convolutions on GPUs, and what is computed again comes on top. Seen in what scripts/compile_for.py
+# compiled for h100:8 with 64 and 256 images at once, for v5e-8 with 32 and for v4-8 with 64; with
+# convolutions for h100:8 alone, with blocks for h100:8 with 256 and for v5e-8 with 64.
+_IN_MEMORY = {
+    ('gpu', 'none'): 0.225,
+    ('gpu', 'convolutions'): 0.85,
+    ('gpu', 'blocks'): 0.85,
+    ('tpu', 'none'): 0.26,
+    ('tpu', 'blocks'): 1.7,
+}
 _ASKED = re.compile(r'allocat\w*\s+(?:([\d.]+\s?[KMGTP]i?B)|(\d+)\s?bytes)')  # XLA, NumPy
 
 
@@ -41,12 +46,18 @@ class Estimate(NamedTuple):
 def estimate(config: ConfigDict, platform: str) -> Estimate:
     """About what a training needs on a 'gpu' or 'tpu', traced and not compiled.
 
-    State, gradient, and a share of what differentiation keeps of each image.
+    State, gradient, and a share of what differentiation keeps of each image; where something is
+    computed again, no more than where nothing is.
     """
     state = jax.eval_shape(lambda: create_state(config))
-    kept = _kept_bytes(config, state.params, 2) - _kept_bytes(config, state.params, 1)
-    share = (_IN_MEMORY_OF_BLOCKS if config.model.remat == 'blocks' else _IN_MEMORY)[platform]
-    return Estimate(_bytes(state) + _bytes(state.params), share * kept)
+    share = _IN_MEMORY.get((platform, config.model.remat), _IN_MEMORY[platform, 'none'])
+    per_image = share * _kept_of_an_image(config, state.params)
+    if config.model.remat != 'none':
+        plain = config.copy_and_resolve_references()
+        plain.model.remat = 'none'
+        whole = _IN_MEMORY[platform, 'none'] * _kept_of_an_image(plain, state.params)
+        per_image = min(per_image, whole)
+    return Estimate(_bytes(state) + _bytes(state.params), per_image)
 
 
 def check_training(config: ConfigDict) -> None:
@@ -66,7 +77,7 @@ def check_training(config: ConfigDict) -> None:
     needed += _batch_bytes(config)
     change = advice(config)
     platform = jax.default_backend()
-    if platform in _IN_MEMORY:
+    if (platform, 'none') in _IN_MEMORY:
         estimated, words = estimate(config, platform), 'about'
         share = config.train.batch_size // jax.device_count()
         needed = max(needed, estimated.at(share // config.train.grad_accum))
@@ -148,6 +159,10 @@ def _batch_bytes(config: ConfigDict) -> int:
     part = share // train.grad_accum
     features = pixels // model.get('patch', 1) ** 2 * channels
     return share * pixels * data.channels * 4 + part * features * itemsize
+
+
+def _kept_of_an_image(config: ConfigDict, params: Any) -> int:
+    return _kept_bytes(config, params, 2) - _kept_bytes(config, params, 1)
 
 
 def _kept_bytes(config: ConfigDict, params: Any, images: int) -> int:

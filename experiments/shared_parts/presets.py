@@ -34,7 +34,7 @@ def refuse(overrides: Sequence[str], fields: Mapping[str, str]) -> None:
       fields: FIELD -> why it may not be given.
     """
     for override in overrides:
-        field = override.partition('=')[0].removeprefix('--config.')
+        field = config_files.field_of(override)
         if field in fields:
             raise UserError(f'{override} is passed over: {fields[field]}')
 

@@ -145,6 +145,8 @@ def test_the_page_of_the_quick_start_names_its_command(quickstart):
     [
         ('ablations.py --config.p_uncond=0.3', 'p_uncond=0.3 is passed over'),
         ('ablations.py --config.sweep.w=(0.0,)', 'sweep.w=(0.0,) is passed over'),
+        ('ablations.py -config.p_uncond=0.3', 'p_uncond=0.3 is passed over'),
+        ('table2.py --preset=digits --config.sampling.num_steps=9', 'num_steps=9 is passed over'),
         ("ablations.py --config.sweep.metrics=('fid',)", 'lacks is'),
         (
             "classifier_guidance.py --preset=digits --config.sweep.metrics=('is',)",

@@ -10,6 +10,7 @@ from cfg_jax.perf.accelerators import ACCELERATORS, of_device
     [
         ('Tesla V100-SXM2-32GB', 'v100'),
         ('Tesla V100-SXM2-16GB', 'v100-16gb'),
+        ('Tesla V100-PCIE-16GB', 'v100-16gb'),
         ('NVIDIA A100-SXM4-80GB', 'a100'),
         ('NVIDIA A100-PCIE-40GB', 'a100-40gb'),
         ('NVIDIA H100 80GB HBM3', 'h100'),
@@ -27,9 +28,15 @@ def test_device_kinds(kind, name):
     assert of_device(kind) is ACCELERATORS[name]
 
 
-@pytest.mark.parametrize('kind', ['cpu', 'TPU v3', 'NVIDIA L40S', 'NVIDIA GH200 480GB', 'TPU v7'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        *('cpu', 'TPU v3', 'NVIDIA L40S', 'NVIDIA GH200 480GB', 'TPU v7'),
+        *('NVIDIA H100 80GB HBM3 MIG 1g.10gb', 'NVIDIA H100 NVL'),
+    ],
+)
 def test_others_are_not_guessed(kind):
-    """A GH200's memory is another one's, and a device of a TPU v3 is half a chip."""
+    """A GH200's memory is another one's, a device of a TPU v3 half a chip, of MIG a slice."""
     assert of_device(kind) is None
 
 

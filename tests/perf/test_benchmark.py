@@ -17,9 +17,9 @@ from support import (
     user_error,
 )
 
+from cfg_jax import settings
 from cfg_jax.metrics.features import classifier
 from cfg_jax.perf import benchmark, cost, operations
-from cfg_jax.samplers.grids import Grid
 
 
 def test_training_is_timed_and_counted(toy_networks):
@@ -80,13 +80,15 @@ def test_three_steps_have_no_middle_half(toy_networks):
     assert 'num_steps=3' in user_error(benchmark.interval_rule, config)
 
 
+@pytest.mark.parametrize('grid', ['schedule', 'edm'])
 @pytest.mark.parametrize(('steps', 'share'), [(8, 0.25), (9, 5 / 18), (4, 0.25)])
-def test_the_interval_saves_the_share_it_says(toy_networks, steps, share):
+def test_the_interval_saves_the_share_it_says(toy_networks, steps, share, grid):
     """Which of the sampler's levels are guided: those in the middle, half of them."""
-    config = make_tiny_config(sampler__num_steps=steps)
+    config = make_tiny_config(sampler__num_steps=steps, sampler__grid=grid)
     rule, saves = benchmark.interval_rule(config)
     assert saves == pytest.approx(share)
-    inside = [bool(rule.active(level)) for level in Grid().levels(steps)]
+    levels = settings.make_sampler(config).grid.levels(steps)
+    inside = [bool(rule.active(level)) for level in levels]
     assert sum(inside) == steps - round(2 * share * steps)
     assert inside == sorted(inside[: steps // 2]) + sorted(inside[steps // 2 :], reverse=True)
 

@@ -150,6 +150,9 @@ def test_tables(machine, tmp_path):
     assert rows == [f'| v4-8 | none {row}', f'| v4-8 | blocks {row}']
     assert 'old' not in new
     assert 'lacks the lines' in user_error(compile_tables.replaced, 'a page', tmp_path)
+    (tmp_path / 'empty').mkdir()
+    message = user_error(compile_tables.replaced, page, files.as_path(tmp_path / 'empty'))
+    assert 'holds no results' in message  # the page's tables would be gone
 
 
 def test_a_tpu_takes_its_own_attention():

@@ -9,7 +9,7 @@ import pytest
 from support import ROOT, make_tiny_config, user_error
 
 from cfg_jax import cli, config_files
-from cfg_jax.perf import memory
+from cfg_jax.perf import ahead_of_time, memory, topologies
 from cfg_jax.training import loop
 
 GIB = 2**30
@@ -67,14 +67,20 @@ def test_what_is_kept_of_an_image(toy_networks):
 @pytest.mark.parametrize('platform', ['gpu', 'tpu'])
 @pytest.mark.parametrize('remat', ['convolutions', 'blocks'])
 def test_a_policy_of_remat_is_estimated_to_need_less_than_none(platform, remat):
+    """Or as much, where a network is as small as this: XLA computes cheap results again itself."""
+
     def per_image(remat):
         return memory.estimate(make_tiny_config(model__remat=remat), platform).per_image
 
-    assert per_image(remat) < per_image('none')
+    if (platform, remat) == ('gpu', 'convolutions'):
+        assert per_image(remat) == per_image('none')
+    else:
+        assert per_image(remat) < per_image('none')
 
 
 @pytest.mark.skipif(
-    not os.environ.get('CFG_JAX_SLOW'), reason='CFG_JAX_SLOW=1 traces ADM-64 and -128'
+    not (os.environ.get('CFG_JAX_SLOW') and all(map(topologies.installed, (True, False)))),
+    reason="CFG_JAX_SLOW=1 traces ADM-64 and -128, where '.[aot]' is installed",
 )
 def test_estimates_are_near_the_compilers_peaks_and_name_the_compiled_accumulation():
     """Of every program in results/compile_for: the compiler's peak beside the estimate."""
@@ -88,9 +94,12 @@ def test_estimates_are_near_the_compilers_peaks_and_name_the_compiled_accumulati
             platform = 'tpu' if kept['topology'].startswith('v') else 'gpu'
             case = kept['config'], program['remat'], platform
             if case not in estimates:
-                config = config_files.load_config(kept['config'])
+                target = topologies.target(kept['topology'])
+                # On a CPU attention is another one.
+                config = ahead_of_time.resolved(config_files.load_config(kept['config']), target)
                 config.model.remat = program['remat']
-                estimates[case] = config, memory.estimate(config, platform)
+                with topologies.answered(target):
+                    estimates[case] = config, memory.estimate(config, platform)
             config, estimated = estimates[case]
             images, usable = program['images_at_once_a_chip'], program['usable_bytes']
             ratio = estimated.at(images) / program['memory']['peak']

@@ -10,7 +10,7 @@ from support import DIGITS, ROOT, user_error
 
 from cfg_jax import config_files
 from cfg_jax.models import attention
-from cfg_jax.perf import accelerators, cost, gpu_descriptions, topologies, xla
+from cfg_jax.perf import accelerators, ahead_of_time, cost, gpu_descriptions, topologies, xla
 
 TPU = pytest.mark.skipif(not topologies.installed(gpu=False), reason="needs libtpu: '.[aot]'")
 GPU = pytest.mark.skipif(
@@ -71,6 +71,19 @@ def test_hosts_of_gpus():
     assert attention.flash_kernel(target.device) == 'cudnn'
     assert target.usable_bytes == int(xla.gpu_memory_share() * 84_942_979_072)
     assert 'at most 8' in user_error(topologies.target, 'h100:16')
+
+
+@TPU
+def test_operations_of_an_image_are_the_same_on_one_host_and_on_four(monkeypatch):
+    """The step is traced for the devices of one process."""
+
+    def compiled(lower, flops, images, target):
+        return {'gflop_per_image': flops / images / 1e9}
+
+    monkeypatch.setattr(ahead_of_time, '_compiled', compiled)
+    config = config_files.load_config(DIGITS)
+    one, four = (ahead_of_time.training(config, topologies.target(n)) for n in ('v4-8', 'v4-32'))
+    assert one['gflop_per_image'] == four['gflop_per_image'] > 0
 
 
 @TPU
