@@ -71,7 +71,7 @@ class Copy(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f'{self.__doc__.splitlines()[0]} {self.made_from()} {self.state()}',
+            description=f'{self.__doc__} {self.made_from()} {self.state()}',
             features=features,
             disable_shuffling=True,  # the same batches as training on the original
         )

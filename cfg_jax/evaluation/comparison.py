@@ -119,11 +119,14 @@ def _expected_reference(path: epath.PathLike, extractor: FeatureExtractor) -> Re
     features: Any = shapes.pooled
     if not path.is_dir() and reference_lib.has_statistics(path):
         return reference_lib.load(path, extractor)._replace(features=features)
-    gaussians = [
-        None if f is None else Gaussian(np.empty(f.shape[1]), np.empty(0))
-        for f in (shapes.pooled, shapes.spatial)
-    ]
-    return Reference(*gaussians, features, {'num_images': len(images)})
+    spatial = None if shapes.spatial is None else _of_length(shapes.spatial.shape[1])
+    record = {'num_images': len(images)}
+    return Reference(_of_length(shapes.pooled.shape[1]), spatial, features, record)
+
+
+def _of_length(dim: int) -> Gaussian:
+    """A stand-in for statistics of so many features."""
+    return Gaussian(np.empty(dim), np.empty(0))
 
 
 def _shapes(images: ImageSet, extractor: FeatureExtractor) -> Features:

@@ -26,7 +26,7 @@ from cfg_jax.inference import Model
 from cfg_jax.metrics.features import FeatureExtractor, Features, extraction
 from cfg_jax.models import networks
 from cfg_jax.perf import accelerators, cost, profiler
-from cfg_jax.settings import make_sampler
+from cfg_jax.samplers import GRIDS
 from cfg_jax.training import step as train_step
 
 Result = dict[str, Any]
@@ -188,7 +188,8 @@ def interval_rule(config: ConfigDict) -> tuple[Rule, float]:
     steps = config.sampler.num_steps
     if steps < 4:
         raise UserError(f'sampler.num_steps={steps} has no middle half; take at least 4')
-    levels = np.asarray(make_sampler(config).grid.levels(steps))
+    grid = GRIDS.make(config.sampler.grid, schedule=networks.make_schedule(config))
+    levels = np.asarray(grid.levels(steps))
     first = steps // 4
     end = first + steps // 2
     # The ends lie half-way between two steps, where rounding cannot move a step across them.
