@@ -194,7 +194,8 @@ def check_writable(path: epath.PathLike, source: epath.PathLike | None = None) -
         raise UserError(f'{path} is a directory; name a file')
     if source is not None and os.path.realpath(path) == os.path.realpath(as_path(source)):
         raise UserError(f'{path} is what is read, and would be lost; write to another file')
-    above = next(each for each in absolute(path).parents if each.exists())
+    parent = absolute(path.parent)
+    above = next(each for each in (parent, *parent.parents) if each.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         what = 'cannot be written in' if above.is_dir() else 'is a file'
         raise UserError(f'{path} cannot be written: {above} {what}; write to another place')

@@ -65,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
     extractor = extractor_lib.load(
         options.inception, options.googlenet, classes, config.sweep.dtype, judge
     )
+    if options.guide:
+        loading.read_config(options.guide)  # a wrong path must not wait for work
     budget = budget_lib.Budget(options.minutes)
     if options.model:
         path = files.as_path(options.model)

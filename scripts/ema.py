@@ -30,12 +30,12 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.training import export, starting
 
     workdir = files.as_path(options.workdir)
-    starts = starting.starts_of(workdir)
+    starts, names = starting.starts_of(workdir), loading.class_names_of(workdir)
     for sigma_rel in options.sigma_rel:
         params, config, provenance = loading.load_params(workdir, step=options.step, ema=sigma_rel)
         step = provenance['checkpoint_step']
         out = workdir / 'ema' / f'sigma_rel_{sigma_rel:g}-step{step}.safetensors'
-        export.write_model(out, params, config, step, starts=starts)
+        export.write_model(out, params, config, step, starts=starts, class_names=names)
         print(f'written to {out}')
 
 

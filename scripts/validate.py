@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument('--steps', type=cli.integer_list, default=(), help='of kept checkpoints')
     parser.add_argument(
-        '--splits', type=cli.name_list, default=(), help='(train and validation, as far as there)'
+        '--splits', type=cli.name_list, default=(), help='(train, and validation, val or test)'
     )
     parser.add_argument(
         '--num_images', type=cli.positive_number, default=5000, help='of each split (5,000)'

@@ -131,7 +131,9 @@ def _write(builder: Copy, what: str) -> str:
             f'{left} was left by a run that was killed, if none is under way; remove it then'
         )
     left_out = f', {builder.left_out} bad examples left out' if builder.left_out else ''
-    counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in builder.info.splits.items())
+    # Another process may have written it at once.
+    splits = tfds_sets.find_builder(os.fspath(directory), '').info.splits
+    counts = ', '.join(f'{n} {s.num_examples:,}' for n, s in splits.items())
     return f'{what} is in {directory} ({counts}{left_out}); {_advice(directory)}'
 
 
@@ -139,11 +141,12 @@ def _check_kept(builder: Copy, directory: epath.Path, what: str) -> None:
     """Raises UserError where the copy that is there is of something else, or of other files."""
     found = json.loads((directory / 'dataset_info.json').read_text()).get('description', '')
     again = 'remove it or give another --out'
+    made = found.partition(' State ')[0]
     if 'Made from' in found and builder.made_from() not in found:
         raise UserError(
-            f'{directory} holds another copy ({found[found.index("Made from") :]}); {again}'
+            f'{directory} holds another copy ({made[made.index("Made from") :]}); {again}'
         )
-    if 'State' in found and builder.state() not in found:
+    if re.search(r' State [0-9a-f]{16}\.$', found) and builder.state() not in found:
         raise UserError(
             f'{directory} holds a copy of {what} that was made before names, sizes or times of its'
             f' files changed; {again}'

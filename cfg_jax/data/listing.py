@@ -1,5 +1,6 @@
 """The files below a directory: images, hidden files and files of other kinds."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -132,5 +133,7 @@ def _is(kind: Callable[[os.DirEntry], bool], entry: os.DirEntry) -> bool:
     """Whether an entry is of a kind; a link that leads back to itself is of none."""
     try:
         return kind(entry)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # storage that is away: another run would find other images
+            raise
         return False

@@ -197,7 +197,7 @@ class _State:
         """Takes up what `save` left for the same record; nothing where there is none or damage."""
         keys = ('record', 'count', 'mean', 'scatter', 'kept')
         arrays = files.read_or_set_aside(path, lambda path: files.read_npz(path, keys=keys))
-        if arrays is None or str(arrays['record']) != json.dumps(record):
+        if arrays is None or str(arrays['record']) != _mark(record):
             return
         self.pooled = Moments.from_arrays(arrays)
         if 's_count' in arrays:
@@ -226,7 +226,7 @@ class _State:
         arrays = given(self.pooled, 'images').to_arrays() | {'kept': np.concatenate(self.kept)}
         if self.spatial is not None:
             arrays |= self.spatial.to_arrays('s_')
-        files.write_npz(path, arrays | {'record': np.array(json.dumps(record))})
+        files.write_npz(path, arrays | {'record': np.array(_mark(record))})
 
     def reference(self, record: dict[str, Any]) -> Reference:
         """What the images so far make."""
@@ -240,6 +240,11 @@ class _State:
 def _merged(moments: Moments | None, features: np.ndarray) -> Moments:
     part = Moments.of(features)
     return part if moments is None else moments.merge(part)
+
+
+def _mark(record: dict[str, Any]) -> str:
+    """What an unfinished run is of, and which images it keeps: every n-th in earlier editions."""
+    return json.dumps(record | {'kept': 'one of each stretch'})
 
 
 def _kept(count: int) -> np.ndarray:

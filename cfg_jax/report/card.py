@@ -146,7 +146,8 @@ def _sampling(name: str, config: ConfigDict) -> str:
     listed = ','.join(map(str, labels))
     usual = 'As trained' if 'train' in config else 'By default'
     # An example that works: not every network can be guided by its own rule.
-    w = 1.0 if model_checks.refusal(make_rule(config), config, 1.0) is None else 0.0
+    rule = make_rule(config)
+    w = next((w for w in (1.0, 0.0) if model_checks.refusal(rule, config, w) is None), -1.0)
     latent = 'latent' in config
     option = ' --decoder=DECODER.safetensors' if latent else ''
     argument = ", decoder='DECODER.safetensors'" if latent else ''

@@ -44,6 +44,9 @@ def write(
       UserError: as `runs.open_runs`; or the class is not one of the models', or too many images.
     """
     opened = runs_lib.open_runs(paths)
+    for run in opened:
+        if run.model is not None:
+            pictures_lib.check_count(run, count)
     shown = [content.of_run(run, _pictures(run, count, label)) for run in opened]
     data = {
         'title': ' and '.join(run.name for run in opened),
@@ -73,7 +76,6 @@ def _pictures(run: runs_lib.Run, count: int, label: int | None) -> pictures_lib.
     if run.model is None:
         logging.warning('%s: no pictures, its model is not beside it', run.directory)
         return None
-    pictures_lib.check_count(run, count)
     try:
         return pictures_lib.draw(run, count, label)
     except UserError as error:

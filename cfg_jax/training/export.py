@@ -121,9 +121,10 @@ def write_model(
         metadata['starts'] = list(starts)
     if source:
         metadata['source'] = source
-    # A decoder knows no data.
-    known = sources.names_if_known(config.data) if 'data' in config else []
-    if names := list(class_names) or known:
+    names = list(class_names)
+    if not names and 'data' in config:  # a decoder knows none
+        names = sources.names_if_known(config.data)
+    if names:
         metadata['class_names'] = names
     write(path, jax.tree.map(values, params), metadata)
     return metadata

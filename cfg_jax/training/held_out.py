@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -80,7 +81,7 @@ def measure(
       model: a work directory or an exported file.
       steps: of checkpoints; by default all that a work directory holds.
       splits: of the data; the last is the one whose changes are given. By default 'train' and
-        'validation', or what there is of them.
+        'validation', 'val' or 'test', the first that there is.
       count: images of each split, or as many as there are.
       batch_size, seed: as in `make_split_loss`.
       data: `data.name`, where the model's config has another place.
@@ -125,9 +126,12 @@ def measure(
 
 
 def _default_splits(config: ConfigDict) -> list[str]:
-    """Those of 'train' and 'validation' that the data has; all of it where it has neither."""
+    """'train', and the first held-out split of a usual name that the data has."""
     found = sources.open_source(config.data.name, config.data.data_dir).splits
-    return [split for split in ('train', 'validation') if split in found] or list(found)
+    held_out = [split for split in ('validation', 'val', 'test') if split in found][:1]
+    if not held_out:
+        logging.info('%s has no held-out split that is known: only train', config.data.name)
+    return ['train', *held_out]
 
 
 def _steps_of(path: epath.Path) -> Sequence[int | None]:

@@ -31,9 +31,9 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
 
     A new run has random weights, or those of `train.start_from`.
 
-    Writes WORKDIR/config.json, parameters.txt, checkpoints/, metrics.jsonl and samples/. A run that
-    is killed anywhere and started again ends with the same parameters, bit for bit. With many
-    processes each calls this; process 0 writes and logs.
+    Writes WORKDIR/config.json, classes.json, parameters.txt, checkpoints/, metrics.jsonl and
+    samples/. A run that is killed anywhere and started again ends with the same parameters, bit for
+    bit. With many processes each calls this; process 0 writes and logs.
 
     Args:
       config: see `configs/`; validated here.

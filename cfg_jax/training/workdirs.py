@@ -20,16 +20,15 @@ def create_or_validate_workdir(config: ConfigDict, workdir: epath.PathLike) -> e
     """
     workdir = validate_workdir(config, workdir)
     names, before = sources.class_names(config.data), read_class_names(workdir)
-    changed = [pair for pair in zip(before, names, strict=False) if pair[0] != pair[1]]
-    if changed:
-        old, new = changed[0]
-        raise UserError(
-            f'{workdir} was trained on data whose class {before.index(old)} was {old!r}, where it'
-            f' is {new!r} now: images would have the labels of other classes; give back the old'
-            ' names, or choose another --workdir'
-        )
-    files.write_json(workdir / _CLASSES, {'names': names})
+    for number, (old, new) in enumerate(zip(before, names, strict=False)):
+        if old != new:
+            raise UserError(
+                f'{workdir} was begun on data whose class {number} was {old!r}, where it is {new!r}'
+                ' now: images would have the labels of other classes; give back the old names, or'
+                ' choose another --workdir'
+            )
     files.write_json(workdir / CONFIG, config_lib.to_json(config))
+    files.write_json(workdir / _CLASSES, {'names': names})
     return workdir
 
 

@@ -21,12 +21,14 @@ def check_all(curve: dict[str, Any], untrained: Row) -> list[Verdict]:
     rows = [row for row in curve['rows'] if 'images_not_finite' not in row]
     if len(rows) < 2:
         return []
-    found = [best_is_guided(rows), far_from_untrained(rows, untrained)]
-    found += [agreement_rises(rows, key) for key in NAMES if key in rows[0] and 'agree' in key]
+    count = curve['num_samples']
+    column = columns.of_results(curve['name'], curve | {'rows': rows})
+    found = [best_is_guided(column.rows), far_from_untrained(rows, untrained)]
+    agreements = [key for key in NAMES if key in rows[0] and 'agree' in key]
+    found += [agreement_rises(rows, key, count) for key in agreements]
     if 'is_judge' in rows[0]:
-        judged = [row | {key: row[f'is_judge{key[2:]}'] for key in ('is', 'is_se')} for row in rows]
-        column = columns.of_results(curve['name'], curve | {'rows': judged})
-        verdict = is_rises(column)
+        judged = [_of_judge(row) for row in rows]
+        verdict = is_rises(columns.of_results(curve['name'], curve | {'rows': judged}))
         found.append(
             verdict._replace(
                 claim=verdict.claim.replace('IS', NAMES['is_judge'], 1),
@@ -38,12 +40,12 @@ def check_all(curve: dict[str, Any], untrained: Row) -> list[Verdict]:
 
 def best_is_guided(rows: list[Row]) -> Verdict:
     """The best FD-768 at some w > 0, and the largest w worse by more than five standard errors."""
-    best = min(rows, key=lambda row: row['fd768'])
+    best = min(rows, key=lambda row: row['fid'])
     none, most = rows[0], rows[-1]
     gain, loss = _errors(none, best), _errors(most, best)
     claim = f'FD-768 is best at some w > 0, and worse by {_WORSE:g} standard errors at the largest'
     evidence = (
-        f'best {best["fd768"]:.4g} at w = {best["w"]:g}: {gain:+.1f} standard errors better than at'
+        f'best {best["fid"]:.4g} at w = {best["w"]:g}: {gain:+.1f} standard errors better than at'
         f' w = {none["w"]:g}, {loss:+.1f} better than at w = {most["w"]:g}'
     )
     if best is none or loss <= _WORSE:
@@ -60,23 +62,33 @@ def far_from_untrained(rows: list[Row], untrained: Row) -> Verdict:
     return Verdict(claim, SUPPORTED if share < _UNTRAINED else NOT_SUPPORTED, evidence)
 
 
-def agreement_rises(rows: list[Row], key: str) -> Verdict:
-    """At w = 1 at least 1.5 times as many samples of their class as at w = 0."""
+def agreement_rises(rows: list[Row], key: str, count: int) -> Verdict:
+    """At w = 1 at least 1.5 times as many of `count` samples of their class as at w = 0."""
     claim = f'{NAMES[key]} is {_AGREEMENT:g} times as high at w = 1 as at w = 0'
     at = {row['w']: row for row in rows}
     if not {0.0, 1.0} <= at.keys():
         return Verdict(claim, UNDECIDED, 'needs w = 0 and w = 1')
-    none, one = at[0.0], at[1.0]
-    ratio = one[key] / max(none[key], 1e-12)
-    spread = ratio * np.hypot(*(row[f'{key}_se'] / max(row[key], 1e-12) for row in (none, one)))
-    evidence = f'{none[key]:.2%} and {one[key]:.2%}: {ratio:.2f} +- {spread:.2f} times'
-    if ratio < _AGREEMENT:
+    none, one = at[0.0][key], at[1.0][key]
+    # Binomial; of the difference, for the share at w = 0 may be 0.
+    excess = one - _AGREEMENT * none
+    error = np.sqrt((one * (1.0 - one) + _AGREEMENT**2 * none * (1.0 - none)) / count)
+    evidence = (
+        f'{none:.2%} and {one:.2%}: {excess / max(error, 1e-12):+.1f} standard errors above'
+        f' {_AGREEMENT:g} times'
+    )
+    if excess < 0.0:
         return Verdict(claim, NOT_SUPPORTED, evidence)
-    certain = ratio - _SIGNIFICANT * spread >= _AGREEMENT
-    return Verdict(claim, SUPPORTED if certain else UNDECIDED, evidence)
+    return Verdict(claim, SUPPORTED if excess > _SIGNIFICANT * error else UNDECIDED, evidence)
 
 
 def _errors(worse: Row, better: Row) -> float:
     """How many standard errors of the difference lie between two rows' FD-768."""
-    error = np.hypot(worse['fd768_se'], better['fd768_se'])
-    return (worse['fd768'] - better['fd768']) / max(error, 1e-12)
+    error = np.hypot(worse['fid_se'], better['fid_se'])
+    return (worse['fid'] - better['fid']) / max(error, 1e-12)
+
+
+def _of_judge(row: Row) -> Row:
+    """The row with the judge's score in the place of GoogLeNet's, with its error if it has one."""
+    others = {key: value for key, value in row.items() if key != 'is_se'}
+    scores = {'is': 'is_judge', 'is_se': 'is_judge_se'}
+    return others | {key: row[name] for key, name in scores.items() if name in row}

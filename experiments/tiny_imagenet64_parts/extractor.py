@@ -104,13 +104,17 @@ class Judge:
         self.params, config, provenance = loading.load_params(path)
         if role(config.model.kind) != 'classifier':
             raise UserError(f'--judge={path} is not a classifier')
+        exported.check(path, config, samples, exported.OF_IMAGES)
+        if 'train' not in config:
+            raise UserError(
+                f'--judge={path} was not trained here; give one of configs/NAME.py:judge'
+            )
         step, steps = provenance['checkpoint_step'], config.train.steps
         if step < steps:
             raise UserError(
                 f'--judge={path} is at step {step:,} of {steps:,}: train it to its end first, for'
                 ' other weights make other scores'
             )
-        exported.check(path, config, samples, exported.OF_IMAGES)
         self.sha256 = provenance['weights_sha256']
         self._classifier = networks.make_noisy_classifier(config)
         self._logsnr = config.diffusion.logsnr_max

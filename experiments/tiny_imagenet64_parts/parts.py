@@ -164,7 +164,7 @@ def _branches(bench: Bench) -> list[str]:
     of the start."""
     slugs, count = [], bench.branch_steps
     for value in P_UNCOND:
-        slug = f'branch_{value:g}-steps_{count}'
+        slug = f'branch_{value:g}-annealed_{count}'
         workdir = bench.root / f'{slug}-from_{bench.step}'
         config = bench.config.copy_and_resolve_references()
         config.p_uncond, config.sweep.w = value, bench.weights
@@ -191,7 +191,8 @@ def _rules(bench: Bench) -> list[str]:
         rule = f'projected:eta=0,radius={radius}'
         name = f'APG, eta = 0, r = {radius:g}, no momentum'
         slugs.append(bench.curve(f'projected-{radius:g}', name, guidance=rule))
-    guides = {'earlier': _earlier(bench), 'small': _small_guide(bench)}
+    guide = {'given': bench.guide} if bench.guide else {'earlier': _earlier(bench)}
+    guides = guide | {'small': _small_guide(bench)}
     for kind, workdir in guides.items():
         if workdir is None:
             logging.info('autoguidance by the %s guide waits: it is not trained yet', kind)
@@ -202,11 +203,8 @@ def _rules(bench: Bench) -> list[str]:
     return slugs
 
 
-def _earlier(bench: Bench) -> epath.PathLike | None:
-    """The guide of the command, or a work directory with the main model's kept checkpoint nearest
-    to the guide's steps."""
-    if bench.guide:
-        return bench.guide
+def _earlier(bench: Bench) -> epath.Path | None:
+    """A work directory with the main model's kept checkpoint nearest to the guide's steps."""
     model, workdir = bench.root / 'model', bench.root / 'earlier'
     kept = checkpoints.kept_steps(model) if bench.trained else []
     before = [step for step in kept if step < bench.step]

@@ -1,5 +1,6 @@
 """A folder of pictures: which files are examples, their classes, order, splits; every mistake."""
 
+import errno
 import logging
 import os
 import pickle
@@ -17,7 +18,7 @@ from support import (
     user_error,
 )
 
-from cfg_jax.data import pipeline, sources
+from cfg_jax.data import listing, pipeline, sources
 from cfg_jax.training import loop
 
 
@@ -97,6 +98,18 @@ def test_foreign_files_are_counted_in_one_line(pets, caplog):
     assert '3 unreadable (cat/loop, cat/lost.png, loop)' in line
     assert '1 images outside of the classes' in line
     assert sources.label_names(f'folder:{pets}') == ['cat', 'dog']
+
+
+def test_a_class_on_storage_that_is_away_is_no_class_less(pets, monkeypatch):
+    """The ids of those behind it would be others."""
+
+    is_of = listing._is
+
+    def away(kind, entry):
+        raise OSError(errno.ESTALE, 'Stale file handle', entry.name)
+
+    monkeypatch.setattr(listing, '_is', lambda kind, entry: is_of(lambda e: away(kind, e), entry))
+    assert 'Stale file handle' in user_error(sources.label_names, f'folder:{pets}')
 
 
 def test_unreadable_files_take_one_line(tmp_path, caplog):

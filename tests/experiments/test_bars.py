@@ -11,13 +11,22 @@ W = (0.0, 1.0, 4.0)
 ERRORS = {'fd768_se': 0.1, 'is_se': 0.1, 'is_judge_se': 0.5}
 
 
-def rows_of(distance, agreement=(0.1, 0.2, 0.4), error=0.01, judge=(5.0, 10.0, 20.0)):
+def rows_of(distance=(5.0, 3.0, 6.0), agreement=(0.1, 0.2, 0.4), judge=(5.0, 10.0, 20.0)):
     return [
-        ERRORS
-        | {'w': w, 'fd768': d, 'is': 2.0 + w, 'class_agreement': a, 'is_judge': j}
-        | {'class_agreement_se': error}
+        ERRORS | {'w': w, 'fd768': d, 'is': 2.0 + w, 'class_agreement': a, 'is_judge': j}
         for w, d, a, j in zip(W, distance, agreement, judge, strict=True)
     ]
+
+
+def verdicts(rows, untrained=100.0, num_samples=5000):
+    config = config_lib.to_json(make_tiny_config())
+    curve = {'name': 'made up', 'config': config, 'rows': rows, 'num_samples': num_samples}
+    return {each.claim: each for each in bars.check_all(curve, {'fd768': untrained})}
+
+
+def verdict_on(words, *arguments, **more):
+    (found,) = (each for claim, each in verdicts(*arguments, **more).items() if words in claim)
+    return found.verdict
 
 
 @pytest.mark.parametrize(
@@ -30,28 +39,34 @@ def rows_of(distance, agreement=(0.1, 0.2, 0.4), error=0.01, judge=(5.0, 10.0, 2
     ],
 )
 def test_best_is_guided(distance, verdict):
-    assert bars.best_is_guided(rows_of(distance)).verdict == verdict
+    assert verdict_on('best at some w > 0', rows_of(distance)) == verdict
 
 
 @pytest.mark.parametrize(('untrained', 'verdict'), [(9.1, 'supported'), (8.9, 'not supported')])
 def test_far_from_untrained(untrained, verdict):
-    found = bars.far_from_untrained(rows_of((5.0, 3.0, 6.0)), {'fd768': untrained})
-    assert found.verdict == verdict
+    assert verdict_on("the untrained network's", rows_of(), untrained) == verdict
 
 
 @pytest.mark.parametrize(
-    ('agreement', 'error', 'verdict'),
+    ('agreement', 'num_samples', 'verdict'),
     [
-        ((0.1, 0.2, 0.4), 0.001, 'supported'),
-        ((0.1, 0.2, 0.4), 0.05, 'not enough samples'),
-        ((0.1, 0.14, 0.4), 0.001, 'not supported'),
+        ((0.1, 0.2, 0.4), 5000, 'supported'),
+        ((0.1, 0.2, 0.4), 100, 'not enough samples'),
+        ((0.1, 0.14, 0.4), 5000, 'not supported'),
+        ((0.0, 0.2, 0.4), 5000, 'supported'),
     ],
 )
-def test_agreement_rises(agreement, error, verdict):
-    rows = rows_of((5.0, 3.0, 6.0), agreement, error)
-    assert bars.agreement_rises(rows, 'class_agreement').verdict == verdict
-    short = bars.agreement_rises(rows[::2], 'class_agreement')
-    assert (short.verdict, short.evidence) == ('not enough samples', 'needs w = 0 and w = 1')
+def test_agreement_rises(agreement, num_samples, verdict):
+    rows = rows_of(agreement=agreement)
+    words = 'class agreement (GoogLeNet) is 1.5 times'
+    assert verdict_on(words, rows, num_samples=num_samples) == verdict
+    assert verdict_on(words, rows[::2]) == 'not enough samples'
+
+
+def test_what_has_no_errors_is_judged_with_assumed_ones():
+    """With sweep.bootstrap=0; a row of before errors were kept has none either."""
+    without = [{k: v for k, v in row.items() if not k.endswith('_se')} for row in rows_of()]
+    assert verdicts(without).keys() == verdicts(rows_of()).keys()
 
 
 @pytest.mark.parametrize(
@@ -60,14 +75,7 @@ def test_agreement_rises(agreement, error, verdict):
 )
 def test_the_judges_score_rises(judge, verdict):
     """Not GoogLeNet's, which does in both."""
-    rows = rows_of((5.0, 3.0, 6.0), judge=judge)
-    curve = {
-        'name': 'made up',
-        'config': config_lib.to_json(make_tiny_config()),
-        'rows': rows,
-        'num_samples': 40,
-    }
-    found = {each.claim: each for each in bars.check_all(curve, {'fd768': 100.0})}
+    found = verdicts(rows_of(judge=judge))
     rises = found['IS (judge) rises with w (made up)']
     assert rises.verdict == verdict
     assert f'IS (judge) {judge[0]:g} at w = 0' in rises.evidence

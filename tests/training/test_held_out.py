@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pictures import class_folder
 from support import make_tiny_config, run_here, toy_instead_of_networks, user_error
 
 from cfg_jax import config as config_lib, loading
@@ -143,9 +144,18 @@ def test_no_imported_network_has(monkeypatch, kind):
     assert f'imported network ({kind})' in user_error(held_out.measure, 'a.safetensors')
 
 
-def test_by_default_the_splits_that_there_are(run):
-    """The digits have no validation split."""
+def test_by_default_the_splits_that_there_are(run, tmp_path):
+    """The digits have no held-out split; folders call theirs val or test."""
     assert held_out.measure(run, steps=[3], count=8, batch_size=8)['splits'] == ('train',)
+    config = make_tiny_config(data__name=f'folder:{tmp_path}')
+    for name, expected in (('train', []), ('test', ['test']), ('val', ['val'])):
+        class_folder(tmp_path / name, {'a': 1})
+        assert held_out._default_splits(config) == ['train', *expected]
+
+
+def test_a_set_that_is_not_here_is_told(run, tmp_path):
+    message = user_error(held_out.measure, run, data='cifar10')
+    assert 'is not prepared' in message
 
 
 def test_a_wrong_split_is_told_before_the_work(run, monkeypatch):

@@ -121,6 +121,22 @@ def test_a_directory_in_the_place_of_the_config(tiny_config, tmp_path):
     assert str(tmp_path) in user_error(workdirs.create_or_validate_workdir, tiny_config, tmp_path)
 
 
+def test_killed_between_its_first_files_a_directory_is_its_own(tiny_config, tmp_path, monkeypatch):
+    written = []
+    write_json = workdirs.files.write_json
+
+    def write_one(path, content):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_json(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(workdirs.files, 'write_json', write_one)
+        workdirs.create_or_validate_workdir(tiny_config, tmp_path)
+    workdirs.create_or_validate_workdir(tiny_config, tmp_path)
+
+
 def test_classes_of_other_names_are_refused(tiny_config, tmp_path):
     """A renamed directory of a folder would give every image the label of another class."""
     root = class_folder(tmp_path / 'pets', {'cat': 4, 'dog': 4, 'fox': 4})
