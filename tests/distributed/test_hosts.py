@@ -15,7 +15,7 @@ import pytest
 from hosts import ADDRESSES, hosts as hosts
 from support import ROOT, checkpoint_hash, checkpoint_steps, script_environment, tiny_arguments
 
-LAST = 240
+LAST = 180
 EVERY = 30
 CHANGES = {
     'model__attention_resolutions': (),

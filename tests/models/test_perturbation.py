@@ -1,5 +1,7 @@
 """Which attention layers a perturbation finds by name."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,11 +44,12 @@ def test_the_middle_of_a_dit_is_the_block_at_half_the_depth():
     inputs = z, jnp.full(2, 500.0), jnp.asarray([0, 1])
     params = jax.tree.map(
         lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape) / 4,
-        dit.init(jax.random.key(0), *inputs),
+        jax.eval_shape(dit.init, jax.random.key(0), *inputs),
     )
 
     def out(layers):
-        return np.asarray(dit.apply(params, *inputs, perturbation=Perturbation('skip', layers)))
+        run = jax.jit(functools.partial(dit.apply, perturbation=Perturbation('skip', layers)))
+        return np.asarray(run(params, *inputs))
 
     np.testing.assert_array_equal(out('middle'), out('block_7'))
     for other in ('block_1', 'none of them'):
