@@ -2,7 +2,8 @@
 
 Command     python experiments/tiny_imagenet64.py --config=configs/tiny_imagenet32.py --help
 Cost        7.7 M parameters, 3.1 GFLOP a forward pass (scripts/describe.py)
-Ours        2,800 steps on an H100, 41 ms each: too few to measure (docs/real_images.md)
+Ours        2,800 steps on an H100, 41 ms each: too few to measure (docs/real_images.md);
+            :cpu: weights in results/photographs, not measured yet
 
 The size follows from what comes after: bfloat16 weights below 16 MB, which a repository can hold,
 and 16 guided pictures in less than a minute of two CPU cores.
@@ -11,7 +12,7 @@ Variants:
   :guide       worse on purpose, for autoguidance: half the width, one block a level
   :classifier  ADM's noisy classifier at this width, for classifier guidance
   :judge       the same on nearly clean images (log-SNR 6 to 20): scores of its own for --judge. Its
-               accuracy on the validation split is in the table of real images
+               accuracy on the validation split stands in the experiment's table
   :cpu, :cpu_guide, :cpu_classifier, :cpu_judge
                two CPU cores: patches of 2 pixels, 5.5 M parameters, 0.58 GFLOP, in float32; target
                v; Muon; 64 images a step, of which two quiet cores of an AMD EPYC made 1.7 a

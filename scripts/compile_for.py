@@ -6,7 +6,7 @@
     python scripts/compile_for.py --tables=docs/launching.md
 
 Compiles the pmapped training step and the guided trajectory as they would run, with the compilers
-that `pip install 'cfg_jax[aot]'` brings; no parameter is allocated and no device is needed. ADM-64
+that `pip install -e '.[aot]'` brings; no parameter is allocated and no device is needed. ADM-64
 takes minutes a program. Of the training it looks for the largest part of the config's batch that
 fits a chip, by policy of remat, and so for the `train.grad_accum` that the machine needs;
 --images_at_once compiles given parts instead. Results are kept in --out, a file for each config and

@@ -5,7 +5,7 @@
 
 Prints the address to open. The server listens on the loopback address only, so that nobody else
 can reach it; from another machine use ssh -L 8420:127.0.0.1:8420. Each rule, sampler and number of
-steps is compiled once, which takes seconds. Ctrl-C ends it. Needs pip install 'cfg_jax[explore]'.
+steps is compiled once, which takes seconds. Ctrl-C ends it. Needs pip install -e '.[explore]'.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
-        parser.error("the explorer needs starlette and uvicorn: pip install 'cfg_jax[explore]'")
+        parser.error("the explorer needs starlette and uvicorn: pip install -e '.[explore]'")
 
     from cfg_jax import files, loading
     from cfg_jax.explorer import server

@@ -5,7 +5,7 @@
         --config.p_uncond=0.2 --config.data.data_dir=/data/tfds
 
 Writes into the work directory: config.json, checkpoints/, metrics.jsonl (loss, loss per log-SNR
-bin, norms, images/s) and samples/ (a row per class; w = 0, 1, 3). Run the same command again to
+bin, norms, images/s) and samples/ (ten classes; w = 0, 1, 3). Run the same command again to
 resume from the newest checkpoint. SIGTERM finishes the step, saves and exits with status 75: start
 the same command again. A checkpoint that cannot be read is set aside, and the one before is used.
 --config.train.start_from=MODEL begins with the weights of another work directory or exported file,

@@ -1,6 +1,6 @@
 """Machines that are not here, described well enough to compile for them.
 
-The compilers are wheels (`pip install 'cfg_jax[aot]'`): libtpu has the TPUs' topologies, and the
+The compilers are wheels (`pip install -e '.[aot]'`): libtpu has the TPUs' topologies, and the
 plugin for CUDA compiles for a GPU that is described to it, without a driver.
 """
 
@@ -89,7 +89,7 @@ def target(name: str) -> Target:
     make = _tpu if form['kind'] in _USABLE_GIB else _gpu
     if not installed(make is _gpu):
         wheel = 'jax-cuda13-plugin and jax-cuda13-pjrt' if make is _gpu else 'libtpu'
-        raise UserError(f"{name} needs {wheel}: pip install 'cfg_jax[aot]'")
+        raise UserError(f"{name} needs {wheel}: pip install -e '.[aot]'")
     return make(name, form['kind'], sizes)
 
 

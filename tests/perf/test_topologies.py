@@ -28,7 +28,7 @@ def test_what_is_no_machine(name):
 def test_without_the_compilers(monkeypatch):
     monkeypatch.setattr(topologies, 'installed', lambda gpu: False)
     assert 'libtpu' in user_error(topologies.target, 'v5e-8')
-    assert "pip install 'cfg_jax[aot]'" in user_error(topologies.target, 'h100:8')
+    assert "pip install -e '.[aot]'" in user_error(topologies.target, 'h100:8')
 
 
 @pytest.mark.parametrize('kind', gpu_descriptions.GPUS)
