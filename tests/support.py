@@ -123,9 +123,9 @@ def draw_nothing(*arguments, **options):
 
 def undraw_sweeps(patch):
     """Sweeps write empty files for pictures, until the MonkeyPatch `patch` is undone."""
-    from cfg_jax.evaluation import plots, sweep
+    from cfg_jax.evaluation import drawing, plots
 
-    patch.setattr(sweep, '_save_samples', draw_nothing)
+    patch.setattr(drawing, 'save_samples', draw_nothing)
     patch.setattr(plots, 'save_tradeoff', draw_nothing)
 
 

@@ -43,19 +43,28 @@ def kept_or_computed(
 ) -> Reference:
     """The statistics of `config_data.split` in `path`, written there where they are missing.
 
-    A damaged file is set aside. Statistics of other images stay where they are, and those of these
-    go beside them, into a file whose name ends in a hash.
+    A damaged file is set aside. Statistics of other images, or of more or fewer, stay where they
+    are, and those of these go beside them, into a file whose name ends in a hash.
     """
-    record = _record(config_data)
+    record, count = _record(config_data), _count_if_here(config_data)
     for place in (path, path.with_name(f'{path.stem}-{_short_hash(record)}.npz')):
         kept = files.read_or_set_aside(place, lambda place: _read_kept(place, extractor))
         if kept is None:
             logging.info('reference statistics of %s %s', config_data.name, config_data.split)
             compute(config_data, extractor, place, batch_size)
             return reference_lib.load(place, extractor)
-        if all(kept.record.get(key, value) == value for key, value in record.items()):
+        same = all(kept.record.get(key, value) == value for key, value in record.items())
+        if same and count in (None, kept.record.get('num_images', count)):
             return kept
     raise UserError(f'{place} is of other images than its name says; move it away')
+
+
+def _count_if_here(config_data: ConfigDict) -> int | None:
+    """Images of the split; None where the set is not here, as is often so beside an export."""
+    try:
+        return len(sources.data_source(config_data, config_data.split))
+    except UserError:
+        return None
 
 
 def _record(config_data: ConfigDict) -> dict[str, Any]:

@@ -6,7 +6,7 @@ file, so that rows of different commands compare.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -18,22 +18,26 @@ from cfg_jax.metrics.influence import Influence
 
 _WITHIN = 2.0  # standard errors of a difference that decides nothing
 
+_VALUE = 'value'  # stands where the seed does, for what is of all of them
+
 Influences = Sequence[Mapping[str, Influence]]  # of each seed, by key
 
 
-def save(directory: epath.Path, w: float, influences: Influences) -> None:
-    """Keeps the influences of a row; none of an invalid one."""
+def save(directory: epath.Path, w: float, influences: Influences, row: Row) -> None:
+    """Keeps the influences of a row, with its values, which say whose they are; none of an invalid
+    one."""
     path = _path(directory, w)
-    arrays = {
+    if not all(influences):
+        path.unlink(missing_ok=True)
+        return
+    arrays = {f'{_VALUE}/{key}/mean': np.asarray(row[key]) for key in influences[0]}
+    arrays |= {
         f'{seed}/{key}/{part}': array
         for seed, by_key in enumerate(influences)
         for key, influence in by_key.items()
         for part, array in vars(influence).items()
     }
-    if arrays:
-        files.write_npz(path, arrays)
-    else:
-        path.unlink(missing_ok=True)
+    files.write_npz(path, arrays)
 
 
 def best_weights(directory: epath.Path, rows: Sequence[Row]) -> dict[str, Any]:
@@ -43,12 +47,12 @@ def best_weights(directory: epath.Path, rows: Sequence[Row]) -> dict[str, Any]:
       {key: {'w': the best, 'others': [{'w', 'difference', 'se'}, ...]}}: differences are to the
       best, above 0, and a mean over seeds; `se` is the standard error of that.
     """
-    kept = {row['w']: found for row in rows if (found := _load(directory, row['w']))}
+    kept = {row['w']: _of_row(_load(directory, row['w']), row) for row in rows}
     values = {row['w']: row for row in rows}
     best = {}
-    for key in {key: None for influences in kept.values() for key in influences[0]}:
-        found = {w: [seed[key] for seed in seeds] for w, seeds in kept.items() if key in seeds[0]}
-        if len(found) < 2:
+    for key in {key: None for found in kept.values() for key in found}:
+        found = {w: by_key[key] for w, by_key in kept.items() if key in by_key}
+        if len(found) < 2 or len(set(map(len, found.values()))) > 1:
             continue
         best_w = min(found, key=lambda w: values[w][key])
         others = [
@@ -90,17 +94,41 @@ def _path(directory: epath.Path, w: float) -> epath.Path:
     return directory / 'influence' / f'w_{w!r}.npz'
 
 
-def _load(directory: epath.Path, w: float) -> list[dict[str, Influence]]:
-    return files.read_or_set_aside(_path(directory, w), _read) or []
+class _Kept(NamedTuple):
+    """Of a file: the influences of each seed, and the values of the row that they are of."""
+
+    seeds: list[dict[str, Influence]]
+    values: dict[str, float]
 
 
-def _read(path: epath.Path) -> list[dict[str, Influence]]:
+def _of_row(kept: _Kept | None, row: Row) -> dict[str, list[Influence]]:
+    """The influences by key, of all seeds, as far as they are of this row.
+
+    Another command may have measured this w in another way, and been killed before its table.
+    """
+    if kept is None or not kept.seeds:
+        return {}
+    return {
+        key: [seed[key] for seed in kept.seeds]
+        for key in kept.seeds[0]
+        # Files of earlier editions do not say the value.
+        if np.isfinite(row.get(key, np.nan)) and kept.values.get(key, row[key]) == row[key]
+    }
+
+
+def _load(directory: epath.Path, w: float) -> _Kept | None:
+    return files.read_or_set_aside(_path(directory, w), _read)
+
+
+def _read(path: epath.Path) -> _Kept:
     with files.damage_reported(path, 'sweep its w again'):
         seeds: dict[str, dict[str, dict[str, np.ndarray]]] = {}
         for name, array in files.read_npz(path).items():
             seed, key, part = name.split('/')
             seeds.setdefault(seed, {}).setdefault(key, {})[part] = array
-        return [
+        values = {key: float(parts['mean']) for key, parts in seeds.pop(_VALUE, {}).items()}
+        influences = [
             {key: Influence(**parts) for key, parts in seeds[str(seed)].items()}
             for seed in range(len(seeds))
         ]
+        return _Kept(influences, values)

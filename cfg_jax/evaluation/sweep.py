@@ -10,12 +10,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cfg_jax import config as config_lib, files, loading, model_checks
-from cfg_jax.data import class_names, images, pipeline
+from cfg_jax.data import images, pipeline
 from cfg_jax.distributed import multihost
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import (
     dataset_reference,
     differences,
+    drawing,
     plots,
     results as results_lib,
     rows as rows_lib,
@@ -32,7 +33,6 @@ from cfg_jax.settings import make_sampler
 from cfg_jax.training import export
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
-_PICTURE_CLASSES = 10
 
 
 def run(
@@ -174,7 +174,7 @@ def write(results: dict[str, Any] | None, model: Model, directory: epath.Path) -
             files.write_bytes(directory / 'table.md', tables.sweep_table(rows).encode())
             plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(results))
             if not drawn:
-                _save_samples(model, rows, picture)
+                drawing.save_samples(model, rows, picture)
         for line in differences.sentences(best):
             logging.info('%s', line)
     multihost.barrier('swept', multihost.LONGEST)
@@ -280,8 +280,8 @@ class _Table:
             )
             if self._config.sweep.save_samples:
                 cache.save_images(w, seed, directory / 'batches' / f'w_{w!r}_seed_{seed}.npz')
-        differences.save(directory, w, [each.influences for each in measured])
         row = rows_lib.over_seeds([each.row for each in measured])
+        differences.save(directory, w, [each.influences for each in measured], row)
         for note in row.get('notes', ()):
             if 'images_not_finite' in row:
                 logging.warning('w = %g: %s', w, note)
@@ -327,23 +327,4 @@ def _title(settings: dict[str, Any]) -> str:
     return (
         f'{settings["dataset"]}: {sampler["name"]}, T = {sampler["num_steps"]},'
         f' {settings["num_samples"]:,} samples a point, features: {settings["features"]["name"]}'
-    )
-
-
-def _save_samples(model: Model, rows: Sequence[rows_lib.Row], path: epath.Path) -> None:
-    """Rows: classes. Columns: w. The same image number, and so the same noise, along a row."""
-    config = model.config
-    columns = [row['w'] for row in rows]
-    classes = np.arange(min(_PICTURE_CLASSES, config.data.num_classes))
-    labels = np.repeat(classes, len(columns))
-    logging.info('drawing the %d images of %s', len(labels), path.name)
-    condition = model.conditioning.from_user(labels.tolist())
-    x = model.generate(config.sweep.seed, labels, condition, np.tile(columns, len(classes))).x
-    picture = np.asarray(images.to_uint8(x)).reshape(len(classes), len(columns), *x.shape[1:])
-    names = class_names.readable(model.class_names)
-    plots.save_sample_grid(
-        path,
-        picture,
-        row_names=[names[c] for c in classes],
-        column_names=[f'w = {w:g}' for w in columns],
     )

@@ -55,12 +55,12 @@ def metric_table(
     splits or subsets; over several seeds (min, standard deviation over seeds) follow.
 
     Args:
-      rows: of the same metrics.
+      rows: a metric that one of them lacks is an empty cell there.
       leading: a row's first cells.
       names: headings of keys that are called otherwise here.
       bold: whether the best values are.
     """
-    keys = metric_keys(rows[0])
+    keys = list(dict.fromkeys(key for row in rows for key in metric_keys(row)))
     headings = [*leading[0], *((names or {}).get(key, heading(key)) for key in keys)]
     best_of = rows if bold else ()
     lines = ['| ' + ' | '.join(headings) + ' |', '|' + '---|' * len(headings)]
@@ -107,9 +107,8 @@ def is_best(key: str, row: Row, rows: Sequence[Row]) -> bool:
     if key not in _columns() or not _columns()[key].bold or len(rows) < 2:
         return False
     best = max if higher_is_better(key) else min
-    return row[key] == best(
-        (other[key] for other in rows if not math.isnan(other[key])), default=None
-    )
+    values = (other.get(key, math.nan) for other in rows)
+    return row[key] == best((value for value in values if not math.isnan(value)), default=None)
 
 
 def _value(key: str, row: Row) -> str:
@@ -129,6 +128,26 @@ def _uncertainty(key: str, row: Row) -> str:
     return text
 
 
+def meaning_of_errors(rows: Sequence[Row]) -> str:
+    """What ± means in a table of these rows, such as '± standard errors'; '' where there is none.
+
+    IS and KID have deviations over splits or subsets where no standard errors were asked for.
+    """
+    keys = dict.fromkeys(key for row in rows for key in metric_keys(row))
+    errors = [key for key in keys if any(f'{key}_se' in row for row in rows)]
+    deviations = [
+        key for key in keys if key not in errors and any(f'{key}_std' in row for row in rows)
+    ]
+    words = []
+    if errors:
+        words.append(f'standard errors ({", ".join(map(heading, errors))})')
+    if deviations:
+        words.append(f'deviations over splits or subsets ({", ".join(map(heading, deviations))})')
+    return f'± {"; ".join(words)}' if words else ''
+
+
 def _cell(key: str, row: Row, rows: Sequence[Row]) -> str:
+    if key not in row:
+        return ''
     value = _value(key, row)
     return (f'**{value}**' if is_best(key, row, rows) else value) + _uncertainty(key, row)

@@ -187,7 +187,9 @@ def _table(results: dict[str, Any]) -> str:
     ]
     lines = '\n'.join(f'* {line}' for line in protocol)
     table = tables.sweep_table(results['rows'])
-    return f'### {results["name"]}\n\n{table}\n± standard errors.\n\n{lines}\n'
+    meaning = tables.meaning_of_errors(results['rows'])
+    meaning = f'{meaning}.\n\n' if meaning else ''
+    return f'### {results["name"]}\n\n{table}\n{meaning}{lines}\n'
 
 
 def _identity(metadata: dict[str, Any]) -> str:

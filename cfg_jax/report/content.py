@@ -32,6 +32,7 @@ def of_run(run: Run, pictures: Pictures | None) -> dict[str, Any]:
         'name': run.name,
         'about': _about(results),
         'metrics': _metrics(results['rows']),
+        'errors': tables.meaning_of_errors(results['rows']),
         'rows': [table_row(row, results['rows']) for row in results['rows']],
         'notes': [*results.get('notes', ()), *differences.sentences(results.get('best', {}))],
         'training': training_curves(run.training),
@@ -139,7 +140,8 @@ def _cost(run: Run, pictures: Pictures | None) -> list[tuple[str, str]]:
             f'{device.get("count", "")} x {device.get("kind", "")}'.strip(' x'),
         ),
     ]
-    trained = [row for row in run.training if row.get('images_per_second')]
+    last = results.get('checkpoint_step') or math.inf  # it may have been trained on since
+    trained = [r for r in run.training if r.get('images_per_second') and r['step'] <= last]
     if trained:
         seconds = sum(_seconds(row, before) for before, row in zip([{}, *trained], trained))  # noqa: B905
         lines += [

@@ -122,7 +122,7 @@ function fillCurves() {
 function fillTables() {
   data.runs.forEach((run, number) => {
     const table = make('table');
-    find('tables').append(many ? heading(3, run, number) : make('h3', 'Every w, with standard errors; the best in bold'));
+    find('tables').append(many ? heading(3, run, number) : make('h3', `Every w; ${run.errors && `${run.errors}; `}the best in bold`));
     const head = make('tr');
     const columns = ['w', 's = 1 + w', ...run.metrics.map((m) => m.heading), 'NFE'];
     for (const name of columns) {

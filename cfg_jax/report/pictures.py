@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cfg_jax import config as config_lib, loading, progress
+from cfg_jax import config as config_lib, loading
 from cfg_jax.conditioning import Condition
-from cfg_jax.data import class_names, images
+from cfg_jax.data import class_names
 from cfg_jax.errors import UserError
-from cfg_jax.evaluation import results as results_lib
+from cfg_jax.evaluation import drawing, results as results_lib
 from cfg_jax.inference import Model
 from cfg_jax.report.runs import Run
 from cfg_jax.training import export
@@ -153,23 +153,13 @@ def check_model(run: Run, model: Model) -> None:
 def _generate(
     model: Model, weights: Sequence[float], indices: np.ndarray, conditions: Sequence[Condition]
 ) -> list[np.ndarray]:
-    """uint8 [len(weights), N, H, W, C] of each condition, in batches of one size."""
+    """uint8 [len(weights), N, H, W, C] of each condition."""
     columns, count = len(weights), len(indices)
     tiled = [jax.tree.map(lambda leaf: np.concatenate([leaf] * columns), c) for c in conditions]
     condition = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tiled)
     numbers = np.tile(indices, columns * len(conditions))
     w = np.tile(np.repeat(np.asarray(weights, np.float32), count), len(conditions))
-    size = min(model.config.sweep.batch_size, len(numbers))
-    parts: list[Any] = []
-    with progress.bar(len(numbers), 'images') as bar:
-        for first in range(0, len(numbers), size):
-            # The last batch is filled up, so that nothing is compiled twice.
-            chosen = np.arange(first, first + size) % len(numbers)
-            part = jax.tree.map(lambda leaf, rows=chosen: leaf[rows], condition)
-            generated = model.generate(model.config.sweep.seed, numbers[chosen], part, w[chosen])
-            parts.append(np.asarray(images.to_uint8(generated.x, model.config.sweep.rounding)))
-            bar.update(min(size, len(numbers) - first))
-    x = np.concatenate(parts)[: len(numbers)]
+    x = drawing.draw(model, numbers, condition, w)
     return list(x.reshape(len(conditions), columns, count, *x.shape[1:]))
 
 

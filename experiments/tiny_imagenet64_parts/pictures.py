@@ -9,7 +9,7 @@ from etils import epath
 
 from cfg_jax import files
 from cfg_jax.data import class_names, images
-from cfg_jax.evaluation import plots, style
+from cfg_jax.evaluation import drawing, plots, style
 from cfg_jax.inference import Model
 from cfg_jax.training import writers
 from tiny_imagenet64_parts.extractor import NAMES
@@ -114,22 +114,8 @@ def grids(directory: epath.Path, model: Model, label: int | None) -> None:
 def _rows_of_w(
     model: Model, numbers: np.ndarray, labels: np.ndarray, weights: Sequence[float]
 ) -> np.ndarray:
-    """uint8 [len(weights), len(numbers), H, W, C], in batches of the size that is compiled."""
-    count, size = len(weights) * len(numbers), model.config.sweep.batch_size
-    fill = -count % size
-    parts = []
-    every = [
-        np.pad(np.asarray(values), (0, fill), mode='edge')
-        for values in (
-            np.tile(numbers, len(weights)),
-            np.tile(labels, len(weights)),
-            np.repeat(np.asarray(weights, np.float32), len(numbers)),
-        )
-    ]
-    for start in range(0, count, size):
-        indices, classes, w = (values[start : start + size] for values in every)
-        condition = model.conditioning.from_user(classes)
-        x = model.generate(model.config.sweep.seed, indices, condition, w).x
-        parts.append(np.asarray(images.to_uint8(x)))
-    found = np.concatenate(parts)[:count]
+    """uint8 [len(weights), len(numbers), H, W, C]."""
+    condition = model.conditioning.from_user(np.tile(labels, len(weights)))
+    w = np.repeat(np.asarray(weights, np.float32), len(numbers))
+    found = drawing.draw(model, np.tile(numbers, len(weights)), condition, w)
     return found.reshape(len(weights), len(numbers), *found.shape[1:])

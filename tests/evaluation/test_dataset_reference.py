@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pictures import class_folder
 from support import make_tiny_config
 
 from cfg_jax.data import images, pipeline
@@ -68,3 +69,23 @@ def test_statistics_that_do_not_say_of_what_are_taken(tmp_path, computed):
     reference_lib.save(path, found._replace(record=old))
     dataset_reference.reference(data(), tmp_path, FourPixels())
     assert len(computed) == 1
+
+
+def test_a_set_with_more_images_has_other_statistics(tmp_path, computed):
+    """Where the set is not here, those that are kept are taken."""
+    root = class_folder(tmp_path / 'pets', {'cat': 4, 'dog': 4})
+    config = data(split='train')
+    config.data.update(name=f'folder:{root}', num_classes=2, channels=3)
+
+    def count():
+        found = dataset_reference.reference(config, tmp_path / 'run', FourPixels())
+        return found.record['num_images']
+
+    assert (count(), count()) == (8, 8)
+    class_folder(tmp_path / 'more', {'dog': 2})
+    for path in (tmp_path / 'more' / 'dog').iterdir():
+        path.rename(root / 'dog' / f'new_{path.name}')
+    assert (count(), count()) == (10, 10)
+    assert len(computed) == 2
+    root.rename(tmp_path / 'away')
+    assert count() == 8

@@ -25,8 +25,8 @@ def sweep(directory, weights, seeds=(0,)):
     rows = []
     for w in weights:
         each = [evaluation(w, seed) for seed in seeds]
-        differences.save(directory, w, [one.influences for one in each])
         rows.append({'w': w} | rows_lib.over_seeds([one.row for one in each]))
+        differences.save(directory, w, [one.influences for one in each], rows[-1])
     return rows
 
 
@@ -70,10 +70,35 @@ def test_rows_of_earlier_commands_compare_too(tmp_path):
 
 def test_invalid_rows_are_left_out(tmp_path):
     rows = sweep(tmp_path, (0.0, 0.1, 0.2))
-    differences.save(tmp_path, 0.2, [{}])  # measured again, with samples that are not finite
     rows[2]['fd768'] = float('nan')
+    # Measured again, with samples that are not finite.
+    differences.save(tmp_path, 0.2, [{}], rows[2])
     (other,) = differences.best_weights(tmp_path, rows)['fd768']['others']
     assert other['w'] == 0.1
+
+
+@pytest.mark.parametrize('bad', [0, 1])
+def test_a_seed_that_is_not_finite_leaves_its_row_out(tmp_path, bad):
+    rows = sweep(tmp_path, (0.0, 0.1, 0.2), seeds=(0, 1))
+    influences = [evaluation(0.2, seed).influences for seed in (0, 1)]
+    influences[bad] = {}
+    rows[2] |= {'fd768': float('nan'), 'images_not_finite': 1}
+    differences.save(tmp_path, 0.2, influences, rows[2])
+    with logged() as lines:
+        (other,) = differences.best_weights(tmp_path, rows)['fd768']['others']
+    assert other['w'] == 0.1
+    assert not lines
+
+
+@pytest.mark.parametrize('seeds', [(0,), (0, 1)])
+def test_influences_of_another_measurement_are_not_taken(tmp_path, seeds):
+    """Of a command with another reference or other seeds that was killed before its table."""
+    rows = sweep(tmp_path, (0.0, 0.1, 0.2))
+    other = evaluation(0.2, 1)
+    killed = {'fd768': rows_lib.over_seeds([other.row] * len(seeds))['fd768']}
+    differences.save(tmp_path, 0.2, [other.influences] * len(seeds), killed)
+    (found,) = differences.best_weights(tmp_path, rows)['fd768']['others']
+    assert found['w'] == 0.1
 
 
 def test_without_standard_errors_nothing_is_said(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from support import make_tiny_config, user_error
 
-from cfg_jax.evaluation import sweep
+from cfg_jax.evaluation import drawing, sweep
 
 pytestmark = pytest.mark.usefixtures('toy_networks')
 
@@ -29,7 +29,7 @@ def test_the_table_is_there_before_the_picture(workdir, monkeypatch):
     old_picture = Image.open(directory / 'samples.png').size
     config = make_tiny_config(sweep__w=(0.0, 1.0, 2.0))
     with monkeypatch.context() as killed:
-        killed.setattr(sweep, '_save_samples', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(drawing, 'save_samples', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             sweep.run(config, workdir, name='tiny')
     assert (directory / 'table.md').read_text().count('\n') == 2 + 3

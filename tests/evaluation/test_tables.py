@@ -136,3 +136,32 @@ def test_invalid_rows_say_so_and_are_never_best():
 def test_counts_and_notes_are_no_columns():
     row = {'w': 1.0, 'fid': 2.0, 'images_not_finite': 3, 'notes': ['a'], 'nfe': 8}
     assert tables.metric_keys(row) == ['fid']
+
+
+def test_rows_of_different_metrics_make_a_table_in_either_order():
+    """Lengths of the average whose sweeps have other metrics."""
+    rows = [{'w': 0.0, 'fid': 2.0}, {'w': 0.0, 'fid': 1.0, 'precision': 0.5}]
+    for order in (rows, rows[::-1]):
+        lines = tables.metric_table(order, [{'row': '1'}, {'row': '2'}]).splitlines()
+        assert lines[0] == '| row | FID | precision |'
+        assert {line.partition(' | ')[2] for line in lines[2:]} == {
+            '2.00 |  |',
+            '**1.00** | 0.500 |',
+        }
+
+
+@pytest.mark.parametrize(
+    ('row', 'words'),
+    [
+        ({'fid': 1.0}, ''),
+        ({'fid': 1.0, 'fid_se': 0.1}, '± standard errors (FID)'),
+        (
+            {'fid': 1.0, 'fid_se': 0.1, 'is': 2.0, 'is_se': 0.1, 'is_std': 0.2, 'kid': 0.1}
+            | {'kid_std': 0.1},
+            '± standard errors (FID, IS); deviations over splits or subsets (KID)',
+        ),
+        ({'is': 2.0, 'is_std': 0.2}, '± deviations over splits or subsets (IS)'),
+    ],
+)
+def test_what_the_sign_means(row, words):
+    assert tables.meaning_of_errors([row]) == words
