@@ -78,15 +78,15 @@ def refusal(rule: Rule, config: ConfigDict, w: ArrayLike) -> str | None:
     asked = (rule.unguided,) if is_unguided(rule, w) else rule.evaluations
     conditions = {e.condition for e in asked if e.network == 'main'}
     kind, p_uncond = CONDITIONS.load(config.condition), config.get('p_uncond')
-    name, guided = type(rule).__name__, np.any(np.asarray(w))
+    name = type(rule).__name__
     if not getattr(kind, 'has_condition', True):
         differ = len(conditions) > 1 and len({e._replace(condition='') for e in asked}) == 1
+        if not (differ and np.any(np.asarray(w))):
+            return None
         return (
             f'{name} differs from no guidance by the condition alone, and this network sees none:'
             ' use w=0, --guidance=perturbed_attention, or --guidance=autoguidance or'
             ' classifier_mean with a --guidance_network'
-            if differ and guided
-            else None
         )
     if 'null' in conditions and not (getattr(kind, 'has_null', True) and p_uncond != 0.0):
         at_zero = rule.unguided_at_zero and rule.unguided.condition != 'null'

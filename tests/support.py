@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import fast_xla
@@ -123,9 +124,12 @@ def draw_nothing(*arguments, **options):
 
 def undraw_sweeps(patch):
     """Sweeps write empty files for pictures, until the MonkeyPatch `patch` is undone."""
-    from cfg_jax.evaluation import drawing, plots
+    from cfg_jax.evaluation import plots, sweep
 
-    patch.setattr(drawing, 'save_samples', draw_nothing)
+    nothing = types.SimpleNamespace(
+        classes_along_w=lambda *_: (), draw=lambda *_: None, save_samples=draw_nothing
+    )
+    patch.setattr(sweep, 'drawing', nothing)
     patch.setattr(plots, 'save_tradeoff', draw_nothing)
 
 

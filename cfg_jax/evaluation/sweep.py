@@ -166,15 +166,16 @@ def write(results: dict[str, Any] | None, model: Model, directory: epath.Path) -
             best = differences.best_weights(directory, rows)
             results = results | {'rows': rows, 'best': best}
             picture = directory / 'samples.png'
-            drawn_at = results_lib.earlier_weights(directory) if picture.exists() else []
-            drawn = drawn_at == [row['w'] for row in rows]
+            shown = [row['w'] for row in rows]
+            drawn = picture.exists() and results_lib.earlier_weights(directory) == shown
             if not drawn:
                 picture.unlink(missing_ok=True)  # of other w
             files.write_json(directory / 'results.json', results)
             files.write_bytes(directory / 'table.md', tables.sweep_table(rows).encode())
             plots.save_tradeoff(directory / 'tradeoff.png', rows, title=_title(results))
             if not drawn:
-                drawing.save_samples(model, rows, picture)
+                x = drawing.draw(model, *drawing.classes_along_w(model, shown))
+                drawing.save_samples(picture, model, shown, x)
         for line in differences.sentences(best):
             logging.info('%s', line)
     multihost.barrier('swept', multihost.LONGEST)

@@ -60,7 +60,7 @@ def metric_table(
       names: headings of keys that are called otherwise here.
       bold: whether the best values are.
     """
-    keys = list(dict.fromkeys(key for row in rows for key in metric_keys(row)))
+    keys = _keys_of_all(rows)
     headings = [*leading[0], *((names or {}).get(key, heading(key)) for key in keys)]
     best_of = rows if bold else ()
     lines = ['| ' + ' | '.join(headings) + ' |', '|' + '---|' * len(headings)]
@@ -77,6 +77,10 @@ def metric_keys(row: Row) -> list[str]:
         for key, value in row.items()
         if isinstance(value, float) and key != 'w' and not key.endswith(_WITH_ANOTHER)
     ]
+
+
+def _keys_of_all(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in metric_keys(row)))
 
 
 def heading(key: str) -> str:
@@ -133,7 +137,7 @@ def meaning_of_errors(rows: Sequence[Row]) -> str:
 
     IS and KID have deviations over splits or subsets where no standard errors were asked for.
     """
-    keys = dict.fromkeys(key for row in rows for key in metric_keys(row))
+    keys = _keys_of_all(rows)
     errors = [key for key in keys if any(f'{key}_se' in row for row in rows)]
     deviations = [
         key for key in keys if key not in errors and any(f'{key}_std' in row for row in rows)

@@ -10,7 +10,7 @@ import numpy as np
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = 'supported', 'not supported', 'not enough samples'
 
 _ASSUMED = {'fid': 0.01, 'is': 0.005}  # relative standard errors at 50,000 samples
-_SIGNIFICANT = 2.0  # standard errors
+SIGNIFICANT = 2.0  # standard errors
 _SMALL_W = 0.5
 _SEVERAL = 3.0
 _AGREE = 0.10  # relative difference of FID at equal IS that still counts as the same
@@ -70,7 +70,7 @@ def check_all(columns: Sequence[Column]) -> list[Verdict]:
         found += [is_rises(column), fid_is_best_at_small_w(column), fid_falls_throughout(column)]
     found += _compared(columns, 'p_uncond', _DROPOUT, dropout_half_is_worse)
     found += _compared(columns, 'T', _STEPS, steps_help_up_to_a_point)
-    return [_named(verdict, columns[0]) for verdict in found]
+    return [named(verdict, columns[0]) for verdict in found]
 
 
 def _compared(
@@ -101,19 +101,19 @@ def _compared(
                 where = f'{key} = {column.setting[key]:g}'
                 doubles.append(f'{first.name} and {column.name} are both of {where}')
         common = set.intersection(*({row['w'] for row in c.rows} for c in cells.values()))
-        cells = {
-            value: column._replace(rows=[row for row in column.rows if row['w'] in common])
-            for value, column in cells.items()
-        }
-        if not doubles and len(common) < 2:
-            verdict = Verdict(claim, UNDECIDED, 'they have fewer than two w in common')
-        elif doubles:
+        if doubles:
             evidence = f'{"; ".join(doubles)}: leave one of them out'
             verdict = Verdict(claim, UNDECIDED, evidence)
+        elif len(common) < 2:
+            verdict = Verdict(claim, UNDECIDED, 'they have fewer than two w in common')
         else:
-            verdict = check(cells)
+            verdict = check({value: _at(column, common) for value, column in cells.items()})
         found.append(verdict._replace(claim=f'{verdict.claim}{_apart(others, list(several))}'))
     return found
+
+
+def _at(column: Column, weights: set[float]) -> Column:
+    return column._replace(rows=[row for row in column.rows if row['w'] in weights])
 
 
 def _apart(settings: tuple[Any, ...], all_settings: Sequence[tuple[Any, ...]]) -> str:
@@ -123,7 +123,7 @@ def _apart(settings: tuple[Any, ...], all_settings: Sequence[tuple[Any, ...]]) -
     return f' ({", ".join(own)})' if own else ''
 
 
-def _named(verdict: Verdict, column: Column) -> Verdict:
+def named(verdict: Verdict, column: Column) -> Verdict:
     """The verdict with metrics called what they are in `column`."""
     names = {r'\bFID\b': column.fid_name, r'\bIS\b': column.is_name}
     claim, evidence = verdict.claim, verdict.evidence
@@ -136,17 +136,17 @@ def is_rises(column: Column) -> Verdict:
     """Tables 1 and 2: IS grows with w; no step down, and the ends differ."""
     claim = f'IS rises with w ({column.name})'
     rows = column.rows
-    steps = [(_difference(b, a, 'is'), a['w'], b['w']) for a, b in itertools.pairwise(rows)]
+    steps = [(difference(b, a, 'is'), a['w'], b['w']) for a, b in itertools.pairwise(rows)]
     worst, low, high = min(steps)
-    rise = _difference(rows[-1], rows[0], 'is')
+    rise = difference(rows[-1], rows[0], 'is')
     evidence = (
         f'IS {rows[0]["is"]:.4g} at w = {rows[0]["w"]:g}, {rows[-1]["is"]:.4g} at'
         f' w = {rows[-1]["w"]:g}: {rise:+.1f} standard errors; least step {worst:+.1f}'
         f' (w = {low:g} to {high:g})'
     )
-    if worst < -_SIGNIFICANT or rise < -_SIGNIFICANT:
+    if worst < -SIGNIFICANT or rise < -SIGNIFICANT:
         return Verdict(claim, NOT_SUPPORTED, evidence)
-    return Verdict(claim, SUPPORTED if rise > _SIGNIFICANT else UNDECIDED, evidence)
+    return Verdict(claim, SUPPORTED if rise > SIGNIFICANT else UNDECIDED, evidence)
 
 
 def fid_is_best_at_small_w(column: Column) -> Verdict:
@@ -154,7 +154,7 @@ def fid_is_best_at_small_w(column: Column) -> Verdict:
     claim = f'FID is best at a small w > 0 and several times worse at large w ({column.name})'
     best = min(column.rows, key=lambda row: row['fid'])
     none, most = column.rows[0], column.rows[-1]
-    gain = _difference(none, best, 'fid')
+    gain = difference(none, best, 'fid')
     ratio = most['fid'] / best['fid']
     spread = ratio * np.hypot(most['fid_se'] / most['fid'], best['fid_se'] / best['fid'])
     evidence = (
@@ -164,28 +164,28 @@ def fid_is_best_at_small_w(column: Column) -> Verdict:
     if none['w'] != 0.0 or most['w'] < 4.0:
         return Verdict(claim, UNDECIDED, f'needs w = 0 and w >= 4; {evidence}')
     small = [row for row in column.rows if 0.0 < row['w'] <= _SMALL_W]
-    doubtful = [row for row in small if _difference(row, none, 'fid') < _SIGNIFICANT]
-    if ratio + _SIGNIFICANT * spread < _SEVERAL or best['w'] > _SMALL_W:
+    doubtful = [row for row in small if difference(row, none, 'fid') < SIGNIFICANT]
+    if ratio + SIGNIFICANT * spread < _SEVERAL or best['w'] > _SMALL_W:
         return Verdict(claim, NOT_SUPPORTED, evidence)
     if best['w'] == 0.0:  # unless a small w may be as good
         return Verdict(claim, UNDECIDED if doubtful else NOT_SUPPORTED, evidence)
-    certain = gain > _SIGNIFICANT and ratio - _SIGNIFICANT * spread > _SEVERAL
+    certain = gain > SIGNIFICANT and ratio - SIGNIFICANT * spread > _SEVERAL
     return Verdict(claim, SUPPORTED if certain else UNDECIDED, evidence)
 
 
 def fid_falls_throughout(column: Column) -> Verdict:
     """Section 4.1 has a sentence that FID decreases monotonically with w. Does it?"""
     claim = f'the sentence of section 4.1 that FID falls monotonically with w ({column.name})'
-    steps = [(_difference(b, a, 'fid'), a, b) for a, b in itertools.pairwise(column.rows)]
+    steps = [(difference(b, a, 'fid'), a, b) for a, b in itertools.pairwise(column.rows)]
     worst, a, b = max(steps, key=lambda step: step[0])
     evidence = (
         f'FID goes from {a["fid"]:.4g} to {b["fid"]:.4g} between w = {a["w"]:g} and'
         f' w = {b["w"]:g}: {worst:+.1f} standard errors'
     )
-    if worst > _SIGNIFICANT:
+    if worst > SIGNIFICANT:
         return Verdict(claim, NOT_SUPPORTED, f'contradicted: {evidence}')
-    fall = _difference(column.rows[0], column.rows[-1], 'fid')
-    return Verdict(claim, SUPPORTED if fall > _SIGNIFICANT else UNDECIDED, evidence)
+    fall = difference(column.rows[0], column.rows[-1], 'fid')
+    return Verdict(claim, SUPPORTED if fall > SIGNIFICANT else UNDECIDED, evidence)
 
 
 def dropout_half_is_worse(columns: dict[float, Column]) -> Verdict:
@@ -216,10 +216,10 @@ def dropout_half_is_worse(columns: dict[float, Column]) -> Verdict:
         f'over IS {low:.4g} to {high:.4g}: 0.1 and 0.2 differ by at most {max(agreement):.1%};'
         f' 0.5 lies {min(gaps):+.1f} to {max(gaps):+.1f} standard errors above the worse of them'
     )
-    apart = any(d - _SIGNIFICANT * e > _AGREE for d, e in zip(agreement, doubts, strict=True))
-    if apart or min(gaps) < -_SIGNIFICANT:
+    apart = any(d - SIGNIFICANT * e > _AGREE for d, e in zip(agreement, doubts, strict=True))
+    if apart or min(gaps) < -SIGNIFICANT:
         return Verdict(claim, NOT_SUPPORTED, evidence)
-    certain = max(agreement) <= _AGREE and np.median(gaps) > _SIGNIFICANT
+    certain = max(agreement) <= _AGREE and np.median(gaps) > SIGNIFICANT
     return Verdict(claim, SUPPORTED if certain else UNDECIDED, evidence)
 
 
@@ -231,18 +231,18 @@ def steps_help_up_to_a_point(columns: dict[float, Column]) -> Verdict:
         return Verdict(claim, UNDECIDED, f'needs three numbers of steps; there are {held}')
     best = {t: min(column.rows, key=lambda row: row['fid']) for t, column in columns.items()}
     few, *_, before_last, last = best
-    gain = _difference(best[few], best[last], 'fid')
+    gain = difference(best[few], best[last], 'fid')
     change = best[last]['fid'] / best[before_last]['fid'] - 1.0
     error = np.hypot(*(best[t]['fid_se'] / best[t]['fid'] for t in (before_last, last)))
     listed = ', '.join(f'{row["fid"]:.4g} (T = {t:g}, w = {row["w"]:g})' for t, row in best.items())
     evidence = f'best FID {listed}: {gain:+.1f} standard errors gained, the last step {change:+.1%}'
-    if gain < -_SIGNIFICANT or abs(change) - _SIGNIFICANT * error > _SATURATED:
+    if gain < -SIGNIFICANT or abs(change) - SIGNIFICANT * error > _SATURATED:
         return Verdict(claim, NOT_SUPPORTED, evidence)
-    certain = gain > _SIGNIFICANT and abs(change) + _SIGNIFICANT * error <= _SATURATED
+    certain = gain > SIGNIFICANT and abs(change) + SIGNIFICANT * error <= _SATURATED
     return Verdict(claim, SUPPORTED if certain else UNDECIDED, evidence)
 
 
-def _difference(a: Row, b: Row, key: str) -> float:
+def difference(a: Row, b: Row, key: str) -> float:
     """(a - b) in standard errors of the difference."""
     return (a[key] - b[key]) / max(np.hypot(a[f'{key}_se'], b[f'{key}_se']), 1e-12)
 

@@ -3,15 +3,14 @@
 from typing import Any
 
 import numpy as np
-from claims_parts import columns
-from claims_parts.findings import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Verdict, is_rises
+from claims_parts import columns, findings
+from claims_parts.findings import NOT_SUPPORTED, SIGNIFICANT, SUPPORTED, UNDECIDED, Verdict
 
 from tiny_imagenet64_parts.extractor import NAMES
 
 _WORSE = 5.0  # standard errors of the largest w above the best
 _UNTRAINED = 1 / 3  # of the untrained network's distance
 _AGREEMENT = 1.5  # times as many at w = 1 as at w = 0
-_SIGNIFICANT = 2.0  # standard errors
 
 Row = dict[str, Any]
 
@@ -27,14 +26,9 @@ def check_all(curve: dict[str, Any], untrained: Row) -> list[Verdict]:
     agreements = [key for key in NAMES if key in rows[0] and 'agree' in key]
     found += [agreement_rises(rows, key, count) for key in agreements]
     if 'is_judge' in rows[0]:
-        judged = [_of_judge(row) for row in rows]
-        verdict = is_rises(columns.of_results(curve['name'], curve | {'rows': judged}))
-        found.append(
-            verdict._replace(
-                claim=verdict.claim.replace('IS', NAMES['is_judge'], 1),
-                evidence=verdict.evidence.replace('IS', NAMES['is_judge'], 1),
-            )
-        )
+        judged = curve | {'rows': [_of_judge(row) for row in rows]}
+        column = columns.of_results(curve['name'], judged, is_name=NAMES['is_judge'])
+        found.append(findings.named(findings.is_rises(column), column))
     return found
 
 
@@ -42,7 +36,7 @@ def best_is_guided(rows: list[Row]) -> Verdict:
     """The best FD-768 at some w > 0, and the largest w worse by more than five standard errors."""
     best = min(rows, key=lambda row: row['fid'])
     none, most = rows[0], rows[-1]
-    gain, loss = _errors(none, best), _errors(most, best)
+    gain, loss = (findings.difference(row, best, 'fid') for row in (none, most))
     claim = f'FD-768 is best at some w > 0, and worse by {_WORSE:g} standard errors at the largest'
     evidence = (
         f'best {best["fid"]:.4g} at w = {best["w"]:g}: {gain:+.1f} standard errors better than at'
@@ -50,7 +44,7 @@ def best_is_guided(rows: list[Row]) -> Verdict:
     )
     if best is none or loss <= _WORSE:
         return Verdict(claim, NOT_SUPPORTED, evidence)
-    return Verdict(claim, SUPPORTED if gain > _SIGNIFICANT else UNDECIDED, evidence)
+    return Verdict(claim, SUPPORTED if gain > SIGNIFICANT else UNDECIDED, evidence)
 
 
 def far_from_untrained(rows: list[Row], untrained: Row) -> Verdict:
@@ -78,13 +72,7 @@ def agreement_rises(rows: list[Row], key: str, count: int) -> Verdict:
     )
     if excess < 0.0:
         return Verdict(claim, NOT_SUPPORTED, evidence)
-    return Verdict(claim, SUPPORTED if excess > _SIGNIFICANT * error else UNDECIDED, evidence)
-
-
-def _errors(worse: Row, better: Row) -> float:
-    """How many standard errors of the difference lie between two rows' FD-768."""
-    error = np.hypot(worse['fid_se'], better['fid_se'])
-    return (worse['fid'] - better['fid']) / max(error, 1e-12)
+    return Verdict(claim, SUPPORTED if excess > SIGNIFICANT * error else UNDECIDED, evidence)
 
 
 def _of_judge(row: Row) -> Row:

@@ -39,27 +39,20 @@ def signal_after(monkeypatch, batch, number, times=1):
     monkeypatch.setattr(pipeline.TrainingBatches, '__next__', take_and_signal)
 
 
-def test_sigterm_finishes_the_step_saves_and_says_so(toy_run, toy_networks, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('number', 'stop'), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)]
+)
+def test_a_signal_finishes_the_step_saves_and_says_so(
+    toy_run, toy_networks, tmp_path, monkeypatch, number, stop
+):
+    """SIGTERM, and Ctrl-C."""
     workdir = tmp_path / 'run'
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        signal_after(patch, 4, signal.SIGTERM)
-        with pytest.raises(Preempted, match='stopped after step 4 on request; it is saved'):
+        signal_after(patch, 4, number)
+        with pytest.raises(stop, match='stopped after step 4 on request; it is saved'):
             loop.train(make_tiny_config(), workdir)
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert checkpoint_steps(workdir) == [3, 4]
-    loop.train(make_tiny_config(), workdir)
-    assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
-
-
-def test_ctrl_c_finishes_the_step_saves_and_says_so(toy_run, toy_networks, tmp_path, monkeypatch):
-    workdir = tmp_path / 'run'
-    before = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        signal_after(patch, 4, signal.SIGINT)
-        with pytest.raises(Interrupted, match='stopped after step 4 on request; it is saved'):
-            loop.train(make_tiny_config(), workdir)
-    assert signal.getsignal(signal.SIGINT) == before
+    assert signal.getsignal(number) == before
     assert checkpoint_steps(workdir) == [3, 4]
     loop.train(make_tiny_config(), workdir)
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
