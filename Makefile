@@ -45,11 +45,10 @@ browser: install
 
 install: $(VENV)/.installed
 
-# The stamp is written last, so that an interrupted installation is done again. Python compiles what
-# it imports; to compile all that is installed takes as long as to install it.
+# The stamp is written last, so that an interrupted installation is done again.
 $(VENV)/.installed: setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
