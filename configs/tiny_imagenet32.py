@@ -74,7 +74,8 @@ def _two_cores(config: ConfigDict) -> None:
         return
     config.update(target='v', loss_weighting='v')
     config.train.update(batch_size=64, optimizer='muon', learning_rate=1e-3, ema_decay=0.9995)
-    config.sweep.update(batch_size=250, shard_size=500)  # a shard is a minute
+    # A shard is a minute. Larger batches leave the caches: 13.2 images a second at 32, 10.7 at 250.
+    config.sweep.update(batch_size=32, shard_size=512)
 
 
 def _toy(config: ConfigDict) -> None:
