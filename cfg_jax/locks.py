@@ -119,6 +119,9 @@ def _acquire(path: epath.Path, mine: dict[str, Any], busy: str) -> None:
     if _create(path, mine):
         return
     holder = _read(path)
+    if holder is None:  # one that made it this moment may not have written yet
+        time.sleep(_SETTLE_SECONDS)
+        holder = _read(path)
     if holder is not None and not _is_gone(path, holder, busy):
         raise UserError(f'{busy} by {_named(holder)}; wait for it to end, or stop it first')
     files.write_json(path, mine)

@@ -129,6 +129,13 @@ def test_the_last_of_two_that_take_it_over_has_it(path, quick, monkeypatch):
     assert json.loads(path.read_text())['machine'] == 'other'
 
 
+def test_one_that_has_made_it_and_not_yet_written_has_it(path, quick, monkeypatch):
+    path.parent.mkdir()
+    path.touch()
+    monkeypatch.setattr(locks.time, 'sleep', lambda _: write(path))
+    assert f'by process {os.getpid()} on' in user_error(take, path)
+
+
 @pytest.fixture
 def paused(monkeypatch):
     """Lets no beat come, and makes it seem a hundred seconds later, once it is called."""
