@@ -211,7 +211,7 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
         raise UserError(f'{options.model} holds {what}, which generates nothing')
     if options.preset is not None:
         preset = presets.apply(config, options.preset)
-        if preset.network and not options.guidance_network:
+        if preset.network and not (options.guidance or options.guidance_network):
             raise UserError(
                 f'the preset {options.preset} needs --guidance_network: the imported'
                 f' {preset.network}'

@@ -168,9 +168,10 @@ def _read(
         raise UserError(f'{path} is a file, which holds one step; leave --step out')
     promised: str | None = None
     source: dict[str, Any] = {}
+    weights = export.EMA
     if is_ours(path):
         params, step, promised = export.read(path, _shapes(config))
-        source = export.read_source(path)
+        source, weights = export.read_source(path), export.read_weights(path)
     elif is_file:
         published = importing.open_published(path)
         params, step, source = published.params(), 0, published.record()
@@ -181,7 +182,7 @@ def _read(
         raise UserError(f'{path} is damaged: its weights are not those that were exported')
     return params, {
         'checkpoint_step': step,
-        'weights': 'published' if source else 'ema',
+        'weights': 'published' if source else weights,
         'weights_sha256': sha256,
         **({'source': source} if source else {}),
     }

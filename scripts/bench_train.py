@@ -61,7 +61,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f'{size} images do not fit; name smaller ones in --batch_sizes')
     result = {'command': ['scripts/bench_train.py', *argv], 'training': rows}
     result['config'] = config_lib.to_json(config)
-    result['fits'] = fitting(config.train.batch_size, max(row['batch_size'] for row in rows))
+    most = max(row['batch_size'] for row in rows)
+    result['fits'] = fitting(config.train.batch_size, most, jax.device_count())
     if options.input:
         result['with_input'] = with_input(config, rows, options)
         print(f'with the input pipeline: {line(result["with_input"])}')
@@ -71,11 +72,11 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(result))
 
 
-def fitting(batch_size: int, fits: int) -> dict[str, int]:
-    """How the config's batch is cut where `fits` images fit at once."""
-    accum = -(-batch_size // fits)
-    while batch_size % accum:
-        accum += 1
+def fitting(batch_size: int, fits: int, devices: int) -> dict[str, int]:
+    """How the config's batch is cut where `fits` images fit on all devices at once."""
+    of_device = batch_size // devices
+    parts = range(-(-batch_size // fits), of_device)
+    accum = next((number for number in parts if of_device % number == 0), of_device)
     return {'batch_size': batch_size, 'grad_accum': accum, 'images_at_once': batch_size // accum}
 
 

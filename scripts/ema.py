@@ -35,7 +35,15 @@ def main(argv: Sequence[str]) -> None:
         params, config, provenance = loading.load_params(workdir, step=options.step, ema=sigma_rel)
         step = provenance['checkpoint_step']
         out = workdir / 'ema' / f'sigma_rel_{sigma_rel:g}-step{step}.safetensors'
-        export.write_model(out, params, config, step, starts=starts, class_names=names)
+        export.write_model(
+            out,
+            params,
+            config,
+            step,
+            starts=starts,
+            class_names=names,
+            weights=provenance['weights'],
+        )
         print(f'written to {out}')
 
 

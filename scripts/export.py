@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
         starts=starting.starts_of(options.model),
         source=provenance.get('source'),
         class_names=loading.class_names_of(options.model),
+        weights=provenance['weights'],
     )
     if metadata['weights_sha256'] != provenance['weights_sha256']:
         print('the card has no sweeps: theirs were of the weights before rounding')

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 from cfg_jax import cli
 
+_LARGE = 30  # MB that a browser takes a while to show
+
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(__doc__)
@@ -37,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
     out = page.write(
         options.runs, options.out, count=options.images, label=options.label, command=command
     )
-    print(f'{out} written: open it in a browser')
+    megabytes = out.stat().length / 2**20
+    advice = '; fewer --images make it smaller' if megabytes > _LARGE else ''
+    print(f'{out} written, {megabytes:.1f} MB{advice}: open it in a browser')
 
 
 if __name__ == '__main__':

@@ -87,9 +87,20 @@ def prepare(
 
 
 def workdir_of(path: epath.PathLike) -> epath.Path:
-    """Where a sweep of a model writes: its work directory, or NAME.sweep of NAME.safetensors."""
+    """Where a sweep of a model writes: its work directory, or NAME.sweep of NAME.safetensors.
+
+    Raises:
+      UserError: a published file of another format, which has no place beside it.
+    """
     path = files.as_path(path)
-    return path.with_suffix('.sweep') if export.is_export(path) else path
+    if export.is_export(path):
+        return path.with_suffix('.sweep')
+    if not files.is_remote(path) and path.is_file():
+        raise UserError(
+            f'{path} is no work directory; import it first: python scripts/import_checkpoint.py'
+            f' {path} --out=NAME.safetensors'
+        )
+    return path
 
 
 def measure(

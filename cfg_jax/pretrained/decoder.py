@@ -59,6 +59,11 @@ def structure(state: Shapes) -> Structure:
     pattern = re.compile(r'decoder\.up_blocks\.(\d+)\.resnets\.\d+\.conv1\.weight')
     matches = [match for name in state if (match := pattern.fullmatch(name))]
     blocks = Counter(match[1] for match in matches)
+    if not blocks and any(name.startswith('decoder.up.') for name in state):
+        raise UserError(
+            "its decoder has CompVis's names (decoder.up.0...), not diffusers'; give"
+            ' diffusion_pytorch_model.safetensors of the same autoencoder'
+        )
     levels, counts = len(blocks), set(blocks.values())
     if len(counts) != 1:
         raise UserError("the levels of 'decoder.up_blocks' differ in their numbers of blocks")

@@ -40,6 +40,8 @@ class Levels:
         """Raises UserError unless the channels of every attention can be parted so."""
         which = 'head_channels' if head_channels else 'num_heads'
         number = head_channels or num_heads
+        if number < 1:
+            raise UserError(f'{which}={number} must be at least 1')
         for channels in self.attended():
             if channels % number:
                 raise UserError(

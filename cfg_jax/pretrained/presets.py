@@ -215,7 +215,8 @@ PRESETS: dict[str, Preset] = {
     'edm2-xl': _edm2('XL', 384, '0.040', 1.33),
     'edm2-s-autoguidance': Preset(
         'EDM2-S 64x64 guided by a short training of EDM2-XS, 32 Heun steps',
-        'FID 1.01 (generate_images.py of NVlabs/edm2; its guidance 1.70 is w = 0.7)',
+        'FID 1.01 (generate_images.py of NVlabs/edm2; its guidance 1.70 is w = 0.7; the file of EMA'
+        ' 0.045)',
         _of_edm2(192),
         _EDM
         | _HEUN

@@ -202,22 +202,27 @@ def _read_zip(path: epath.Path, file: IO[bytes]) -> tuple[dict[str, Any], Flat]:
     (pickled,) = [name for name in archive.namelist() if name.endswith('/data.pkl')]
     root = pickled.removesuffix('/data.pkl')
     if f'{root}/byteorder' in archive.namelist():
-        _check_byte_order(path, archive.read(f'{root}/byteorder') == b'little')
+        _check_byte_order(path, archive.read(_stored(archive, f'{root}/byteorder')) == b'little')
 
     def entry(storage: Storage) -> zipfile.ZipInfo:
-        found = archive.getinfo(f'{root}/data/{storage.key}')
-        # Stored, as PyTorch writes them: a packed one could unfold to any size.
-        if found.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f'storage {storage.key} is packed')
+        found = _stored(archive, f'{root}/data/{storage.key}')
         if found.file_size != storage.size * np.dtype(storage.dtype).itemsize:
             raise ValueError(f'storage {storage.key} has {found.file_size} bytes')
         return found
 
-    unpickler = Unpickler(path, io.BytesIO(archive.read(pickled)))
+    unpickler = Unpickler(path, io.BytesIO(archive.read(_stored(archive, pickled))))
     state = unpickler.load()
     for storage in unpickler.storages.values():
         entry(storage)
     return state, lambda storage: np.frombuffer(archive.read(entry(storage)), storage.dtype)
+
+
+def _stored(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """An entry that is stored, as PyTorch writes all: a packed one could unfold to any size."""
+    found = archive.getinfo(name)
+    if found.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f'{name} is packed')
+    return found
 
 
 def read_legacy(path: epath.Path, file: IO[bytes]) -> tuple[Any, Flat]:

@@ -1,5 +1,6 @@
 """The model card of an exported file: what it is, how it was trained, how to sample, how good."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,15 +91,20 @@ def _what(params: Any, config: ConfigDict) -> str:
 def _task(config: ConfigDict) -> str:
     """What a diffusion model predicts, and its condition."""
     settings = config.diffusion
+    low, high = settings.logsnr_min, settings.logsnr_max
     predicts = (
-        f'It predicts `{config.target}` under the schedule `{settings.schedule}`, log-SNR'
-        f' {settings.logsnr_min:g} to {settings.logsnr_max:g}, and was trained with the condition'
-        f' `{config.condition}`'
+        f'`{config.target}` under the schedule `{settings.schedule}`, log-SNR {low:g} to {high:g}'
     )
-    if 'p_uncond' not in config:  # published models do not say
-        return f'{predicts}.\n'
+    if settings.get('preconditioning') == 'edm':
+        lowest, highest = math.exp(-0.5 * high), math.exp(-0.5 * low)
+        predicts = (
+            f"the image, behind EDM's preconditioning, noise levels {lowest:.3g} to {highest:.3g}"
+        )
+    trained = f'It predicts {predicts}, and was trained with the condition `{config.condition}`'
+    if not config.get('p_uncond', 0.0):  # published models do not say
+        return f'{trained}.\n'
     return (
-        f'{predicts} dropped at p_uncond = {config.p_uncond:g}'
+        f'{trained} dropped at p_uncond = {config.p_uncond:g}'
         ' for classifier-free guidance ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)).\n'
     )
 
@@ -113,13 +119,17 @@ def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
         for each in metadata.get('starts', ())
     ]
     before = f' It {", which ".join(starts)}.' if starts else ''
+    weights = metadata.get('weights', export.EMA)
+    average = f'an average of the parameters that was made after training: {weights}'
+    if weights == export.EMA:
+        average = f'the exponential moving average of the parameters, decay {train.ema_decay:g}'
     return (
         f'## How it was trained\n\n{step:,} steps of batch {train.batch_size:,}'
         f' ({step * train.batch_size:,} images of the split `{config.data.split}`),'
         f' {train.optimizer.capitalize()} at a'
         f' learning rate of {train.learning_rate:g} after {train.warmup_steps:,} steps of warm-up,'
-        f' seed {config.seed}. The weights are the exponential moving average of the parameters,'
-        f' decay {train.ema_decay:g}.{before} The whole config is in the file.\n'
+        f' seed {config.seed}. The weights are {average}.{before} The whole config is in the'
+        ' file.\n'
     )
 
 

@@ -195,7 +195,7 @@ def _sampling(run: Run) -> str:
     '' where there is none: `scripts/sample.py` takes the average that training made.
     """
     results, config = run.results, config_lib.from_json(run.results['config'])
-    if pictures_lib.average_length(results) is not None:
+    if pictures_lib.average_length(run) is not None:
         return ''
     in_file = results.get('weights') == 'published' or (run.model and export.is_export(run.model))
     recorded = results_lib.comparable(results)

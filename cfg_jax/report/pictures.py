@@ -4,7 +4,7 @@ import base64
 import io
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -116,15 +116,20 @@ def _load(run: Run) -> Model:
         run.model,
         step=None if export.is_export(run.model) else results['checkpoint_step'],
         config=config_lib.from_json(results['config']),
-        ema=average_length(results),
+        ema=average_length(run),
     )
     check_model(run, model)
     return model
 
 
-def average_length(results: Mapping[str, Any]) -> float | None:
-    """sigma_rel of the average that was swept, where it is not the one that training made."""
-    average = _AVERAGE.fullmatch(results.get('weights', ''))
+def average_length(run: Run) -> float | None:
+    """sigma_rel of the average that was swept, where it is not the one that training made.
+
+    None for an exported file, which holds one average.
+    """
+    if run.model is not None and export.is_export(run.model):
+        return None
+    average = _AVERAGE.fullmatch(run.results.get('weights', ''))
     return float(average['length']) if average else None
 
 

@@ -24,6 +24,10 @@ class Ancestral(Sampler):
 
     v: float = 0.0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.v, float) and not 0.0 <= self.v <= 1.0:  # not of one that is traced
+            raise ValueError(f'v is in [0, 1]; got {self.v}')
+
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
     ) -> tuple[jax.Array, State]:

@@ -82,10 +82,17 @@ class FlowGrid(Grid):
     last: float = 0.04
 
     def levels(self, num_steps: int) -> jax.Array:
-        """T levels, 2 ln((1 - t) / t) with t uniform, float32 [T]."""
+        """T levels, 2 ln((1 - t) / t) with t uniform, float32 [T].
+
+        Raises:
+          ValueError: fewer than two levels, or a schedule that ends above `last`.
+        """
         with jax.ensure_compile_time_eval():  # inside a compiled trajectory too
             noisiest = float(super().levels(2)[0])
-        t = np.linspace(1.0, self.last, _at_least_two(num_steps))[1:]
+        first = 1.0 / (1.0 + np.exp(0.5 * noisiest))
+        if first <= self.last:
+            raise ValueError(f'the schedule begins at t = {first:.3g}, not above last={self.last}')
+        t = np.linspace(first, self.last, _at_least_two(num_steps))[1:]
         return jnp.asarray([noisiest, *(2.0 * np.log((1.0 - t) / t))], jnp.float32)
 
 
@@ -97,11 +104,17 @@ class RespacedGrid(Grid):
     """
 
     def levels(self, num_steps: int) -> jax.Array:
-        """T levels at the steps round(i 999 / (T - 1)), float32 [T]."""
+        """T levels at the steps round(i 999 / (T - 1)), float32 [T].
+
+        Raises:
+          ValueError: fewer than two levels, or more than there are steps.
+        """
         last = _DISCRETE_STEPS - 1
         if num_steps > _DISCRETE_STEPS:
             raise ValueError(f'there are {_DISCRETE_STEPS} discrete steps; got {num_steps}')
-        steps = np.rint(np.linspace(last, 0, _at_least_two(num_steps)))
+        strides = np.full(num_steps - 1, last / (_at_least_two(num_steps) - 1))
+        # Summed one by one, as published: where i 999 / (T - 1) ends in .5 its rounding decides.
+        steps = np.rint(np.cumsum([0.0, *strides]))[::-1]
         return self.schedule(jnp.asarray(steps / last, jnp.float32))
 
 

@@ -2,9 +2,10 @@
 
 Tensors are named by their path in the parameters, such as 'params/down_0_0/conv_in/kernel', and
 keep Flax's layouts (convolutions HWIO, dense layers [in, out]). The metadata holds `format`,
-`config` (JSON), `step`, `weights_sha256`, `versions` (JSON), `source` (JSON, imported models) and
-`starts` (JSON, trainings that began with weights of others, see `training.starting`), and
-`class_names` (JSON, the data set's, where it was there to ask).
+`config` (JSON), `step`, `weights_sha256`, `versions` (JSON), `source` (JSON, imported models),
+`weights` (which average, where it is not the one that training made), `starts` (JSON, trainings
+that began with weights of others, see `training.starting`), and `class_names` (JSON, the data
+set's, where it was there to ask).
 """
 
 import json
@@ -28,6 +29,7 @@ _T = TypeVar('_T')
 
 FORMAT = 'cfg_jax/1'
 SUFFIX = '.safetensors'
+EMA = 'ema'  # what a model's provenance calls the average that training made
 _ADVICE = 'export or import the model again'
 _DTYPES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16', 'int32': 'I32'}
 _ALIGNMENT = 8
@@ -94,6 +96,7 @@ def write_model(
     starts: Sequence[dict[str, Any]] = (),
     source: dict[str, Any] | None = None,
     class_names: Sequence[str] = (),
+    weights: str = EMA,
 ) -> dict[str, Any]:
     """`write` of parameters rounded to `dtype`, with all that identifies them; returns that.
 
@@ -105,6 +108,7 @@ def write_model(
       starts: see `training.starting.starts_of`.
       source: of a published model, see `read_source`.
       class_names: those that the model's own file holds; by default the data set's.
+      weights: which average they are, see `read_weights`.
     """
 
     def values(leaf: Any) -> np.ndarray:
@@ -121,6 +125,8 @@ def write_model(
         metadata['starts'] = list(starts)
     if source:
         metadata['source'] = source
+    elif weights != EMA:
+        metadata['weights'] = weights
     names = list(class_names)
     if not names and 'data' in config:  # a decoder knows none
         names = sources.names_if_known(config.data)
@@ -147,6 +153,11 @@ def read_config(path: epath.PathLike) -> ConfigDict:
 def read_source(path: epath.PathLike) -> dict[str, Any]:
     """What scripts/import_checkpoint.py recorded of a published file; nothing of our own models."""
     return _recorded(path, 'source', dict)
+
+
+def read_weights(path: epath.PathLike) -> str:
+    """Which average the parameters are: that of training, `EMA`, or 'ema of sigma_rel LENGTH'."""
+    return _metadata(path).get('weights', EMA)
 
 
 def read_starts(path: epath.PathLike) -> list[dict[str, Any]]:

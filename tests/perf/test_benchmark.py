@@ -138,6 +138,16 @@ def test_bench_train_command(capsys, toy_networks, tmp_path):
     assert json.loads(lines[-1]) == result
 
 
+@pytest.mark.parametrize(
+    ('batch_size', 'fits', 'devices', 'accum'),
+    [(256, 256, 1, 1), (256, 100, 1, 4), (200, 160, 1, 2), (200, 160, 8, 5), (6, 1, 2, 3)],
+)
+def test_a_batch_is_cut_into_parts_that_the_devices_share(batch_size, fits, devices, accum):
+    found = script('bench_train.py').fitting(batch_size, fits, devices)
+    assert found['grad_accum'] == accum
+    assert batch_size % (accum * devices) == 0
+
+
 def test_bench_train_stops_where_memory_ends(capsys, monkeypatch):
     def no_room(config, steps, rounds, profile):
         assert not profile

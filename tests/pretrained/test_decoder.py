@@ -84,6 +84,18 @@ def test_bad_files(tmp_path, name, value, words):
     assert words in user_error(importing.open_published, path)
 
 
+def test_names_of_compvis(tmp_path):
+    path = tmp_path / 'vae.safetensors'
+    tensors = {
+        name.replace('up_blocks', 'up').replace('resnets', 'block'): value
+        for name, value in autoencoder(path).tensors.items()
+    }
+    write(path, tensors)
+    message = user_error(importing.open_published, path)
+    assert "CompVis's names" in message
+    assert 'give diffusion_pytorch_model.safetensors' in message
+
+
 def test_a_safetensors_file_that_is_cut_off_or_of_something_else(tmp_path):
     path = tmp_path / 'vae.safetensors'
     autoencoder(path)

@@ -16,7 +16,8 @@ from support import ROOT, run_here, user_error
 from test_decoder import autoencoder
 
 import cfg_jax
-from cfg_jax import loading
+from cfg_jax import cli, loading
+from cfg_jax.evaluation import sweep
 from cfg_jax.pretrained import importing, presets, torch_archive
 
 IMPORT = 'scripts/import_checkpoint.py'
@@ -263,6 +264,28 @@ def test_a_preset_sets_what_was_published(folder):
     assert (sampler.name, sampler.num_steps, sampler.grid) == ('ancestral', 250, 'respaced')
     assert (sweep.num_samples, sweep.labels, sweep.w) == (50_000, 'uniform', (0.0,))
     assert sweep.rounding == 'truncate'
+
+
+def test_a_preset_asks_for_its_network_unless_another_rule_is_given(folder):
+    parser = cli.Parser('')
+    cli.add_model_options(parser)
+    published = importing.open_published(folder / 'unet.pt', 'num_heads=2,image_size=128')
+    arguments = ['--model=m', '--preset=adm128']
+
+    def apply(*more):
+        config = published.config.copy_and_resolve_references()
+        cli.apply_model_options(config, parser.parse_args([*arguments, *more]))
+        return config.guidance.rule
+
+    assert 'needs --guidance_network' in user_error(apply)
+    assert apply('--guidance_network=c.safetensors') == 'classifier_mean'
+    assert apply('--guidance=independent') == 'independent'
+
+
+def test_a_sweep_of_a_published_file_asks_for_its_import(folder):
+    assert 'import it first: python scripts/import_checkpoint.py' in user_error(
+        sweep.workdir_of, folder / 'unet.pt'
+    )
 
 
 def test_what_presets_say_is_published_stands_on_the_page():

@@ -54,14 +54,15 @@ def whole(opcodes):
     return b'\x80\x02' + opcodes + b'.'
 
 
-def zip_file(opcodes, flats, byte_order=b'little'):
+def zip_file(opcodes, flats, byte_order=b'little', packed=''):
     """The format since PyTorch 1.6; `flats` are the storages by key."""
     buffer = io.BytesIO()
+    entries = {'data.pkl': whole(opcodes), 'byteorder': byte_order}
+    entries |= {f'data/{key}': flat.tobytes() for key, flat in flats.items()}
     with zipfile.ZipFile(buffer, 'w') as archive:
-        archive.writestr(f'{ROOT}/data.pkl', whole(opcodes))
-        archive.writestr(f'{ROOT}/byteorder', byte_order)
-        for key, flat in flats.items():
-            archive.writestr(f'{ROOT}/data/{key}', flat.tobytes())
+        for name, content in entries.items():
+            how = zipfile.ZIP_DEFLATED if name == packed else zipfile.ZIP_STORED
+            archive.writestr(f'{ROOT}/{name}', content, how)
     return buffer.getvalue()
 
 
@@ -233,6 +234,14 @@ def test_views_that_leave_the_storage(tmp_path, offset, shape, strides):
 def test_storage_of_another_size(tmp_path, write, size):
     opcodes = state_dict({'w': tensor(storage('float32', '0', size), 0, (2,), (1,))})
     user_error(read, tmp_path, write(opcodes, {'0': FLAT}))
+
+
+@pytest.mark.parametrize('name', ['data.pkl', 'byteorder', 'data/0'])
+def test_packed_entries(tmp_path, name):
+    """They could unfold to any size."""
+    opcodes = state_dict({'w': tensor(storage('float32', '0', 24), 0, (24,), (1,))})
+    assert read(tmp_path, zip_file(opcodes, {'0': FLAT}))['w'].shape == (24,)
+    user_error(read, tmp_path, zip_file(opcodes, {'0': FLAT}, packed=name))
 
 
 @WRITERS

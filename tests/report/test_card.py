@@ -10,6 +10,7 @@ from support import ROOT, make_tiny_config, run_here
 import cfg_jax
 from cfg_jax import config as config_lib
 from cfg_jax.evaluation import tables
+from cfg_jax.pretrained import edm
 from cfg_jax.report import card
 
 
@@ -87,6 +88,15 @@ def test_its_commands_guide_only_what_can_be_guided():
     text = card._sampling('dit.safetensors', latents)
     assert '--model=dit.safetensors --decoder=DECODER.safetensors ' in text
     assert "load('dit.safetensors', decoder='DECODER.safetensors')" in text
+
+
+def test_what_a_model_predicts():
+    config = config_lib.base_config('adm')
+    edm.set_edm(config)
+    text = card._task(config)
+    assert "predicts the image, behind EDM's preconditioning, noise levels 0.002 to 80," in text
+    assert 'p_uncond' not in text
+    assert 'p_uncond' not in card._task(make_tiny_config(p_uncond=0.0))
 
 
 def test_a_card_of_another_file_is_kept(text, workdir, directory, capsys):

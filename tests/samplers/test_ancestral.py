@@ -16,6 +16,7 @@ from gaussian import (
     run,
     start,
 )
+from support import user_error
 
 from cfg_jax import samplers
 from cfg_jax.diffusion import CosineSchedule
@@ -103,3 +104,12 @@ def test_predicted_exponent_takes_the_place_of_v_pixel_by_pixel():
     for end in (0.0, 1.0):
         same = one_transition(z, keys, 0.3, {'v': np.full_like(z, end)})
         np.testing.assert_allclose(same, one_transition(z, keys, end, {}), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('v', [-0.1, 1.5, float('nan')])
+def test_an_exponent_out_of_range_is_refused(v):
+    with pytest.raises(ValueError, match=r'v is in \[0, 1\]'):
+        Ancestral(num_steps=4, v=v)
+    assert 'v is in [0, 1]' in user_error(
+        samplers.SAMPLERS.make, 'ancestral', f'v={v}', num_steps=4
+    )

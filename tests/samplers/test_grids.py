@@ -7,7 +7,7 @@ from gaussian import levels64
 
 from cfg_jax.diffusion import CosineSchedule, LinearBetaSchedule
 from cfg_jax.samplers import GRIDS
-from cfg_jax.samplers.grids import Grid
+from cfg_jax.samplers.grids import FlowGrid, Grid, RespacedGrid
 
 
 def test_levels_are_equally_spaced_on_the_schedule():
@@ -47,3 +47,30 @@ def test_every_grid_works_inside_a_compiled_function(name):
     assert expected.dtype == np.float32
     assert np.all(np.diff(expected) > 0)
     np.testing.assert_allclose(jax.jit(lambda: grid.levels(7))(), expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize('num_steps', [2, 100, 250, 1000])
+def test_levels_of_flows_increase_from_where_the_schedule_begins(num_steps):
+    """Also where that is below t = 1, as on discrete steps: t = 0.9937 of log-SNR -10.1."""
+    schedule = LinearBetaSchedule()
+    levels = np.asarray(FlowGrid(schedule).levels(num_steps), np.float64)
+    t = 1.0 / (1.0 + np.exp(levels / 2))
+    np.testing.assert_allclose(levels[0], schedule.table()[-1], rtol=1e-6)
+    np.testing.assert_allclose(np.diff(t), (0.04 - t[0]) / (num_steps - 1), rtol=0, atol=2e-6)
+
+
+def test_a_flow_that_begins_below_its_end_is_refused():
+    with pytest.raises(ValueError, match=r'above last=0\.04'):
+        FlowGrid(CosineSchedule(7.0, 9.0)).levels(4)
+
+
+@pytest.mark.parametrize('num_steps', [2, 21, 27, 250])
+def test_respaced_steps_are_summed_as_published(num_steps):
+    """Where i 999 / (T - 1) ends in .5, as 499.5 of T = 21 and 27, the sum's rounding decides."""
+    step, steps = 0.0, []
+    for _ in range(num_steps):
+        steps.append(round(step))
+        step += 999 / (num_steps - 1)
+    table = LinearBetaSchedule().table()
+    found = RespacedGrid(LinearBetaSchedule()).levels(num_steps)
+    np.testing.assert_allclose(found, table[steps[::-1]], rtol=0, atol=1e-4)

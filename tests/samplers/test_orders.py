@@ -221,8 +221,7 @@ def test_flow_sde_is_euler_maruyama_in_t():
     """y += drift h + sqrt(2 t h) n with the drift x - eps + t * score, score = -eps / t."""
     mean, z = 0.4, np.linspace(-2, 2, 41)
     grid = FlowGrid(CosineSchedule(-20, 20), last=0.1)
-    t = np.linspace(1, 0.1, 6)
-    t[0] = 1 / (1 + np.exp(-10))
+    t = np.linspace(1 / (1 + np.exp(-10)), 0.1, 6)
     np.testing.assert_allclose(jax.nn.sigmoid(-grid.levels(6) / 2), t, rtol=1e-5)
     keys = jax.random.split(jax.random.key(3), len(z))
     noise = [per_image_noise(stream(keys, i), (1,))[:, 0] for i in range(5)]

@@ -240,7 +240,14 @@ def test_commands(trained, tmp_path, capsys):
     direct, exported = loading.load(workdir, ema=0.07), loading.load(out)
     assert_trees_equal(jax.device_get(direct.params), jax.device_get(exported.params))
     assert direct.provenance()['weights_sha256'] == exported.provenance()['weights_sha256']
-    assert direct.provenance()['weights'] == 'ema of sigma_rel 0.07'
+    for model in (direct, exported):
+        assert model.provenance()['weights'] == 'ema of sigma_rel 0.07'
+    half = tmp_path / 'half.safetensors'
+    arguments = f'--model={out}', f'--out={half}', '--dtype=bfloat16'
+    assert run_here(capsys, 'scripts/export.py', *arguments)[0] == 0
+    assert loading.load(half).provenance()['weights'] == 'ema of sigma_rel 0.07'
+    card = (tmp_path / 'MODEL_CARD.md').read_text()
+    assert 'average of the parameters that was made after training: ema of sigma_rel 0.07.' in card
     np.testing.assert_array_equal(direct.sample([3], w=1.0), exported.sample([3], w=1.0))
     for arguments, words in (
         (['--sigma_rel=0.5'], 'at most 0.28'),
