@@ -110,7 +110,7 @@ class CosineSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedCosineSchedule:
-    """logsnr = -2 log tan(a u + b) + shift, clipped to the ends (Hoogeboom et al. 2023, eq. 4).
+    """logsnr = -2 log tan(a u + b) + shift between the same ends (Hoogeboom et al. 2023, eq. 4).
 
     shift = 2 ln(64 / d) for images of d pixels keeps the noise at 64 x 64 what it is for 64 pixels.
     """

@@ -139,6 +139,12 @@ def _other_network(config: ConfigDict, role: str, dtype: str) -> tuple[Any, Any,
     path = files.as_path(config.guidance.network)
     other = read_config(path)
     other.model.dtype = dtype or other.model.dtype
+    if role == 'guide' and other.get('p_uncond') == 1.0:
+        raise UserError(
+            f'the guide in {path} was trained with p_uncond=1 and never saw the classes that a'
+            ' guide is asked for; train one with --config.condition=unconditional, or a smaller'
+            ' p_uncond'
+        )
     params, provenance = _read(path, other, 'classifier' if role == 'classifier' else 'denoiser')
     for group, field in _MUST_AGREE:
         ours, theirs = (c[group][field] if group in c else None for c in (config, other))

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from cfg_jax.conditioning import CONDITIONS, Condition
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import Rule
+from cfg_jax.guidance.classifier_free import ClassifierFree
 from cfg_jax.samplers import Sampler
 from cfg_jax.samplers.grids import Grid
 
@@ -96,7 +97,7 @@ def refusal(rule: Rule, config: ConfigDict, w: ArrayLike) -> str | None:
             f' with; {plain}--guidance=independent, or --guidance=autoguidance with an'
             ' unconditional network as --guidance_network'
         )
-    only_null = 'null' in conditions and np.all(np.asarray(w) == -1.0)
+    only_null = type(rule) is ClassifierFree and np.all(np.asarray(w) == -1.0)
     if p_uncond == 1.0 and conditions - {'null'} and not only_null:
         return (
             f'{name} needs a class, and this network was trained without any (p_uncond=1): use w=-1'

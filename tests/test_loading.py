@@ -18,7 +18,7 @@ from cfg_jax import config as config_lib, loading
 from cfg_jax.errors import UserError
 from cfg_jax.explorer.studio import Studio
 from cfg_jax.perf import cost
-from cfg_jax.training import loop
+from cfg_jax.training import loop, workdirs
 
 
 @pytest.fixture(scope='module')
@@ -99,6 +99,17 @@ def test_guided_by_a_trained_classifier(runs, toy_networks):
     assert np.all(moved > 1e-3)
     unconditional = images_of(guided(runs, conditional=False), labels, 0.0)
     assert np.abs(unconditional - x0).max() > 1e-4
+
+
+def test_a_guide_that_never_saw_a_class_is_refused(runs, toy_networks, tmp_path):
+    other = tmp_path / 'no_class'
+    config = loading.read_config(runs / 'unet')
+    config.p_uncond = 1.0
+    workdirs.create_or_validate_workdir(config, other)
+    arguments = {'guidance': 'autoguidance', 'guidance_network': other}
+    assert 'p_uncond=1 and never saw the classes' in user_error(
+        lambda: loading.load(runs / 'unet', **arguments)
+    )
 
 
 def test_guided_by_another_checkpoint(runs, toy_networks):

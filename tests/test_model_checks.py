@@ -71,6 +71,8 @@ def test_a_network_without_any_class_gives_unconditional_images():
     model = model_of(**NO_CLASS)
     for w in (0.0, 1.0, [-1.0, 0.0]):
         assert 'was trained without any (p_uncond=1)' in user_error(model.sample, LABELS, w)
+    for other in ('interval:highest=1', 'schedule', 'cfg_plus_plus', 'rescale'):  # need a class
+        assert model_checks.refusal(make_rule(other), model.config, -1.0) is not None, other
     images = model.sample(LABELS, -1.0)
     np.testing.assert_array_equal(images, model.sample([1, 2], -1.0))
 

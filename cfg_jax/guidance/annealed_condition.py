@@ -19,6 +19,10 @@ class AnnealedCondition(Modifier):
     noise: the condition is noisy early and exact late. n ~ N(0, I) is drawn at every level, and the
     result is standardised to the mean and deviation of y, as a share `mix` of it.
 
+    u is that of the paper's cosine schedule at the log-SNR, whatever the model's. On another one
+    tau1 and tau2 are other shares of the steps: of DDPM's linear beta 68 % are above u = 0.6 and
+    40 % above 0.9.
+
     Attributes:
       tau1, tau2: see above.
       scale: of the noise, in units of the embedding.

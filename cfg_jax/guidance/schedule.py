@@ -31,7 +31,9 @@ class WeightSchedule(Modifier):
       power: of powered_cosine.
       rate: of exponential.
       minimum: of the factor, clamped from below; 0 leaves f as it is.
-      normalise: divide by the mean over u, so that the mean weight is w; else f is at most 1.
+      normalise: divide by the mean over u, so that the mean weight over levels uniform in u is w;
+        else f is at most 1. DDPM's linear beta has more of its levels near u = 1: their mean weight
+        is 0.59 w (linear) and 0.55 w (cosine).
     """
 
     kind: str = 'linear'

@@ -35,13 +35,16 @@ class Threshold(Modifier):
     """
 
     affine: ClassVar[bool] = False  # type: ignore[override]
-    revision: ClassVar[int] = 1  # type: ignore[override]
-
     quantile: float = 0.995
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.quantile <= 1.0:
             raise ValueError(f'quantile is in [0, 1]; got {self.quantile}')
+
+    @property
+    def revision(self) -> int:  # type: ignore[override]
+        """Its own, and the inner rule's."""
+        return 1 + self.inner.revision
 
     @property
     def unguided_at_zero(self) -> bool:

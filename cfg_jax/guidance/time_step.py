@@ -23,6 +23,7 @@ class TimeStep(ClassifierFree):
       deviation: of log-SNR.
     """
 
+    revision: ClassVar[int] = 1
     evaluations: ClassVar[tuple[Evaluation, ...]] = (CONDITIONAL, WRONG_TIME)
 
     deviation: float = 1.0
@@ -31,5 +32,7 @@ class TimeStep(ClassifierFree):
         """l for the first evaluation and l' for the second, a draw per image."""
         if evaluation.time == 'given':
             return level.logsnr
-        noise = jax.vmap(lambda key: jax.random.normal(key, ()))(level.keys)
+        # Not the key itself, from which the noise of `annealed_condition` is drawn.
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(level.keys)
+        noise = jax.vmap(lambda key: jax.random.normal(key, ()))(keys)
         return level.logsnr + self.deviation * noise

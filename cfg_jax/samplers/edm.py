@@ -25,7 +25,7 @@ class Euler(Sampler):
 
     Churn adds noise before each step at levels s in [churn_min, churn_max]: s grows to
     s^ = (1 + gamma) s, gamma = min(churn / T, sqrt(2) - 1), and y by churn_noise
-    sqrt(s^2^ - s^2) n. churn = 0 is deterministic.
+    sqrt(s^2^ - s^2) n. The last level has none. churn = 0 is deterministic.
 
     Attributes:
       churn: published: 40 for ImageNet-64 at T = 256.

@@ -16,6 +16,8 @@ from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
 from cfg_jax.samplers.estimates import Estimate, estimate
 
+_FARTHEST, _CLEAN = 30.0, 0.01
+
 
 @dataclasses.dataclass(frozen=True)
 class FlowHeun(Sampler):
@@ -23,10 +25,13 @@ class FlowHeun(Sampler):
 
     Two evaluations a level but for the last, of order 2: NFE = 2 T - 1, both guided or neither, as
     EDM's Heun. From pure noise, where the noise level s of that is without bounds, t is 1.
+
+    A step from t >= 0.01 to less than a thirtieth of t is Euler's, as the paper's grid ends with:
+    u' of a network that does not predict u has the change of x~ over t'.
     """
 
     corrects: ClassVar[bool] = True
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
@@ -34,17 +39,18 @@ class FlowHeun(Sampler):
         """A Heun step of the ODE dy / dt = eps~ - x~: z at the next level, [B, ...]."""
         found, guidance = estimate(predict, z, level.logsnr, state.guidance, self.clip)
 
-        def corrected():
+        def second():
             # Of the line x~ + t (eps~ - x~), at t'.
             prime = level.logsnr_prime
             ahead = diffusion.q_sample(found.x, prime, found.eps)
             end, after = estimate(predict, ahead, prime, guidance, self.clip, level.logsnr)
             t, t_prime = _time(level.logsnr), _time(prime)
             change = 0.5 * (t_prime - t) * (_velocity(end) - _velocity(found))
-            z = ahead + change / diffusion.FLOW.factor(prime)
+            corrected = ahead + change / diffusion.FLOW.factor(prime)
+            z = jnp.where(_is_far(t, t_prime), ahead, corrected)
             return z, predict.of_one_level(guidance, after)
 
-        z, guidance = jax.lax.cond(level.last, lambda: (found.x, guidance), corrected)
+        z, guidance = jax.lax.cond(level.last, lambda: (found.x, guidance), second)
         return z, state._replace(guidance=guidance)
 
 
@@ -52,8 +58,11 @@ class FlowHeun(Sampler):
 class FlowSDE(Sampler):
     """y' = y + (t - t') (x~ - 2 eps~) + sqrt(2 t (t - t')) n: Euler-Maruyama at D(t) = t (SiT).
 
-    The last step, from t to 0, has no noise: x~ - t eps~.
+    The last step, from t to 0, has no noise: x~ - t eps~. A step from t >= 0.01 to less than a
+    thirtieth of t is the ODE's: its noise would be far above the level that it leads to.
     """
+
+    revision: ClassVar[int] = 1
 
     def step(
         self, predict: Predict, z: jax.Array, level: Level, state: State
@@ -67,6 +76,8 @@ class FlowSDE(Sampler):
             mean = (1.0 - t_prime) * found.x + (2.0 * t_prime - t) * found.eps
             noise = per_image_noise(level.keys, z.shape[1:])
             y = mean + jnp.sqrt(2.0 * t * (t - t_prime)) * noise
+            of_ode = (1.0 - t_prime) * found.x + t_prime * found.eps
+            y = jnp.where(_is_far(t, t_prime), of_ode, y)
             return y / diffusion.FLOW.factor(level.logsnr_prime)
 
         z = jax.lax.cond(level.last, lambda: found.x - t * found.eps, stepped)
@@ -75,6 +86,11 @@ class FlowSDE(Sampler):
 
 def _time(logsnr: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(-0.5 * logsnr)
+
+
+def _is_far(t: jax.Array, t_prime: jax.Array) -> jax.Array:
+    """Whether a step leaves out most of the levels between t and the data."""
+    return (t >= _CLEAN) & (t > _FARTHEST * t_prime)
 
 
 def _velocity(found: Estimate) -> jax.Array:

@@ -9,7 +9,7 @@ from support import user_error
 
 from cfg_jax import diffusion
 from cfg_jax.diffusion import CosineSchedule
-from cfg_jax.guidance import RULES, guide
+from cfg_jax.guidance import RULES, GuidanceLevel, guide, make_rule
 from cfg_jax.guidance.projected import Projected, project
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers.ddim import DDIM
@@ -181,3 +181,27 @@ def test_momentum_is_a_running_sum_over_three_levels():
     without = guided(Projected(**SETTINGS | {'momentum': 0.0}), network, LABEL, W)
     other = sample_loop(sampler, without, start, keys)[0]
     assert np.abs(np.asarray(other) - expected[-1])[1:].max() > 1e-2
+
+
+@pytest.mark.parametrize(('logsnr', 'kept'), [(-20.0, 0.0), (-10.118, 1.0), (3.0, 1.0)])
+def test_levels_noisier_than_published_stay_out_of_the_running_sum(logsnr, kept):
+    """There the difference in x is thousands of times the network's error in eps."""
+    z, cond, uncond = (np.full((1, 2, 2, 1), value, np.float32) for value in (0.3, 0.7, 0.2))
+    rule, before = Projected(eta=1.0, momentum=-0.5), np.full_like(z, 2.0)
+    level = GuidanceLevel(z, jnp.float32(logsnr), None)
+    guided_eps, state = rule.combine(level, jnp.float32(1.5), (cond, uncond), before)
+    ratio = np.exp(-0.5 * logsnr)
+    running = -ratio * (cond - uncond) - 0.5 * before
+    np.testing.assert_allclose(state, kept * running, rtol=1e-5)
+    np.testing.assert_allclose(guided_eps, cond - 1.5 * running / ratio, rtol=1e-5)
+
+
+def test_a_running_sum_of_another_revision_is_another_rule():
+    for spec, revision in (
+        ('projected', 0),
+        ('projected:momentum=-0.5', 1),
+        ('projected+threshold', 1),
+        ('projected:momentum=-0.5+threshold', 2),
+        ('projected:momentum=-0.5+interval', 1),
+    ):
+        assert make_rule(spec).revision == revision, spec
