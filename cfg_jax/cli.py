@@ -149,7 +149,7 @@ def split_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespac
 def add_process_options(parser: Parser) -> None:
     """The options of a run of many processes, where no launcher sets them."""
     parser.add_argument('--coordinator', default='', help='HOST:PORT of process 0')
-    parser.add_argument('--num_processes', type=natural_number, default=0, help='of the run')
+    parser.add_argument('--num_processes', type=natural_number, default=0, help='in the run')
     parser.add_argument('--process_id', type=natural_number, help='of this one, from 0')
     parser.add_argument(
         '--lost_after',
@@ -219,6 +219,8 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
         if preset.published:
             logging.info('published, by the published network: %s', preset.published)
     if options.guidance is not None:
+        for part in options.guidance.split('+'):
+            RULES.load(part.partition(':')[0].strip())  # names the closest one
         config.guidance.rule, config.guidance.options = options.guidance, ''
     if options.guidance_network is not None:
         config.guidance.network = options.guidance_network

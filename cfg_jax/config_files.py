@@ -53,8 +53,10 @@ def _existing(path: str) -> str:
     if stem and Path(f'{stem}.py').is_file():
         return f'{stem}.py:{variant}_{last}'.replace(':_', ':')
     folder = Path(file).parent
-    names = sorted(found.name for found in folder.glob('*.py'))
-    others = f'; {folder} has: {", ".join(names)}' if names else ''
+    if (Path('configs') / file).is_file():
+        raise UserError(f"no config file {file!r}; did you mean 'configs/{path}'?")
+    names = sorted(found.name for found in folder.glob('*.py') if folder != Path())
+    others = f'; {folder} has: {", ".join(names)}' if names else '; those of ours are in configs/'
     raise UserError(f'no config file {file!r}{others}')
 
 
@@ -78,6 +80,9 @@ def _reason(path: str, overrides: Sequence[str], error: BaseException) -> str:
             return f'the config has no field {field!r}{suggestion(field, FIELDS)}'
         if str(error).strip('"\'') in field.split('.'):
             return f'{path} has no field {field!r}'
+        if str(error).startswith(f'flag {override}:'):
+            value = override.partition('=')[2]
+            return f'{field} must be {FIELDS[field].range.words}; got {value!r}'
     file = path.partition(':')[0]
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(file)]
@@ -85,6 +90,8 @@ def _reason(path: str, overrides: Sequence[str], error: BaseException) -> str:
         lines = [error.lineno]
     said = str(error).strip() or 'no message'
     if _WRAPPED in said:  # ml_collections hands on a traceback as text
+        if found := re.search(r'\bno variant .*', said.splitlines()[-1]):
+            return f'{file}: {found[0]}'
         lines = re.findall(rf'File "{re.escape(file)}", line (\d+)', said) or lines
         return f'{file}, line {lines[-1] if lines else "?"}: {said.splitlines()[-1]}'
     what = said.splitlines()[0]

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from cfg_jax.config import base_config
 from cfg_jax.config_fields import PAPER_WEIGHTS
 
+_VARIANTS = 'there are: table, classifier, table_classifier'
+
 
 def get_config(variant: str = '') -> ConfigDict:
     classifier = variant.endswith('classifier')
@@ -45,8 +47,10 @@ def get_config(variant: str = '') -> ConfigDict:
     config.train.keep_checkpoints = 2
     config.train.keep_period = 0
     if classifier:
-        steps = {'classifier': 600, 'table_classifier': 450}[variant]
-        config.train.steps = config.train.anneal_steps = steps
+        steps = {'classifier': 600, 'table_classifier': 450}
+        if variant not in steps:
+            raise ValueError(f'no variant {variant!r}; {_VARIANTS}')
+        config.train.steps = config.train.anneal_steps = steps[variant]
         config.train.weight_decay = 0.05
         config.train.ema_decay = 0.99
         return config
@@ -66,5 +70,5 @@ def get_config(variant: str = '') -> ConfigDict:
         config.sweep.w = PAPER_WEIGHTS
         config.sweep.num_samples = 500
     elif variant:
-        raise ValueError(f'no variant {variant!r}; there are: table, classifier, table_classifier')
+        raise ValueError(f'no variant {variant!r}; {_VARIANTS}')
     return config

@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.training import loop
 
     root = files.as_path(options.root)
+    files.check_writable(root / 'ablations' / 'table.md')
     extractor = EXTRACTORS.load(config.sweep.features)(config, root)
     if extractor.distance != 'FID':
         raise UserError(

@@ -27,6 +27,8 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import files
 
+    if options.out:
+        files.check_writable(options.out)
     verdicts = {"the paper's own tables": findings.check_all(column_lib.of_the_paper())}
     if options.results:
         columns = [column_lib.read(path) for path in options.results]

@@ -41,8 +41,12 @@ def main(argv: Sequence[str]) -> None:
         default='',
         help='work directory of the noisy classifier; ROOT/noisy_classifier',
     )
-    parser.add_argument('--w', type=cli.number_list, default=W, help='classifier-free')
-    parser.add_argument('--scales', type=cli.number_list, default=SCALES, help='classifier')
+    parser.add_argument(
+        '--w', type=cli.number_list, default=W, help='weights of classifier-free guidance'
+    )
+    parser.add_argument(
+        '--scales', type=cli.number_list, default=SCALES, help='scales of classifier guidance'
+    )
     parser.add_argument(
         '--ratios', type=cli.number_list, default=RATIOS, help='samples per sample kept'
     )

@@ -76,6 +76,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     if not 0 < options.utilisation <= 1 or not options.allreduce > 0:
         parser.error('--utilisation is in (0, 1], --allreduce above 0')
+    files.check_writable(options.out)
     measured = [read_measured(path) for path in options.measured]
     for path, result in zip(options.measured, measured, strict=True):
         if not any(same_network(result['config'], job.config) for job in JOBS):

@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax import files
     from cfg_jax.evaluation import plots
 
+    files.check_writable(files.as_path(options.out) / 'figure2.json')
     start = time.monotonic()
     points = grid(HALF_WIDTH, FINE, 2)
     rows, densities, drawn = [], [], []

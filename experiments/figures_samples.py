@@ -31,9 +31,11 @@ def main(argv: Sequence[str]) -> None:
         '--figures', type=cli.integer_list, default=(1, 3, 6), help='out of 1, 3, 6, 7, 8'
     )
     parser.add_argument(
-        '--label', type=cli.natural_number, help='the one class; malamute if there is one'
+        '--label',
+        type=cli.natural_number,
+        help="the one class; ImageNet's malamute (249), or the last",
     )
-    parser.add_argument('--seed', type=cli.seed, default=0)
+    parser.add_argument('--seed', type=cli.seed, default=0, help='of the images (0)')
     parser.add_argument('--out', default='', help='a folder; default MODEL/figures')
     options = parser.parse_args(argv)
     unknown = [number for number in options.figures if number not in PANELS]

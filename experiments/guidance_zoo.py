@@ -38,7 +38,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--classifier', default='', help='of noisy images, for its guidance')
     parser.add_argument('--inception', default='', help="the FID Inception's weights")
     parser.add_argument(
-        '--parts', type=cli.name_list, default=PARTS, help=f'out of {", ".join(PARTS)}'
+        '--parts',
+        type=cli.name_list,
+        default=PARTS,
+        help=f'{PARTS[0]}, and out of {", ".join(PARTS[1:])}',
     )
     parser.add_argument('--num_samples', type=cli.positive_number, help='a row')
     parser.add_argument('--num_steps', type=cli.positive_number, default=20, help='of the rules')
@@ -47,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = cli.split_config(parser, argv)
     if not set(options.parts) <= set(PARTS) or 'samplers' not in options.parts:
         parser.error(
-            f"--parts are out of {', '.join(PARTS)}, with samplers, which have the paper's"
+            f'--parts are samplers, with which all are compared, and out of {", ".join(PARTS[1:])}'
         )
     own = 'the settings that are compared have their own'
     fields = ('metrics', 'labels', 'w')

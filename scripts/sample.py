@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         return
     pictures = _edited(model, labels, options, how) if options.init else model.sample(labels, **how)
     _write(model, pictures, labels, w * len(labels) if len(w) == 1 else w, options)
-    print(f'{len(labels)} images written to {options.out}')
+    print(f'{_images(labels)} written to {options.out}')
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -145,6 +145,10 @@ def _write(
         images.save_png(options.out, images.grid(pictures, columns), min_side=256)
 
 
+def _images(labels: Sequence[int | str]) -> str:
+    return '1 image' if len(labels) == 1 else f'{len(labels)} images'
+
+
 def _animate(
     model: 'Model',
     labels: Sequence[int | str],
@@ -160,7 +164,7 @@ def _animate(
         frames = animation.denoising(model, labels, **how)
     columns = options.columns or math.ceil(math.sqrt(len(labels)))
     animation.save(options.out, frames, columns)
-    print(f'{len(frames)} frames of {len(labels)} images written to {options.out}')
+    print(f'{len(frames)} frames of {_images(labels)} written to {options.out}')
 
 
 if __name__ == '__main__':

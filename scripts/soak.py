@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--root', default='runs/soak', help='a new directory')
     parser.add_argument('--rounds', type=cli.positive_number, default=30, help='kills')
     parser.add_argument('--processes', type=cli.positive_number, default=1, help='of the run')
-    parser.add_argument('--seed', type=cli.seed, default=0, help='of the moments')
+    parser.add_argument('--seed', type=cli.seed, default=0, help='of when processes are killed')
     options = parser.parse_args(argv)
     root = Path(options.root).expanduser().resolve()  # commands run in another directory
     if root.exists():

@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--features', help='classifier, inception or inception768')
     parser.add_argument('--inception', help="path of the FID Inception's weights")
     parser.add_argument('--reference', help='path of statistics; else those of the training set')
+    parser.add_argument('--data', help='where the training set is, if not as in training')
     parser.add_argument('--rounding', help="of samples to uint8: round, or truncate as ADM's")
     parser.add_argument('--metrics', type=cli.name_list, help='such as fid,sfid,is,precision')
     parser.add_argument('--bootstrap', type=int, help='replicates for standard errors; 0: none')
@@ -58,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
     cli.start_processes(options, sweep.workdir_of(options.model))
     config = loading.read_config(options.model)
     cli.apply_model_options(config, options)
+    if options.data is not None:
+        config.data.name = options.data
     if options.v is not None:
         config.sampler.v = options.v
     for field in config.sweep:

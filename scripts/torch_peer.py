@@ -21,8 +21,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn import functional
+
+try:
+    import torch
+    from torch.nn import functional
+except ModuleNotFoundError:
+    print('error: torch_peer.py runs in a Python with PyTorch: pip install torch', file=sys.stderr)
+    sys.exit(2)
 
 VARIANTS = ('eager', 'tuned', 'compile')
 

@@ -7,8 +7,8 @@
 Prints the mean of the training's objective over the first images of each split, without dropout,
 for every checkpoint that is there (the newest, and those of `train.keep_period`), or for --steps.
 All of them see the same images, noise levels and noise: the last column is the mean change on the
-last split since the row above, image by image, and its standard error. A network that learns its
-images by heart has a loss that falls on `train` and rises on `validation`. Not for imported
+last split since the row above, image by image, and its standard error. A network that overfits
+has a loss that falls on `train` and rises on `validation`. Not for imported
 networks, whose training had another objective.
 """
 

@@ -306,7 +306,11 @@ def test_load_config_applies_overrides():
         ('--config.p_uncnd=0.2', "did you mean 'p_uncond'?"),
         ('--config.modle.width=8', "did you mean 'model.width'?"),
         ('--config.width=8', "did you mean 'model.width'?"),
-        ('--config.train.steps=many', 'train.steps'),
+        (
+            '--config.train.steps=many',
+            "train.steps must be a whole number of at least 1; got 'many'",
+        ),
+        ('--config.data.flip=maybe', "data.flip must be True or False; got 'maybe'"),
         ('--config.p_uncond=1.5', 'p_uncond must be a number in [0, 1]'),
         ('--config.p_uncond', 'lacks a value'),
     ],
@@ -319,6 +323,16 @@ def test_load_config_lists_the_files_of_the_folder():
     message = user_error(load_config, str(ROOT / 'configs' / 'digit.py'))
     assert 'configs/digit.py' in message
     assert 'digits.py' in message
+
+
+def test_load_config_says_which_files_and_variants_there_are(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    message = user_error(load_config, 'digits.py:table')
+    assert message == "no config file 'digits.py'; did you mean 'configs/digits.py:table'?"
+    assert user_error(load_config, 'none').endswith('those of ours are in configs/')
+    for variant in ('foo', 'foo_classifier'):
+        message = user_error(load_config, f'configs/digits.py:{variant}')
+        assert message.startswith(f"configs/digits.py: no variant '{variant}'; there are: table")
 
 
 def test_load_config_refuses_what_is_no_config(tmp_path):

@@ -79,8 +79,12 @@ def _splits(data: ConfigDict, source: Source, validation: float) -> dict[str, st
     """The copy's splits; one without labels, as ImageNet's test split, cannot be trained on."""
     if not 0.0 <= validation < 1.0:
         raise UserError(f'--validation is a share of at least 0 and below 1; got {validation:g}')
+    if not source.splits:
+        source.examples('train')  # says how to prepare a set that is not there yet
     if len(source.splits) > 1 or not validation:
         labelled = [split for split in source.splits if _is_labelled(source.examples(split))]
+        if not labelled:
+            raise UserError(f'{data.name} has no split with labels, which training needs')
         return {split: split for split in labelled}
     (split,) = source.splits
     total = len(sources.data_source(data, split))

@@ -135,7 +135,8 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
             raise UserError(
                 f'{directory} holds no prepared TFDS data set (no dataset_info.json there); give'
                 ' the directory that ends in config and version, such as imagenet2012/5.1.0, or'
-                f' folder:{name} for image files in a directory per class'
+                f' folder:{name} for image files in a directory per class: as --data of sweep.py'
+                ' and validate.py, else as --config.data.name'
             )
         return _from_directory(directory)
     root = os.fspath(files.as_path(data_dir)) if data_dir else None
@@ -143,7 +144,10 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         return tfds.builder(name, data_dir=root)
     except (tfds.core.registered.DatasetNotFoundError, ImportError) as error:
         known = tfds.list_builders(with_community_datasets=False)
-        raise UserError(f'no TFDS data set is called {name!r}{suggestion(name, known)}') from error
+        here = f'; there is no directory {name} either' if '/' in name else ''
+        raise UserError(
+            f'no TFDS data set is called {name!r}{suggestion(name, known)}{here}'
+        ) from error
     except Exception as error:  # of protobuf, JSON or TFDS itself over what lies in `data_dir`
         prepared = epath.Path(root or tfds.core.constants.DATA_DIR) / re.split('[:/]', name)[0]
         for depth in ('*', '*/*'):  # of the version, or of config and version

@@ -124,8 +124,6 @@ def _family(path: epath.Path, state: StateDict) -> Family:
         family = FAMILIES.load(name)
         if family.recognises(state):
             return family
-    if any(name.startswith('params/') for name in state):
-        raise UserError(f'{path} was imported or exported already: give it as --model')
     raise UserError(
         f'{path} is not of a family that we know ({", ".join(FAMILIES)}): it holds'
         f' {_named(list(state))}'

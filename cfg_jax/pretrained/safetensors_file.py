@@ -27,8 +27,11 @@ def open_safetensors(path: epath.PathLike) -> StateDict:
     def flat(storage: Storage) -> np.ndarray:
         return file.get_tensor(storage.key).reshape(-1)
 
+    names = list(file.keys())
+    if any(name.startswith('params/') for name in names):
+        raise UserError(f'{path} was imported or exported already: give it as --model')
     tensors = {}
-    for name in file.keys():  # noqa: SIM118 - no mapping
+    for name in names:
         view = file.get_slice(name)
         shape, dtype = tuple(view.get_shape()), view.get_dtype()
         if dtype not in _DTYPES:

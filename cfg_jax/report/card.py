@@ -84,8 +84,15 @@ def _what(params: Any, config: ConfigDict) -> str:
     data = config.data
     size = f'{data.image_size}x{data.image_size}, {data.channels} channels'
     what = 'A diffusion model' if role == 'denoiser' else 'A classifier of noisy images'
-    line = f'{what} {network}, for images of `{data.name}` ({size}; {data.num_classes} classes).\n'
+    name = _without_folders(data.name, 2)
+    line = f'{what} {network}, for images of `{name}` ({size}; {data.num_classes} classes).\n'
     return line + _task(config) if role == 'denoiser' else line
+
+
+def _without_folders(path: str, kept: int) -> str:
+    """The last components of a path, for those before are of one machine alone."""
+    kind, colon, place = path.rpartition(':') if path.startswith('folder:') else ('', '', path)
+    return kind + colon + '/'.join(place.rstrip('/').split('/')[-kept:])
 
 
 def _task(config: ConfigDict) -> str:
@@ -114,8 +121,9 @@ def _training(config: ConfigDict, metadata: dict[str, Any]) -> str:
         return f'## How it was trained\n\nElsewhere. {_origin(metadata.get("source", {}))}\n'
     train, step = config.train, metadata['step']
     starts = [
-        f'started from the weights of step {each["checkpoint_step"]:,} in `{each["path"]}`'
-        f' ({each["images"]:,} images, SHA-256 `{each["weights_sha256"]}`)'
+        f'started from the weights of step {each["checkpoint_step"]:,} in'
+        f' `{_without_folders(each["path"], 1)}` ({each["images"]:,} images, SHA-256'
+        f' `{each["weights_sha256"]}`)'
         for each in metadata.get('starts', ())
     ]
     before = f' It {", which ".join(starts)}.' if starts else ''

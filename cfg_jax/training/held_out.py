@@ -1,4 +1,4 @@
-"""The loss on images of any split: what tells learning from learning by heart."""
+"""The loss on images of any split: what tells learning from overfitting."""
 
 import itertools
 from collections.abc import Callable, Sequence

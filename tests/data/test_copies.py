@@ -398,6 +398,8 @@ def test_mistakes(capsys, tmp_path):
         ([f'--folder={tmp_path}/set', '--validation=0.9'], '--validation'),
         ([f'--folder={tmp_path}/set', '--validation=nan'], '--validation'),
         ([f'--folder={tmp_path}/set', '--name=digits'], 'one of --name and --folder'),
+        (['--name=mnist', '--resize=4'], "'mnist' is not prepared in"),
+        (['--name=some/set', '--resize=4'], 'there is no directory some/set either'),
         ([], 'one of --name and --folder'),
         (['--name=digits', '--validation=0.1'], '--folder'),
         # Without a copy to write they would be passed over.

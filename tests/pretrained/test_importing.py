@@ -21,6 +21,7 @@ from cfg_jax.evaluation import sweep
 from cfg_jax.pretrained import importing, presets, torch_archive
 
 IMPORT = 'scripts/import_checkpoint.py'
+HALF = '--dtype=bfloat16'
 
 
 @pytest.fixture(scope='module')
@@ -72,7 +73,10 @@ def test_the_command_reports_what_was_set(folder):
 
 def test_an_imported_file_is_not_imported_again(capsys, folder):
     out, _ = run_import(capsys, folder, 'unet')
-    assert 'give it as --model' in user_error(importing.open_published, out)
+    half = folder / 'half.safetensors'
+    assert run_here(capsys, 'scripts/export.py', f'--model={out}', f'--out={half}', HALF)[0] == 0
+    for path in (out, half):
+        assert 'give it as --model' in user_error(importing.open_published, path)
 
 
 def test_an_imported_model_takes_the_place_of_a_work_directory(capsys, folder):

@@ -99,6 +99,19 @@ def test_what_a_model_predicts():
     assert 'p_uncond' not in card._task(make_tiny_config(p_uncond=0.0))
 
 
+@pytest.mark.parametrize(
+    ('path', 'kept', 'shown'),
+    [
+        ('/work/data/tiny/1.0.0', 2, 'tiny/1.0.0'),
+        ('folder:/home/me/cats/', 2, 'folder:me/cats'),
+        ('imagenet2012', 2, 'imagenet2012'),
+        ('gs://bucket/runs/muon', 1, 'muon'),
+    ],
+)
+def test_a_card_names_no_place_of_one_machine(path, kept, shown):
+    assert card._without_folders(path, kept) == shown
+
+
 def test_a_card_of_another_file_is_kept(text, workdir, directory, capsys):
     other = directory / 'other.safetensors'
     run_here(capsys, 'scripts/export.py', f'--model={workdir}', f'--out={other}')
