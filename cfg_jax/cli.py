@@ -194,8 +194,8 @@ def add_model_options(parser: Parser) -> None:
         '--model_dtype', help='of the network: float32 or bfloat16; by default as trained'
     )
     parser.epilog = (
-        f'guidance rules:\n{RULES.help()}\n\nsamplers:\n{SAMPLERS.help()}\n\n'
-        f'grids:\n{GRIDS.help()}\n\n'
+        f'guidance rules (their options: docs/options.md):\n{RULES.help()}\n\n'
+        f'samplers:\n{SAMPLERS.help()}\n\ngrids:\n{GRIDS.help()}\n\n'
         f'presets of imported models (docs/published_models.md):\n{presets.help_text()}'
     )
 

@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--name', default='', help='of the directory below MODEL/sweep')
     cli.add_process_options(parser)
     options = parser.parse_args(argv)
+    if options.name in ('.', '..') or '/' in options.name:
+        parser.error(f'--name={options.name} is no name of a directory below MODEL/sweep')
 
     from cfg_jax import loading
     from cfg_jax.evaluation import sweep, tables
