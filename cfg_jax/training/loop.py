@@ -115,12 +115,25 @@ def _claim(
     left = unless_trained and workdirs.is_trained(config, workdir)
     if left and not (workdir / _LOCK).exists():
         return None
+    if not left:
+        _check_learning_rate(config)
     if config.train.start_from and not workdirs.is_workdir(workdir):
         starting.check(config)
     held = stack.enter_context(locks.hold(workdir / _LOCK, f'{workdir} is being trained'))
     if not left:
         workdirs.create_or_validate_workdir(config, workdir)
     return held
+
+
+def _check_learning_rate(config: ConfigDict) -> None:
+    """Not of `config.validate`: what was trained so before must open."""
+    annealed, steps = config.train.anneal_steps, config.train.steps
+    if 0 < annealed < steps:
+        raise UserError(
+            f'train.steps={steps} goes on beyond train.anneal_steps={annealed}, where the learning'
+            f' rate is 0 and nothing is learnt; give --config.train.anneal_steps={steps} too, or'
+            f' to a training that has begun --config.train.steps={annealed}'
+        )
 
 
 def _newest_state(

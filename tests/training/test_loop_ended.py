@@ -1,5 +1,6 @@
 """The loop: asked to stop, out of room, without its lock or a checkpoint; and what it traces."""
 
+import contextlib
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from support import (
 )
 from toy_runs import copy_at_step_3, metric_rows
 
-from cfg_jax import locks
+from cfg_jax import config as config_lib, files, locks
 from cfg_jax.data import pipeline
 from cfg_jax.distributed import preemption as preemption_lib
 from cfg_jax.distributed.preemption import Preemption
@@ -132,6 +133,18 @@ def test_ctrl_c_twice_stops_at_once(toy_networks, tmp_path, monkeypatch, batch, 
     signal_after(monkeypatch, batch, signal.SIGINT, times=2)
     with pytest.raises(Interrupted, match=f'stopped at once; {words}'):
         loop.train(make_tiny_config(), tmp_path / 'run')
+
+
+def test_steps_at_which_nothing_is_learnt_are_refused(tmp_path):
+    """But what was trained so before opens."""
+    config, run = make_tiny_config(train__anneal_steps=4), tmp_path / 'run'
+    with contextlib.ExitStack() as stack:
+        message = user_error(loop._claim, config, run, stack, unless_trained=True)
+        assert '--config.train.anneal_steps=6' in message
+        assert not run.exists()
+        (run / 'checkpoints' / '6').mkdir(parents=True)
+        files.write_json(run / 'config.json', config_lib.to_json(config))
+        assert loop._claim(config, run, stack, unless_trained=True) is None
 
 
 def test_a_failed_last_save_says_what_is_kept(toy_networks, tmp_path, monkeypatch):

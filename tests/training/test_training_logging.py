@@ -88,6 +88,17 @@ def test_means_over_the_steps_since_the_last_time(tmp_path):
     assert lines[0].startswith('step 3/6  loss 3.0000  ')
 
 
+def test_without_a_step_since_the_last_time_nothing_is_written(tmp_path):
+    """As after a checkpoint that could not be saved, when the input ends."""
+    log = make_log(tmp_path)
+    log.add(row())
+    flush(log, 1)
+    with logged() as lines:
+        flush(log, 1)
+    assert not lines
+    assert len(writers.read_metrics(tmp_path)) == 1
+
+
 def test_spikes_are_counted_against_the_recent_median(tmp_path):
     log = make_log(tmp_path)
     norms = [1.0] * 30 + [4.9, 5.1, 40.0, 1.0]
