@@ -132,6 +132,14 @@ def test_skipped_updates_are_told_and_left_out_of_the_means(tmp_path):
     assert f'log-SNR bins {low:+.1f}_{high:+.1f}; examples of batch 2' in lines[0]
 
 
+def test_a_run_that_is_started_again_counts_skipped_updates_from_zero(tmp_path):
+    for _ in range(3):
+        log = make_log(tmp_path, train__max_skipped=1)
+        log.add(row(loss=np.nan, applied=False))
+        flush(log, 1)
+    assert writers.read_metrics(tmp_path)[-1]['updates_skipped'] == 1
+
+
 def test_too_many_skipped_updates_stop_the_run(tmp_path):
     log = make_log(tmp_path, train__max_skipped=1)
     for applied in (False, True, False):
