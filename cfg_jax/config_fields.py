@@ -105,7 +105,10 @@ FIELDS: dict[str, Field] = {
         0.0, _probability, 'smallest random square, of the shorter side; 0: the central square'
     ),
     'data.max_bad_examples': Field(
-        10, _whole(0), 'images that cannot be decoded are replaced and reported; more end the run'
+        10,
+        _whole(0),
+        'images that cannot be decoded are replaced and reported; more that one process meets after'
+        ' its start end the run',
     ),
     'data.num_workers': Field(0, _whole(0, 1024), 'processes that decode; 0: in this process'),
     'model.kind': Field(
@@ -167,7 +170,11 @@ FIELDS: dict[str, Field] = {
     'train.start_from': Field(
         '', _text, "weights to start from: a work directory or an exported file; '': random ones"
     ),
-    'train.max_skipped': Field(20, _count, 'updates with a loss or gradient that is not finite'),
+    'train.max_skipped': Field(
+        20,
+        _count,
+        'updates with a loss or gradient that is not finite; more since the last start end the run',
+    ),
     'train.log_every': Field(100, _positive, 'steps'),
     'train.checkpoint_every': Field(2500, _positive, 'steps'),
     'train.keep_checkpoints': Field(3, _positive, 'newest ones that are kept'),

@@ -25,10 +25,8 @@ def main(argv: Sequence[str]) -> None:
     cli.add_pdf_option(parser)
     parser.add_argument('--root', default='runs/ablations', help='where everything is written')
     options, overrides = cli.split_config(parser, argv)
-    presets.refuse(
-        overrides,
-        {'p_uncond': 'the rows have their own', 'sweep.w': 'the rows have their own'},
-    )
+    own = ('p_uncond', 'sweep.w', 'guidance.rule', 'guidance.options')
+    presets.refuse(overrides, dict.fromkeys(own, 'the rows have their own'))
     config = presets.digits(overrides)
     presets.check_metrics(config)
 
@@ -46,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
             f'sweep.features={config.sweep.features} gives {extractor.distance}, and the expected'
             ' rows are of FID'
         )
+    presets.check_labels(extractor)
     measured = {}
     for group in row_lib.groups():
         settings = group.config(config)

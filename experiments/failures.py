@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> None:
     root = files.as_path(options.root)
     config = config_files.load_config(presets.CONFIGS / 'digits.py', overrides)
     extractor = EXTRACTORS.load(config.sweep.features)(config, root)
+    presets.check_labels(extractor)
     digits = long_tail.Digits(config)
     rare = long_tail.write(digits, root / 'data')
     models = {

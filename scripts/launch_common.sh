@@ -90,12 +90,20 @@ given() {
   done
 }
 
-# Weights that the command's words name, one a line: of Inception, of a start, of a second network.
+# Weights that the command's words name, one a line: of instruments, of a start, of networks. What a
+# command may also train, as a directory, counts where it is a file.
 given_weights() {
   local option path
-  for option in inception config.sweep.inception config.train.start_from config.guidance.network; do
+  for option in inception googlenet config.sweep.inception config.train.start_from \
+    guidance_network config.guidance.network guide judge decoder config.latent.decoder; do
     path=$(given "$option" "$@")
     [[ -z $path ]] || printf '%s\n' "$path"
+  done
+  for option in model workdir classifier; do
+    path=$(given "$option" "$@")
+    case $path in
+      *.safetensors | *.pt | *.pth | *.pkl | *.bin) printf '%s\n' "$path" ;;
+    esac
   done
 }
 

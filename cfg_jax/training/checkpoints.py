@@ -169,12 +169,12 @@ class Checkpoints:
     def _set_aside(self, step: int, reason: str) -> None:
         aside = self.directory.parent / 'damaged_checkpoints'
         aside.mkdir(parents=True, exist_ok=True)
-        name = next(
-            name
-            for name in (str(step), *(f'{step}_{n}' for n in range(1, 1000)))
-            if not (aside / name).exists()
-        )
-        files.rename(self.directory / str(step), aside / name)
+        names = (str(step), *(f'{step}_{n}' for n in range(1, 1000)))
+        name = next(name for name in names if not (aside / name).exists())
+        try:
+            files.rename(self.directory / str(step), aside / name)
+        except FileNotFoundError:  # another command with this model, which holds no lock, was first
+            return
         logging.warning(
             f'the checkpoint of step {step} cannot be read ({reason}); it is set aside as'
             f' {aside / name}'

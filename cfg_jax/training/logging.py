@@ -66,7 +66,7 @@ class TrainLog:
         self._bar.close()
 
     def flush(self, step: int, extra: dict[str, float], kept: Callable[[], str]) -> None:
-        """Writes the means since the last call.
+        """Writes the means since the last call, if there were steps.
 
         Args:
           step: the last one that was added.
@@ -77,6 +77,8 @@ class TrainLog:
           UserError: more updates were skipped, for a loss or gradient that is not finite, than
             `train.max_skipped` allows.
         """
+        if not self._pending:
+            return
         rows = [devices.first_replica(metrics) for metrics in self._pending]
         self._pending = []
         good = [row for row in rows if row['applied']]

@@ -47,7 +47,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
       UserError: a mistake in the config, the data or the work directory; or losses that are not
         finite, with the last good checkpoint kept; or a last checkpoint that cannot be saved; or
         another process took the work directory over while this one stood still.
-      Preempted: SIGTERM came; the step is finished and saved.
+      Preempted: SIGTERM came; the step is finished and saved, if one was begun.
       Interrupted: Ctrl-C came once: alike; twice: at once.
       WorkerDied: a data worker was killed; the steps so far are saved, with one process.
     """
@@ -65,6 +65,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         first, state = _newest_state(config, workdir, saved, batches)
         if first >= config.train.steps:
             logging.info(f'{workdir} is already trained to step {first}')
+            _stop_if_asked(preemption, first)
             return state
         # Its last checkpoint cannot be read, if it seemed to be trained.
         held = multihost.run_on_process_zero('its claim', lambda: held or claim())
@@ -81,8 +82,13 @@ def train(config: ConfigDict, workdir: epath.PathLike, profile: range = range(0)
         except KeyboardInterrupt:
             saved.wait()  # what is under way counts
             raise Interrupted(f'stopped at once; {loop.kept()}') from None
-        multihost.barrier('trained', multihost.LONGEST)
         return state
+
+
+def _stop_if_asked(preemption: Preemption, step: int) -> None:
+    """After the last step: what follows a training does not know of requests that came in it."""
+    if preemption.asked_between_steps():
+        raise preemption.stopped(f'stopped after step {step} on request; it is saved')
 
 
 def _open_writer(
@@ -109,12 +115,25 @@ def _claim(
     left = unless_trained and workdirs.is_trained(config, workdir)
     if left and not (workdir / _LOCK).exists():
         return None
+    if not left:
+        _check_learning_rate(config)
     if config.train.start_from and not workdirs.is_workdir(workdir):
         starting.check(config)
     held = stack.enter_context(locks.hold(workdir / _LOCK, f'{workdir} is being trained'))
     if not left:
         workdirs.create_or_validate_workdir(config, workdir)
     return held
+
+
+def _check_learning_rate(config: ConfigDict) -> None:
+    """Not of `config.validate`: what was trained so before must open."""
+    annealed, steps = config.train.anneal_steps, config.train.steps
+    if 0 < annealed < steps:
+        raise UserError(
+            f'train.steps={steps} goes on beyond train.anneal_steps={annealed}, where the learning'
+            f' rate is 0 and nothing is learnt; give --config.train.anneal_steps={steps} too, or'
+            f' to a training that has begun --config.train.steps={annealed}'
+        )
 
 
 def _newest_state(
@@ -176,6 +195,10 @@ class _Loop:
         # A classifier has nothing to draw.
         draws = self._config.model.kind != 'classifier' and multihost.is_process_zero()
         pictures = Pictures(self._config, self._workdir) if draws else None
+        # Also at `first`: JAX's service has to know from which number on it is asked.
+        if self._preemption.asked_between_steps() or self._preemption.asked(first):
+            early = f'stopped before step {first + 1} on request; {self.kept()}'
+            raise self._preemption.stopped(early)
         for step in range(first + 1, train.steps + 1):
             self._trace.before(step)
             try:
@@ -202,6 +225,8 @@ class _Loop:
         unsaved = self._unsaved(train.steps, problem)
         if unsaved:
             raise UserError(f'{unsaved}; {self.kept()}; make room and run the same command again')
+        multihost.barrier('trained', multihost.LONGEST)
+        _stop_if_asked(self._preemption, train.steps)
         return state
 
     def _check_held(self) -> None:

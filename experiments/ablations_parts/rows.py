@@ -53,6 +53,8 @@ class Group(NamedTuple):
         # Directories of the first edition, in which `sampler.name` was `sampling.sampler`.
         sampling = [('sampler' if f == 'name' else f, value) for f, value in self.sampling]
         parts = [f'p{self.p_uncond:g}', *(f'{field}-{value}' for field, value in sampling)]
+        # Earlier sweeps of p_uncond = 0 do not name their rule, and would be refused.
+        parts += ['untrained-null'] * (self.p_uncond == 0.0)
         return '-'.join(parts + ['fresh-noise'] * self.noise)
 
     def config(self, config: ConfigDict) -> ConfigDict:

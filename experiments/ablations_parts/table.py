@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from ablations_parts.noise import NoiseForUnconditional
 from ablations_parts.rows import Group, Relation, Row
+from ablations_parts.untrained_null import UntrainedNull
 from cfg_jax import (
     config as config_lib,
     files,
@@ -23,6 +24,8 @@ from cfg_jax.evaluation import (
     sweep,
     tables,
 )
+from cfg_jax.guidance import Rule
+from cfg_jax.guidance.classifier_free import ClassifierFree
 from cfg_jax.metrics.features import FeatureExtractor
 
 _ERRORS = 2.0  # standard errors that a difference takes to count
@@ -43,9 +46,7 @@ def measure(
     extractor: FeatureExtractor,
 ) -> dict[str, Metrics]:
     """Name -> metrics of the rows of a group, each with the provenance of its numbers."""
-    model = loading.load(workdir, config=config)
-    if group.noise:
-        model = model.with_settings(NoiseForUnconditional())
+    model = loading.load(workdir, config=config).with_settings(rule_of(group))
     logging.info('\n%s', ', '.join(row.name for row in group.rows))
     results = sweep.measure(model, root, group.slug(), extractor)
     found = {row['w']: row for row in results['rows']}
@@ -54,6 +55,13 @@ def measure(
         'provenance': {key: results[key] for key in _PROVENANCE},
     }
     return {row.name: found[row.w] | more for row in group.rows}
+
+
+def rule_of(group: Group) -> Rule:
+    """The rule that guides the rows of a group."""
+    if group.noise:
+        return NoiseForUnconditional()
+    return UntrainedNull() if group.p_uncond == 0.0 else ClassifierFree()
 
 
 def write(root: epath.Path, measured: Measured, config: ConfigDict) -> str:

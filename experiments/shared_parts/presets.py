@@ -3,11 +3,15 @@
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from cfg_jax import cli, config_files
 from cfg_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from cfg_jax.metrics.features import FeatureExtractor
 
 PRESETS = ('paper', 'digits', 'tiny')
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -55,6 +59,16 @@ def check_metrics(config: ConfigDict) -> None:
         raise UserError(
             f'sweep.metrics={tuple(config.sweep.metrics)} lacks {" and ".join(missing)}, which this'
             ' experiment compares'
+        )
+
+
+def check_labels(extractor: 'FeatureExtractor') -> None:
+    """Raises UserError where an extractor does not know the data set's classes, so that nothing
+    says whether samples are of theirs, which is compared."""
+    if not extractor.logits_are_labels:
+        raise UserError(
+            f'the features {extractor.name!r} do not know the classes of the data set, and this'
+            ' experiment compares how many samples are of theirs; leave sweep.features=classifier'
         )
 
 

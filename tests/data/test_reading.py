@@ -136,6 +136,14 @@ def test_one_more_than_allowed(data, num_workers):
     assert f'25 ({names[2]})' in message
 
 
+def test_each_process_counts_what_it_meets_since_its_start(data):
+    data.max_bad_examples = 2
+    for first in (0, 2, 4):  # of one process, of another one, and of the first started again
+        found = reading.BadExamples(data, 'train')
+        found.add(reading.BadExample(first + n, '', 'it is empty') for n in range(2))
+        assert len(found) == 2
+
+
 def test_a_set_of_bad_examples_ends_at_once(data):
     spoil(data, *range(COUNT))
     data.max_bad_examples = 1000

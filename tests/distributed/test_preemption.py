@@ -1,5 +1,6 @@
 """The first SIGTERM asks, the second kills; what was there before comes back."""
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import pytest
 from support import ROOT, script_environment
 
+from cfg_jax.distributed import multihost, preemption as preemption_lib
 from cfg_jax.distributed.preemption import Preemption
 from cfg_jax.errors import Interrupted, Preempted
 
@@ -65,6 +67,87 @@ def test_nohup_is_respected():
             assert not preemption.asked()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize('together', [False, True])
+def test_a_handler_of_c_code_comes_back(together):
+    """As JAX's of SIGTERM is, which `signal.getsignal` calls SIG_DFL."""
+    before = ctypes.pythonapi.PyOS_getsig(signal.SIGTERM)
+    handler = ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p).value  # takes a number
+    ctypes.pythonapi.PyOS_setsig(signal.SIGTERM, handler)
+    try:
+        with Preemption(together):
+            assert ctypes.pythonapi.PyOS_getsig(signal.SIGTERM) != handler
+        assert ctypes.pythonapi.PyOS_getsig(signal.SIGTERM) == handler
+    finally:
+        ctypes.pythonapi.PyOS_setsig(signal.SIGTERM, before)
+
+
+class Service:
+    """JAX's of a run: yes at the number after that at which it was last asked, once requested."""
+
+    def __init__(self):
+        self._last, self._at = 0, None
+
+    def reached(self, number):
+        self._last = number
+        return number == self._at
+
+    def request(self):
+        self._at = self._last + 1 if self._at is None else self._at
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """Makes this one of many processes that work in step."""
+    service, utils = Service(), preemption_lib.multihost_utils
+    monkeypatch.setattr(preemption_lib.jax.distributed, 'is_initialized', lambda: True)
+    monkeypatch.setattr(utils, 'reached_preemption_sync_point', service.reached)
+    monkeypatch.setattr(Preemption, '_number', 0)
+    return service
+
+
+@pytest.mark.parametrize('steps_before', [0, 2000])
+@pytest.mark.parametrize('first', [0, 5000])
+def test_what_comes_before_the_first_step_is_not_forgotten(service, steps_before, first):
+    """Of a run that is resumed, or after another training of this process."""
+    with Preemption(together=True) as preemption:
+        for step in range(1, steps_before + 1):
+            assert not preemption.asked(step)
+        service.request()
+        assert preemption.asked_between_steps()
+        assert type(preemption.stopped('x')) is Preempted
+
+
+def test_what_comes_later_is_found_at_the_next_step_or_at_the_end(service):
+    with Preemption(together=True) as preemption:
+        assert not preemption.asked_between_steps()
+        assert not preemption.asked(5000)
+        service.request()
+        assert preemption.asked(5001)
+    service.__init__()
+    with Preemption(together=True) as preemption:
+        assert not preemption.asked(5000)
+        service.request()  # while the picture of the last step is drawn
+        assert preemption.asked_between_steps()
+
+
+def test_what_comes_while_processes_wait_for_each_other_is_found(service, monkeypatch):
+    """Some have asked by then, and some have not."""
+
+    def agree(name, agreed):
+        service.request()
+        return agreed
+
+    monkeypatch.setattr(multihost, 'all_agree', agree)
+    with Preemption(together=True) as preemption:
+        assert preemption.asked_between_steps()
+
+
+def test_all_stop_where_one_was_asked(service, monkeypatch):
+    monkeypatch.setattr(multihost, 'all_agree', lambda name, agreed: False)
+    with Preemption(together=True) as preemption:
+        assert preemption.asked_between_steps()
 
 
 def test_other_threads_do_not_listen():

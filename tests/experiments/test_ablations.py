@@ -18,7 +18,7 @@ from support import (
 )
 from test_comparison import Means
 
-from cfg_jax import loading
+from cfg_jax import loading, model_checks
 from cfg_jax.conditioning.label import Label
 from cfg_jax.guidance.guided import GuidedDenoiser
 from cfg_jax.metrics.features import classifier
@@ -26,9 +26,11 @@ from cfg_jax.models.denoiser import Denoiser
 from cfg_jax.training import export
 
 noise_rule = experiment('ablations_parts.noise')
+untrained_null = experiment('ablations_parts.untrained_null')
 row_lib = experiment('ablations_parts.rows')
 row_table = experiment('ablations_parts.table')
 Relation, Row = row_lib.Relation, row_lib.Row
+KEY = jax.random.key(0)
 
 
 def metrics(fid, agreement=0.5, se=1.0):
@@ -106,6 +108,20 @@ def test_groups_share_a_sampler(tiny_config):
     assert tiny_config.sampler.clip
 
 
+def test_no_row_is_refused(tiny_config):
+    for group in row_lib.groups():
+        config, rule = group.config(tiny_config), row_table.rule_of(group)
+        for w in config.sweep.w:
+            assert model_checks.refusal(rule, config, w) is None, (group.slug(), w)
+
+
+def test_an_untrained_null_is_asked_for_as_any_other():
+    rule, labels = untrained_null.UntrainedNull(), jnp.arange(3)
+    conditions = rule.conditions(Label(10), labels, jnp.float32(0.0), jax.random.split(KEY, 3))
+    asked = [conditions[evaluation.condition] for evaluation in rule.evaluations]
+    np.testing.assert_array_equal(asked, [labels, Label(10).null(labels)])
+
+
 def test_noise_in_the_place_of_the_unconditional_prediction():
     """eps~ - (1 + w) eps is -w times noise: standard normal, the image's own, fresh each level."""
     denoiser = Denoiser(lambda params, z, logsnr, condition: z * params)
@@ -162,7 +178,8 @@ def test_every_row_says_what_it_is_of(swept_toy_workdir, tmp_path):
     reason='half a minute; CFG_JAX_SLOW=1 pytest tests/experiments/test_ablations.py runs it',
 )
 def test_command_writes_every_row(tmp_path, monkeypatch, capsys):
-    rows = [row_lib.ROWS[i] for i in (2, 4, 9)] + [row_lib.ROWS[-1]]
+    untrained = next(row for row in row_lib.ROWS if row.p_uncond == 0.0)
+    rows = [*(row_lib.ROWS[i] for i in (2, 4, 9)), untrained]
     rows[1] = rows[1]._replace(relations=(Relation('is', '>', 'w = 0'),))
     rows[2] = rows[2]._replace(relations=(Relation('fid', '>', 'w = 0'),))
     rows[3] = rows[3]._replace(relations=(Relation('fid', '>', 'w = 0'),))
@@ -181,4 +198,4 @@ def test_command_writes_every_row(tmp_path, monkeypatch, capsys):
     for row in rows:
         assert f'| {row.name} |' in table
     assert Image.open(tmp_path / 'a' / 'ablations' / 'ablations.png').width > 800
-    assert {p.name for p in (tmp_path / 'a').glob('p_uncond_*')} == {'p_uncond_0.1', 'p_uncond_0.5'}
+    assert {p.name for p in (tmp_path / 'a').glob('p_uncond_*')} == {'p_uncond_0.1', 'p_uncond_0'}

@@ -8,10 +8,12 @@ import sys
 
 import pytest
 from support import ROOT, experiment, run_here, script_environment
+from test_comparison import Means
 
 from cfg_jax import config as config_lib
 from cfg_jax.data import sources
 from cfg_jax.evaluation import sweep
+from cfg_jax.metrics.features import EXTRACTORS
 from cfg_jax.report import page
 from cfg_jax.training import loop
 
@@ -145,6 +147,7 @@ def test_the_page_of_the_quick_start_names_its_command(quickstart):
     [
         ('ablations.py --config.p_uncond=0.3', 'p_uncond=0.3 is passed over'),
         ('ablations.py --config.sweep.w=(0.0,)', 'sweep.w=(0.0,) is passed over'),
+        ('ablations.py --config.guidance.rule=independent', 'rule=independent is passed over'),
         ('ablations.py -config.p_uncond=0.3', 'p_uncond=0.3 is passed over'),
         ('table2.py --preset=digits --config.sampling.num_steps=9', 'num_steps=9 is passed over'),
         ("ablations.py --config.sweep.metrics=('fid',)", 'lacks is'),
@@ -164,6 +167,19 @@ def test_what_would_be_passed_over_is_refused(tmp_path, capsys, command, words):
     status, _, errors = run_here(capsys, f'experiments/{name}', *arguments, f'--root={root}')
     assert status == 2
     assert words in errors[0]
+    assert not root.exists()
+
+
+@pytest.mark.parametrize('name', ['ablations', 'failures'])
+def test_features_that_do_not_know_the_classes_are_refused(tmp_path, monkeypatch, capsys, name):
+    """Before anything is trained: agreement with the classes stands in the results."""
+    monkeypatch.setattr(EXTRACTORS, 'load', lambda features: lambda config, root: Means())
+    monkeypatch.setattr(loop, 'train', None)
+    root = tmp_path / 'root'
+    status, _, errors = run_here(capsys, f'experiments/{name}.py', f'--root={root}')
+    assert status == 2
+    assert "'means' do not know the classes of the data set" in errors[-1]
+    assert 'sweep.features=classifier' in errors[-1]
     assert not root.exists()
 
 

@@ -146,10 +146,15 @@ def test_check_of_a_tpu_finds_all(machine):
 def test_check_of_a_tpu_names_what_is_missing(machine):
     machine.play('gcloud', 'case "$*" in *describe*) exit 1 ;; esac')
     machine.play('ssh-add', 'exit 1')
-    machine.play('git', 'case "$*" in *start.safetensors | *inception.npz) exit 128 ;; esac')
+    machine.play(
+        'git', 'case "$*" in *start.safetensors | *inception.npz | *away*) exit 128 ;; esac'
+    )
     arguments = [*COMMAND, '--inception=inception.npz', '--config.data.data_dir=/data/tfds']
     arguments += ['--config.train.start_from=start.safetensors', '--config.sweep.inception=/w.npz']
     arguments += ['--config.guidance.network=results/weak.safetensors']
+    arguments += ['--guidance_network=away/guide', '--decoder=away/vae.pt', '--guide=away/2']
+    arguments += ['--config.latent.decoder=away/3', '--googlenet=away/4', '--judge=away/5']
+    arguments += ['--model=away/adm.safetensors', '--classifier=runs/trained_there']
     status, lines = check(machine, *arguments)
     assert 'ok       weights results/weak.safetensors, committed' in lines
     assert status == 2
@@ -160,7 +165,14 @@ def test_check_of_a_tpu_names_what_is_missing(machine):
         'bucket gs://b;',
         'a key',
         'weights inception',
+        'weights away/4',
         'weights start.safetensors: they do not travel',
+        'weights away/guide',
+        'weights away/2',
+        'weights away/5',
+        'weights away/vae.pt',
+        'weights away/3',
+        'weights away/adm.safetensors',
         'data set /',
     ]
     for line, start in zip(missing, expected, strict=True):

@@ -252,6 +252,25 @@ def test_nothing_left_to_restore(tmp_path):
     assert 'run again to start from scratch' in message
 
 
+def test_what_another_command_has_set_aside_meanwhile_is_left_there(tmp_path, monkeypatch):
+    """Two that open a trained model hold no lock."""
+    save(tmp_path, {6: make_state(6)})
+    aside = tmp_path / 'damaged_checkpoints' / '6'
+    with checkpoints.Checkpoints(tmp_path) as saved:
+
+        def restore(step, like):
+            aside.parent.mkdir()
+            (tmp_path / 'checkpoints' / '6').rename(aside)
+            raise files.Damaged('half of it')
+
+        monkeypatch.setattr(saved, 'restore', restore)
+        with logged() as lines:
+            message = user_error(saved.restore_newest, make_state())
+    assert 'run again to start from scratch' in message
+    assert not lines
+    assert [path.name for path in aside.parent.iterdir()] == ['6']
+
+
 def test_lost_storage_is_no_damage(tmp_path, monkeypatch):
     save(tmp_path, {6: make_state(6)})
     with checkpoints.Checkpoints(tmp_path) as saved:

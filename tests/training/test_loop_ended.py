@@ -1,11 +1,13 @@
 """The loop: asked to stop, out of room, without its lock or a checkpoint; and what it traces."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import signal
 import time
+from unittest import mock
 
 import pytest
 from support import (
@@ -17,8 +19,10 @@ from support import (
 )
 from toy_runs import copy_at_step_3, metric_rows
 
-from cfg_jax import locks
+from cfg_jax import config as config_lib, files, locks
 from cfg_jax.data import pipeline
+from cfg_jax.distributed import preemption as preemption_lib
+from cfg_jax.distributed.preemption import Preemption
 from cfg_jax.errors import Interrupted, Preempted
 from cfg_jax.training import (
     checkpoints,
@@ -58,6 +62,69 @@ def test_a_signal_finishes_the_step_saves_and_says_so(
     assert checkpoint_hash(workdir, 6) == checkpoint_hash(toy_run, 6)
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """No signal is waited for that belongs to the one before."""
+    monkeypatch.setattr(preemption_lib, '_SAME_REQUEST_SECONDS', 0.0)
+
+
+@pytest.fixture
+def stub_loop(at_once, monkeypatch):
+    """config, Preemption -> a loop without a network, whose steps and pictures do nothing."""
+    monkeypatch.setattr(loop, 'make_train_step', lambda config: None)
+    monkeypatch.setattr(loop, 'devices', mock.MagicMock())
+    monkeypatch.setattr(loop, 'Pictures', mock.MagicMock())
+
+    def make(config, preemption):
+        saved, batches = mock.MagicMock(), mock.MagicMock()
+        saved.save.return_value = saved.wait.return_value = None
+        saved.latest_step.return_value = config.train.steps
+        batches.get_state.return_value, batches.bad_examples.return_value = {}, 0
+        others = mock.MagicMock(), preemption, mock.MagicMock(), mock.MagicMock()
+        made = loop._Loop(config, None, None, batches, saved, *others)
+        monkeypatch.setattr(made, '_step', lambda *_, **__: (mock.MagicMock(), {}))
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ('number', 'stop'), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)]
+)
+@pytest.mark.parametrize('asked', ['batch', 'picture'])
+def test_a_signal_in_the_last_step_stops_what_would_follow(
+    stub_loop, monkeypatch, number, stop, asked
+):
+    """Such as a sweep, whose handlers know nothing of it."""
+    config = make_tiny_config()
+    with Preemption(together=True) as preemption:
+        made = stub_loop(config, preemption)
+        call = loop.Pictures.return_value.draw if asked == 'picture' else made._batches.__next__
+        call.side_effect = lambda *_: signal.raise_signal(number)
+        with pytest.raises(stop, match='stopped after step 6 on request; it is saved'):
+            made.run(None, 5)
+
+
+def test_a_signal_before_the_first_step_stops_before_it(stub_loop):
+    with Preemption(together=True) as preemption:
+        signal.raise_signal(signal.SIGTERM)
+        made = stub_loop(make_tiny_config(), preemption)
+        words = 'stopped before step 4 on request; the checkpoint of step 6 is kept'
+        with pytest.raises(Preempted, match=words):
+            made.run(None, 3)
+        made._batches.__next__.assert_not_called()
+
+
+def test_a_signal_while_a_finished_run_is_opened_counts(toy_run, at_once, monkeypatch):
+    def opened(*_):
+        signal.raise_signal(signal.SIGTERM)
+        return 6, None
+
+    monkeypatch.setattr(loop, '_newest_state', opened)
+    with pytest.raises(Preempted, match='stopped after step 6 on request; it is saved'):
+        loop.train(make_tiny_config(), toy_run)
+
+
 @pytest.mark.parametrize(
     ('batch', 'words'),
     [(5, 'the checkpoint of step 3 is kept'), (2, 'there was no checkpoint yet')],
@@ -66,6 +133,18 @@ def test_ctrl_c_twice_stops_at_once(toy_networks, tmp_path, monkeypatch, batch, 
     signal_after(monkeypatch, batch, signal.SIGINT, times=2)
     with pytest.raises(Interrupted, match=f'stopped at once; {words}'):
         loop.train(make_tiny_config(), tmp_path / 'run')
+
+
+def test_steps_at_which_nothing_is_learnt_are_refused(tmp_path):
+    """But what was trained so before opens."""
+    config, run = make_tiny_config(train__anneal_steps=4), tmp_path / 'run'
+    with contextlib.ExitStack() as stack:
+        message = user_error(loop._claim, config, run, stack, unless_trained=True)
+        assert '--config.train.anneal_steps=6' in message
+        assert not run.exists()
+        (run / 'checkpoints' / '6').mkdir(parents=True)
+        files.write_json(run / 'config.json', config_lib.to_json(config))
+        assert loop._claim(config, run, stack, unless_trained=True) is None
 
 
 def test_a_failed_last_save_says_what_is_kept(toy_networks, tmp_path, monkeypatch):

@@ -88,6 +88,17 @@ def test_means_over_the_steps_since_the_last_time(tmp_path):
     assert lines[0].startswith('step 3/6  loss 3.0000  ')
 
 
+def test_without_a_step_since_the_last_time_nothing_is_written(tmp_path):
+    """As after a checkpoint that could not be saved, when the input ends."""
+    log = make_log(tmp_path)
+    log.add(row())
+    flush(log, 1)
+    with logged() as lines:
+        flush(log, 1)
+    assert not lines
+    assert len(writers.read_metrics(tmp_path)) == 1
+
+
 def test_spikes_are_counted_against_the_recent_median(tmp_path):
     log = make_log(tmp_path)
     norms = [1.0] * 30 + [4.9, 5.1, 40.0, 1.0]
@@ -119,6 +130,14 @@ def test_skipped_updates_are_told_and_left_out_of_the_means(tmp_path):
     low, high = train_step.logsnr_bin_edges(make_tiny_config())[2:4]
     assert lines[0].startswith('warning: step 2 is skipped')
     assert f'log-SNR bins {low:+.1f}_{high:+.1f}; examples of batch 2' in lines[0]
+
+
+def test_a_run_that_is_started_again_counts_skipped_updates_from_zero(tmp_path):
+    for _ in range(3):
+        log = make_log(tmp_path, train__max_skipped=1)
+        log.add(row(loss=np.nan, applied=False))
+        flush(log, 1)
+    assert writers.read_metrics(tmp_path)[-1]['updates_skipped'] == 1
 
 
 def test_too_many_skipped_updates_stop_the_run(tmp_path):
