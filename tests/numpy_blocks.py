@@ -86,10 +86,22 @@ def res_block64(h, emb, p, scale_shift_norm=True, direction=None):
     return (conv(skip, p['conv_skip']) if 'conv_skip' in p else skip) + h
 
 
-def attention64(h, p, heads):
-    """Per head: softmax(q k^T / sqrt(depth)) v. q, k and v are thirds, heads parts of a third."""
+def averages64(height, width, deviation):
+    """[H W, H W]: Gaussian weights of each position's neighbours, a row's sum 1 at edges too."""
+    y, x = (places.ravel() for places in np.mgrid[:height, :width])
+    squares = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
+    weights = np.exp(-squares / (2 * deviation**2))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def attention64(h, p, heads, averages=None):
+    """Per head: softmax(q k^T / sqrt(depth)) v. q, k and v are thirds, heads parts of a third.
+
+    q is averaged over positions by the matrix `averages`.
+    """
     tokens = h.reshape(h.shape[0], -1, h.shape[-1])
     q, k, v = np.split(dense(group_norm(tokens, p['norm'], 4), p['qkv']), 3, axis=-1)
+    q = q if averages is None else averages @ q
     depth = h.shape[-1] // heads
     attended = np.zeros_like(tokens)
     for b in range(len(h)):

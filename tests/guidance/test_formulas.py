@@ -1,7 +1,5 @@
 """Each rule against its published formula, by hand or by NumPy, and at its neutral settings."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +20,7 @@ from cfg_jax.guidance.rescale import rescale
 from cfg_jax.guidance.schedule import KINDS, WeightSchedule
 from cfg_jax.guidance.tangential_damping import damp
 from cfg_jax.guidance.threshold import threshold
+from cfg_jax.keys import stream
 from cfg_jax.models.denoiser import Denoiser
 from cfg_jax.samplers.ddim import DDIM
 from cfg_jax.samplers.grids import FlowGrid, LogSNRGrid
@@ -183,7 +182,8 @@ def test_threshold_clips_the_guided_x():
 
 
 def direct(label, logsnr=0.7):
-    return network((), normal(0), jnp.full(4, logsnr), jnp.broadcast_to(jnp.asarray(label), (4,)))
+    logsnr = jnp.broadcast_to(jnp.asarray(logsnr), (4,))
+    return network((), normal(0), logsnr, jnp.broadcast_to(jnp.asarray(label), (4,)))
 
 
 def test_guidance_of_some_channels():
@@ -250,7 +250,12 @@ def test_time_step_guidance_shows_a_wrong_level():
     found = guided('time_step:deviation=0', 2.0)[0].eps
     cond = direct((3, 3, 7, 1))
     np.testing.assert_allclose(found, cond, rtol=1e-4, atol=1e-5)
-    assert np.abs(guided('time_step:deviation=1', 2.0)[0].eps - cond).max() > 0.05
+    keys = stream(jax.random.split(jax.random.key(5), 4), 0)  # of the first level
+    n = jnp.stack([jax.random.normal(key, ()) for key in keys])
+    found = guided('time_step:deviation=1.5', 2.0)[0].eps
+    wrong = direct((3, 3, 7, 1), 0.7 + 1.5 * n)
+    np.testing.assert_allclose(found, 3 * cond - 2 * wrong, rtol=1e-4, atol=1e-5)
+    assert np.abs(wrong - cond).max() > 0.05
 
 
 @pytest.mark.parametrize('name', ['perturbed_attention', 'smoothed_energy', 'skip_layer'])
@@ -386,14 +391,8 @@ def test_wrong_rules_are_refused_in_one_sentence(spec, words):
     assert words in str(caught.value)
 
 
-def test_every_rule_is_tried_here():
-    """A rule that is added gets a test of its formula."""
-    elsewhere = {'classifier_free', 'classifier_mean', 'classifier_eps', 'two_conditions'}
-    text = pathlib.Path(__file__).read_text()
-    assert [name for name in RULES if name not in elsewhere and name not in text] == []
-
-
-def test_annealed_condition_by_hand():
+@pytest.mark.parametrize('mix', [1.0, 0.25])
+def test_annealed_condition_by_hand(mix):
     """CADS on an embedding: gamma, noise and standardisation, each image by itself."""
 
     class Embedding:
@@ -405,7 +404,7 @@ def test_annealed_condition_by_hand():
 
     keys = jax.random.split(jax.random.key(2), 3)
     y = jnp.arange(24.0).reshape(3, 8)
-    rule = make_rule('annealed_condition:tau1=0.2,tau2=0.6,scale=0.5,mix=1')
+    rule = make_rule(f'annealed_condition:tau1=0.2,tau2=0.6,scale=0.5,mix={mix}')
     for logsnr, gamma in ((0.0, 0.25), (18.0, 1.0), (-18.0, 0.0)):  # u = 1/2, near 0, near 1
         conditions = rule.conditions(Embedding(), y, jnp.float32(logsnr), keys)
         found = np.asarray(noisy.encode(Embedding(), conditions['given'], 8, jnp.float32))
@@ -417,6 +416,36 @@ def test_annealed_condition_by_hand():
         mean, deviation = disturbed.mean(1, keepdims=True), disturbed.std(1, keepdims=True)
         expected = (disturbed - mean) / deviation * np.asarray(y).std(1, keepdims=True)
         expected = expected + np.asarray(y).mean(1, keepdims=True)
+        expected = mix * expected + (1 - mix) * disturbed
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         null = noisy.encode(Embedding(), conditions['null'], 8, jnp.float32)
         assert not np.any(null)
+
+
+# Of each rule, the test of its formula; those of some have a file of their own.
+FORMULAS = {
+    'schedule': test_a_schedule_changes_w_at_the_level,
+    'rescale': test_rescale_gives_the_conditional_deviation,
+    'threshold': test_dynamic_threshold_against_numpy,
+    'channels': test_guidance_of_some_channels,
+    'negative': test_negative_condition,
+    'composition': test_composition_of_and_with_not,
+    'independent': test_independent_condition_needs_no_null_label,
+    'time_step': test_time_step_guidance_shows_a_wrong_level,
+    'autoguidance': test_autoguidance,
+    'perturbed_attention': test_perturbed_model_stands_for_the_null,
+    'smoothed_energy': test_perturbed_model_stands_for_the_null,
+    'skip_layer': test_perturbed_model_stands_for_the_null,
+    'annealed_condition': test_annealed_condition_by_hand,
+    'cfg_plus_plus': test_cfg_plus_plus_is_guidance_with_a_scale_of_the_step,
+    'cfg_zero_star': test_cfg_zero_star_projects_the_unconditional_velocity,
+    'tangential_damping': test_tangential_damping_against_an_svd,
+    'frequency_decoupled': test_frequency_bands_have_their_own_weights,
+}
+ELSEWHERE = {'classifier_free', 'classifier_mean', 'classifier_eps', 'interval', 'projected'}
+ELSEWHERE |= {'two_conditions'}
+
+
+def test_every_rule_is_tried():
+    """A rule that is added gets a test of its formula."""
+    assert set(RULES) == {*FORMULAS, *ELSEWHERE}

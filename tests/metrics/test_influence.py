@@ -36,6 +36,21 @@ def test_error_in_one_dimension():
     assert error == pytest.approx(expected, rel=0.05)
 
 
+def test_influence_in_one_dimension():
+    """Of m^2 + (s - 1)^2 with c = x - m: (2 c m + (1 - 1 / s) c^2) less g(x, x) / (2 n).
+
+    A variance v moves by c^2 - v to first order and by -2 c c' to second, v - 2 sqrt(v) by
+    (1 - 1 / s) dv + dv dv' / (2 s^3); so g(x, x) is c^4 / (2 s^3) + c^2 / s and a constant.
+    """
+    x = 0.7 + 1.6 * np.random.default_rng(0).normal(size=8)
+    c, m, s = x - x.mean(), x.mean(), x.std(ddof=1)
+    expected = 2 * c * m + c**2 - c**2 / s - (c**4 / (2 * s**3) + c**2 / s) / (2 * 8)
+    first = influence(x[:, None], Gaussian(np.zeros(1), np.eye(1))).first
+    # A constant does not matter.
+    found, expected = first - first.mean(), expected - expected.mean()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 def derivative(rows, reference, number):
     """d distance / d weight of one image, by central differences of weighted moments."""
 

@@ -1,5 +1,7 @@
 """Blocks against float64 NumPy, and those that compute something simple in a quicker way."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 from numpy_blocks import (
     assert_close,
     attention64,
+    averages64,
     compiled,
+    dense,
+    group_norm,
     logsnr_embedding64,
     randomised,
     res_block64,
@@ -15,6 +20,7 @@ from numpy_blocks import (
 )
 
 from cfg_jax.models import blocks, encoder, layers
+from cfg_jax.models.perturbation import Perturbation
 from cfg_jax.perf import operations
 
 
@@ -57,12 +63,23 @@ def test_res_block_of_parts(features):
     assert_close(of_parts, whole)
 
 
-def test_attention_block_formula():
+@pytest.mark.parametrize('kind', [None, 'identity', 'blur', 'skip'])
+def test_attention_block_formula(kind):
     h = np.random.default_rng(1).normal(size=(2, 3, 5, 12)).astype(np.float32)
     block = blocks.AttentionBlock(num_heads=3, groups=4)
     params = randomised(block, h)
-    expected = attention64(*to_float64((h, params['params'])), heads=3)
-    assert_close(compiled(block.apply)(params, h), expected)
+    perturbation = kind and Perturbation(kind, blur=0.8)
+    found = compiled(functools.partial(block.apply, perturbation=perturbation))(params, h)
+    h, p = to_float64((h, params['params']))
+    if kind == 'skip':
+        expected = h
+    elif kind == 'identity':
+        v = dense(group_norm(h.reshape(2, 15, 12), p['norm'], 4), p['qkv'])[..., 24:]
+        expected = h + dense(v, p['proj']).reshape(h.shape)
+    else:
+        averages = averages64(3, 5, 0.8) if kind == 'blur' else None
+        expected = attention64(h, p, 3, averages)
+    assert_close(found, expected)
 
 
 @pytest.mark.parametrize('shape', [(2, 4, 3, 5), (1, 1, 1, 2)])

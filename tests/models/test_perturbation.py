@@ -1,4 +1,4 @@
-"""Which attention layers a perturbation finds by name."""
+"""Which attention layers a perturbation finds by name, and averages of queries."""
 
 import functools
 
@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_blocks import averages64
 from support import make_tiny_config, user_error
 
 from cfg_jax import inference
 from cfg_jax.conditioning.label import Label
 from cfg_jax.guidance import make_rule
 from cfg_jax.models.dit import DiT
-from cfg_jax.models.perturbation import Perturbation
+from cfg_jax.models.perturbation import Perturbation, blur_positions
 from cfg_jax.training.step import create_state
 
 DEPTH = 14
@@ -36,6 +37,20 @@ def test_parts_of_names_are_whole_words(layers, found):
         names = [f'block_{number}' for number in range(DEPTH)]
     perturbation = Perturbation('skip', layers)
     assert [name for name in names if perturbation.applies(name)] == found
+
+
+@pytest.mark.parametrize('deviation', [1.5, 0.0, np.inf])
+def test_queries_are_blurred_by_gaussians(deviation):
+    q = np.random.default_rng(0).normal(size=(2, 15, 2, 4)).astype(np.float32)
+    if deviation == 0:
+        averages = np.eye(15)
+    elif np.isinf(deviation):
+        averages = np.full((15, 15), 1 / 15)
+    else:
+        averages = averages64(3, 5, deviation)
+    expected = np.einsum('ij,bjnc->binc', averages, q.astype(np.float64))
+    found = jax.jit(blur_positions, static_argnums=(1, 2, 3))(q, 3, 5, deviation)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_the_middle_of_a_dit_is_the_block_at_half_the_depth():

@@ -23,6 +23,7 @@ from numpy_blocks import (
 
 from cfg_jax.conditioning.label import Label
 from cfg_jax.models import unet
+from cfg_jax.models.perturbation import Perturbation
 from cfg_jax.perf import operations
 
 CLASSES, NULL = 3, 3
@@ -313,6 +314,24 @@ def test_whole_network_formula(changes):
     (apply, params), (z, logsnr, label) = small(**changes), inputs()
     expected = unet64(z.astype(np.float64), logsnr, label, to_float64(params['params']))
     assert_close(apply(params, z, logsnr, label), expected, relative=2e-5)
+
+
+def test_a_perturbation_meets_the_layers_of_its_name():
+    """A network that skips the attention of the way up does without its parameters alone."""
+    changes = {'channel_mult': (1,), 'num_res_blocks': 0, 'attention_resolutions': (8,)}
+    model, args = unet.UNet(**SMALL | changes), inputs()
+    layers = randomised(model, *args)['params']
+    perturbation = Perturbation('skip', 'up_0_0')
+    apply = compiled(functools.partial(model.apply, perturbation=perturbation))
+
+    def without(name):
+        return np.asarray(
+            apply({'params': layers | {name: jax.tree.map(np.zeros_like, layers[name])}}, *args)
+        )
+
+    expected = np.asarray(apply({'params': layers}, *args))
+    np.testing.assert_array_equal(without('up_0_0_attention'), expected)
+    assert np.abs(without('middle_attention') - expected).max() > 0.01
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import optax
 import pytest
 from support import checkpoint_hash, make_tiny_config, toy_instead_of_networks
 
-from cfg_jax.models import networks
 from cfg_jax.report import card
 from cfg_jax.training import loop, optimizer as optimizer_lib
 
@@ -28,22 +27,46 @@ def test_no_warm_up():
     assert float(schedule(jnp.int32(0))) == pytest.approx(2e-3)
 
 
+def test_the_smallest_step_of_adam():
+    """lr g / (|g| + eps) of the first gradient: a third of the rate where g is eps / 2."""
+    config = make_tiny_config(
+        train__adam_eps=2e-8, train__learning_rate=0.01, train__warmup_steps=0
+    )
+    transformation = optimizer_lib.make_optimizer(config)
+    gradient = jnp.float32(1e-8)
+    found, _ = transformation.update(gradient, transformation.init(gradient), gradient)
+    assert float(found) == pytest.approx(-0.01 / 3, rel=1e-4)
+
+
 @functools.cache
 def updates(optimizer, **changes):
     """(parameters, gradients, updates) of the first step with a learning rate of 0.01."""
     settings = {'train__learning_rate': 0.01, 'train__warmup_steps': 0} | changes
-    config = make_tiny_config(train__optimizer=optimizer, **settings)
-    model = networks.make_network(config)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), networks.inputs(config))
-    params = model.init(jax.random.key(0), *zeros)
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    grads = treedef.unflatten(
-        [jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
+    transformation = optimizer_lib.make_optimizer(
+        make_tiny_config(train__optimizer=optimizer, **settings)
     )
-    transformation = optimizer_lib.make_optimizer(config)
-    found, _ = transformation.update(grads, transformation.init(params), params)
-    return params, grads, found
+    params, grads = tree_of(0), tree_of(1)
+
+    @jax.jit
+    def first(grads, params):
+        return transformation.update(grads, transformation.init(params), params)[0]
+
+    return params, grads, first(grads, params)
+
+
+def tree_of(seed):
+    """Parameters of each kind that networks have."""
+    rng = np.random.default_rng(seed)
+
+    def of(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    return {
+        'conv': {'kernel': of(3, 3, 8, 16), 'bias': of(16)},
+        'dense': {'kernel': of(8, 64), 'bias': of(64)},
+        'norm': {'scale': of(16)},
+        'label': {'embedding': of(11, 32)},
+    }
 
 
 def named(tree):
@@ -70,6 +93,29 @@ def test_muon_makes_updates_of_kernels_orthogonal():
         assert values.min() > 0.65 and values.max() < 1.25, name
         np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0.0, atol=2e-3, err_msg=name)
         np.testing.assert_allclose(update, u @ inside @ vt, atol=2e-3, err_msg=name)
+
+
+def test_muons_momentum():
+    """The running mean of gradients: M' = 0.95 M + 0.05 G, from 0."""
+    config = make_tiny_config(train__optimizer='muon', train__warmup_steps=0)
+    transformation = optimizer_lib.make_optimizer(config)
+    first, second = ({'kernel': tree_of(seed)['dense']['kernel']} for seed in (1, 2))
+
+    @jax.jit
+    def two(first, second):
+        state = transformation.init(first)
+        for gradient in (first, second):
+            _, state = transformation.update(gradient, state, first)
+        return state
+
+    momenta = [
+        leaf
+        for path, leaf in jax.tree.leaves_with_path(two(first, second))
+        if "'kernel'" in jax.tree_util.keystr(path) and '.mu' in jax.tree_util.keystr(path)
+    ]
+    (momentum,) = momenta
+    expected = 0.95 * 0.05 * first['kernel'] + 0.05 * second['kernel']
+    np.testing.assert_allclose(momentum, expected, rtol=0, atol=1e-6)
 
 
 def test_muon_leaves_the_rest_to_adam():

@@ -160,7 +160,10 @@ def test_weight_decay_is_decoupled(toy_networks):
 
 @pytest.mark.parametrize('parts', [{'train__grad_accum': 4}, {'devices': 4}])
 def test_clips_the_mean_gradient(toy_networks, parts):
-    """Adam's first moment after one step is (1 - beta1) times the gradient that it was given."""
+    """Adam's first moment after one step is (1 - beta1) times the gradient that it was given.
+
+    The second is (1 - beta2) times its square.
+    """
     free, free_metrics = toy_steps(4)[1]
     clipped, metrics = toy_steps(1, train__grad_clip=0.01, **parts)[1]
     mu_free, mu_clipped = free.opt_state[1][0].mu, clipped.opt_state[1][0].mu
@@ -172,6 +175,10 @@ def test_clips_the_mean_gradient(toy_networks, parts):
     assert float(optax.tree.norm(mu_clipped)) == pytest.approx(0.1 * 0.01, rel=1e-4)
     scaled = jax.tree.map(lambda m: m * (0.01 / norm), mu_free)
     assert largest_difference(scaled, mu_clipped) < 1e-7
+    for adam in (free.opt_state[1][0], clipped.opt_state[1][0]):
+        squares = jax.tree.map(lambda m: (1 - 0.999) * np.square(m / 0.1), adam.mu)
+        largest = max(np.max(leaf) for leaf in jax.tree.leaves(squares))
+        assert largest_difference(squares, adam.nu) < 1e-4 * largest
 
 
 def test_metrics_describe_the_step(toy_networks):

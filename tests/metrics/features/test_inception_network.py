@@ -1,6 +1,7 @@
 """The FID Inception against plain NumPy convolutions and pools with the padding written out."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,11 @@ from flax.errors import ScopeParamNotFoundError
 from numpy.lib.stride_tricks import sliding_window_view
 from support import user_error
 
-from cfg_jax.metrics.features import inception_network as inception
+from cfg_jax.metrics.features import (
+    Features,
+    inception as extractors,
+    inception_network as inception,
+)
 
 LAYERS = inception.layers('logits')
 TAPS = {tap: tuple(inception.layers(tap)) for tap in inception.TAPS}
@@ -170,17 +175,51 @@ def test_stem_and_input(monkeypatch):
         np.testing.assert_allclose(result[tap], expected[tap], atol=1e-4)
 
 
+class Everything(NamedTuple):
+    """Of one image, from random weights, at full size."""
+
+    image: np.ndarray
+    taps: dict
+    layers: dict  # what the convolutions from mixed_7 on give, by their names
+    features: Features  # of the extractor
+
+
 @pytest.fixture(scope='module')
 def everything():
-    """All taps of one image, from random weights, at full size."""
-    taps = ('64', '192', '768', '2048', 'spatial', 'logits', 'logits_biased')
-    net = inception.Inception(taps)
+    """The extractor's network, which is asked for all taps, to compile it once."""
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-    return image, jax.jit(net.apply)(variables(LAYERS), jnp.asarray(image))
+    params = {name: dict(zip('wb', weights()[name], strict=True)) for name in LAYERS}
+    found = {}
+
+    def is_behind_mixed_6(module, method):
+        return (module.name or '').startswith(('mixed_7_', 'mixed_8_', 'mixed_9_', 'mixed_10_'))
+
+    class WithAllTaps:
+        def __init__(self, taps, dtype):
+            every = ('64', '192', '768', '2048', 'spatial', 'logits', 'logits_biased')
+            self.taps, self.net = taps, inception.Inception(every, dtype)
+
+        def apply(self, variables, images):
+            found['taps'], kept = self.net.apply(
+                variables, images, capture_intermediates=is_behind_mixed_6
+            )
+            found['layers'] = kept['intermediates']
+            return {tap: found['taps'][tap] for tap in self.taps}
+
+    @jax.jit
+    def run(params, image):
+        return {'features': extractor.apply(params, image)} | found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractors, 'Inception', WithAllTaps)
+        extractor = extractors.InceptionExtractor(params, 'inception', 'float32', {})
+    every = run(params, jnp.asarray(image))
+    layers = {n: np.maximum(calls['__call__'][0], 0.0) for n, calls in every.pop('layers').items()}
+    return Everything(image, layers=layers, **every)
 
 
 def test_tap_sizes(everything):
-    _, taps = everything
+    taps = everything.taps
     sizes = {tap: values.shape for tap, values in taps.items()}
     assert sizes == {
         '64': (1, 64),
@@ -195,11 +234,43 @@ def test_tap_sizes(everything):
 
 
 def test_logits_are_the_pooled_features_by_the_last_layer(everything):
-    _, taps = everything
+    taps = everything.taps
     w, b = weights()['softmax']
     logits = np.asarray(taps['2048'], np.float64) @ w
     np.testing.assert_allclose(taps['logits'], logits, atol=1e-4)
     np.testing.assert_allclose(taps['logits_biased'], logits + b, atol=1e-4)
+
+
+def test_last_blocks_pool_by_average_and_then_by_maximum(everything):
+    def out(name, *layers):
+        return np.concatenate([everything.layers[f'{name}_{layer}'] for layer in layers], axis=-1)
+
+    mixed_7 = out('mixed_7', 'conv', 'tower_conv_2', 'tower_1_conv_4', 'tower_2_conv')
+    mixed_8 = out('mixed_8', 'tower_conv_1', 'tower_1_conv_3')
+    mixed_8 = np.concatenate([mixed_8, maximum(mixed_7, 2, (0, 0))], axis=-1)
+    forks = [
+        f'{tower}_mixed_{name}' for tower in ('tower', 'tower_1') for name in ('conv', 'conv_1')
+    ]
+    mixed_9, mixed_10 = (
+        out(name, 'conv', *forks, 'tower_2_conv') for name in ('mixed_9', 'mixed_10')
+    )
+    np.testing.assert_allclose(
+        out('mixed_9', 'tower_2_conv'), conv('mixed_9_tower_2_conv', average(mixed_8)), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        out('mixed_10', 'tower_2_conv'),
+        conv('mixed_10_tower_2_conv', maximum(mixed_9, 1, (1, 1))),
+        atol=1e-4,
+    )
+    for tap, layers in (('768', mixed_7), ('2048', mixed_10)):
+        np.testing.assert_allclose(everything.taps[tap], layers.mean(axis=(1, 2)), atol=1e-4)
+
+
+def test_extractor_gives_three_of_the_taps(everything):
+    """The Inception Score is of logits without bias, as published."""
+    taps = [everything.taps[tap] for tap in ('2048', 'logits', 'spatial')]
+    for found, expected in zip(everything.features, taps, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_taps_need_only_their_layers():
@@ -216,7 +287,7 @@ def test_taps_need_only_their_layers():
 
 def test_spatial_map_is_rows_then_columns_then_channels(everything):
     """Flattened from [17, 17, 7] as TensorFlow lays it out; another order gives another sFID."""
-    image, taps = everything
+    image, taps = everything.image, everything.taps
 
     class Middle(inception.Inception):
         @inception.nn.compact
