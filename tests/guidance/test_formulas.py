@@ -251,7 +251,7 @@ def test_time_step_guidance_shows_a_wrong_level():
     cond = direct((3, 3, 7, 1))
     np.testing.assert_allclose(found, cond, rtol=1e-4, atol=1e-5)
     keys = stream(jax.random.split(jax.random.key(5), 4), 0)  # of the first level
-    n = jnp.stack([jax.random.normal(key, ()) for key in keys])
+    n = jnp.stack([jax.random.normal(jax.random.fold_in(key, 1), ()) for key in keys])
     found = guided('time_step:deviation=1.5', 2.0)[0].eps
     wrong = direct((3, 3, 7, 1), 0.7 + 1.5 * n)
     np.testing.assert_allclose(found, 3 * cond - 2 * wrong, rtol=1e-4, atol=1e-5)
