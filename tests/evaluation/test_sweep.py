@@ -11,6 +11,8 @@ from cfg_jax.data import images, pipeline
 from cfg_jax.evaluation import sweep
 from cfg_jax.inference import Model
 from cfg_jax.metrics.features import Features
+from cfg_jax.metrics.influence import frechet_influence
+from cfg_jax.metrics.statistics import Gaussian, Moments
 from cfg_jax.training import workdirs as workdir_lib
 
 # Tracing the U-Net anew, and pictures, would be most of every sweep; other files have both.
@@ -154,6 +156,24 @@ def test_reference_is_all_real_images(swept_toy_workdir):
     np.testing.assert_allclose(
         reference['sigma'], np.cov(pooled, rowvar=False), rtol=1e-3, atol=1e-4
     )
+
+
+def test_standard_errors_are_of_balanced_classes(swept_toy_workdir):
+    """Of strata, whose numbers are fixed; the images are not drawn alike."""
+    (path,) = (swept_toy_workdir / 'reference').glob('*.npz')
+    reference = files.read_npz(path)
+    reference = Gaussian(reference['mu'], reference['sigma'])
+    for row in results_of(swept_toy_workdir)['rows']:
+        shards = shards_of(swept_toy_workdir, 'tiny', row['w'])
+        pooled, condition = (
+            np.concatenate([shard[name] for shard in shards]) for name in ('pooled', 'condition')
+        )
+        within, ignored = (
+            frechet_influence(pooled, Moments.of(pooled), reference, strata).standard_error()
+            for strata in (condition, None)
+        )
+        assert row['fid_se'] == pytest.approx(within, rel=1e-9)
+        assert abs(ignored / within - 1) > 1e-5  # classes hardly differ after six steps
 
 
 def test_a_lost_shard_is_computed_again(workdir, sampled):

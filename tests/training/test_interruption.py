@@ -50,18 +50,13 @@ def test_training(tmp_path, toy_networks):
     loop.train(make_tiny_config(**CHANGES), straight)
     command = [TOY_TRAINING, '--config=configs/digits.py', f'--workdir={killed}']
     command += tiny_arguments(**CHANGES)
-    rng = np.random.default_rng()
-    ends, reached = [], []
-    for _ in range(2):
-        ends.append(kill_after(rng.uniform(0.0, 0.3), 'step', *command))
-        reached.append(max(checkpoint_steps(killed), default=0))
-    assert ends[0] == -9
-    assert reached[0] < LAST
-    assert reached == sorted(reached)
+    assert kill_after(np.random.default_rng().uniform(0.0, 0.3), 'step', *command) == -9
+    reached = max(checkpoint_steps(killed), default=0)
+    assert reached < LAST
     status, stdout, stderr = run_script('', *command)
     assert status == 0, stderr
-    if 0 < reached[-1] < LAST:
-        assert f'resuming from step {reached[-1]}' in stdout
+    if reached:
+        assert f'resuming from step {reached}' in stdout
     assert checkpoint_hash(killed, LAST) == checkpoint_hash(straight, LAST)
     rows, expected = writers.read_metrics(killed), writers.read_metrics(straight)
     assert [row['step'] for row in rows] == list(range(1, LAST + 1))
@@ -99,10 +94,8 @@ def test_sweep(swept_workdir, tmp_path):
     shutil.rmtree(workdir / 'sweep')
     shutil.rmtree(workdir / 'reference')
     command = ['sweep.py', f'--workdir={workdir}', '--name=tiny']
-    rng = np.random.default_rng()
-    awaited = ('reference', 'w = 0', 'w = 1')
-    ends = [kill_after(rng.uniform(0.0, 0.2), line, *command) for line in awaited]
-    assert ends[:2] == [-9, -9]
+    # Between the rows: a reference, a row and its shards are there, another row is begun.
+    assert kill_after(np.random.default_rng().uniform(0.0, 0.2), 'w = 0', *command) == -9
     status, _, stderr = run_script('', *command)
     assert status == 0, stderr
     ours, straight = workdir / 'sweep' / 'tiny', swept_workdir / 'sweep' / 'tiny'
