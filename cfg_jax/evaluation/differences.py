@@ -40,6 +40,11 @@ def save(directory: epath.Path, w: float, influences: Influences, row: Row) -> N
     files.write_npz(path, arrays)
 
 
+def is_kept(directory: epath.Path, w: float) -> bool:
+    """Whether the influences of a row are there."""
+    return _path(directory, w).exists()
+
+
 def best_weights(directory: epath.Path, rows: Sequence[Row]) -> dict[str, Any]:
     """The best w of each metric whose rows have kept influences, and how far the others are.
 

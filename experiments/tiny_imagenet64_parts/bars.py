@@ -1,5 +1,6 @@
 """What a sweep over photographs must show beside the paper's claims, with standard errors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ def check_all(curve: dict[str, Any], untrained: Row) -> list[Verdict]:
         return []
     count = curve['num_samples']
     column = columns.of_results(curve['name'], curve | {'rows': rows})
-    found = [best_is_guided(column.rows), far_from_untrained(rows, untrained)]
+    paired = curve.get('best', {}).get('fd768', {}).get('others', ())
+    found = [best_is_guided(column.rows, paired), far_from_untrained(rows, untrained)]
     agreements = [key for key in NAMES if key in rows[0] and 'agree' in key]
     found += [agreement_rises(rows, key, count) for key in agreements]
     if 'is_judge' in rows[0]:
@@ -32,11 +34,18 @@ def check_all(curve: dict[str, Any], untrained: Row) -> list[Verdict]:
     return found
 
 
-def best_is_guided(rows: list[Row]) -> Verdict:
-    """The best FD-768 at some w > 0, and the largest w worse by more than five standard errors."""
+def best_is_guided(rows: list[Row], paired: Sequence[Row] = ()) -> Verdict:
+    """The best FD-768 at some w > 0, and the largest w worse by more than five standard errors.
+
+    Errors are those of the paired differences to the best w (see `differences.best_weights`), where
+    they were kept; else of two independent rows, which are larger.
+    """
     best = min(rows, key=lambda row: row['fid'])
     none, most = rows[0], rows[-1]
-    gain, loss = (findings.difference(row, best, 'fid') for row in (none, most))
+    known = {each['w']: each['difference'] / max(each['se'], 1e-12) for each in paired}
+    gain, loss = (
+        known.get(row['w'], findings.difference(row, best, 'fid')) for row in (none, most)
+    )
     claim = f'FD-768 is best at some w > 0, and worse by {_WORSE:g} standard errors at the largest'
     evidence = (
         f'best {best["fid"]:.4g} at w = {best["w"]:g}: {gain:+.1f} standard errors better than at'

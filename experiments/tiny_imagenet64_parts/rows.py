@@ -15,6 +15,7 @@ from cfg_jax.data import images, pipeline
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import (
     dataset_reference,
+    differences,
     results as results_lib,
     rows as rows_lib,
     sweep,
@@ -121,25 +122,36 @@ class Curves:
         measured = config_lib.thawed(config)
         measured.sweep.w = tuple(row['w'] for row in rows)
         curve = {'name': name, **settings, 'config': config_lib.to_json(measured), 'rows': rows}
+        curve['best'] = differences.best_weights(directory, rows)
         files.write_json(directory / CURVE, curve)
         return curve
 
     def _fill(self, model: Model, directory: epath.Path) -> None:
         """Measures the rows that are missing, each while the next is sampled."""
         path = {w: directory / 'rows' / f'w_{w!r}.json' for w in weights(model.config)}
-        missing = [w for w in path if _kept_row(path[w], model.config) is None]
+        missing = [w for w in path if not _is_measured(directory, w, path[w], model.config)]
         cache = SampleCache(model, directory / 'shards', self._extractor)
         with ThreadPoolExecutor(1) as measuring:
             kept = []
             for w in missing:
                 cache.compute(w)
                 samples = cache.collect(w, model.config.sweep.seed)
-                kept.append(measuring.submit(self._keep, path[w], w, samples, model.config))
+                kept.append(
+                    measuring.submit(self._keep, directory, path[w], w, samples, model.config)
+                )
         for row in kept:
             row.result()
 
-    def _keep(self, path: epath.Path, w: float, samples: Samples, config: ConfigDict) -> None:
-        row = metrics_of(samples, self._real, config)
+    def _keep(
+        self,
+        directory: epath.Path,
+        path: epath.Path,
+        w: float,
+        samples: Samples,
+        config: ConfigDict,
+    ) -> None:
+        row, influences = metrics_of(samples, self._real, config)
+        differences.save(directory, w, [influences], row)
         files.write_json(path, {'w': w, 'nfe': samples.nfe} | _how(config) | row)
 
     def floor(self, config: ConfigDict) -> list[Row]:
@@ -171,7 +183,7 @@ class Curves:
         pixels = np.concatenate([images.to_uint8(batch['image']) for batch in batches])[:count]
         parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
         features = extraction.concatenate(extraction.extract_all(self._extractor, parts, size))
-        row = against(Samples(features, labels), other, config)
+        row = against(Samples(features, labels), other, config).row
         return row | {'num_images': len(labels)}
 
 
@@ -181,6 +193,14 @@ def _kept_row(path: epath.Path, config: ConfigDict) -> Row | None:
     if row is None or any(row.get(key, value) != value for key, value in _how(config).items()):
         return None
     return row
+
+
+def _is_measured(directory: epath.Path, w: float, path: epath.Path, config: ConfigDict) -> bool:
+    """Whether the row of `w` is kept, and its influences, where it has errors."""
+    row = _kept_row(path, config)
+    if row is None or not config.sweep.bootstrap or 'images_not_finite' in row:
+        return row is not None
+    return differences.is_kept(directory, w)
 
 
 def _how(config: ConfigDict) -> Row:
@@ -193,34 +213,38 @@ def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:
     return root / 'sweep' / f'real_images-n{config.sweep.num_samples}'
 
 
-def metrics_of(samples: Samples, references: References, config: ConfigDict) -> Row:
+def metrics_of(samples: Samples, references: References, config: ConfigDict) -> rows_lib.Evaluation:
     """`against` the training split, and both distances to the validation split as
     `KEY_validation`."""
-    row = against(samples, references.train, config)
+    row, influences = against(samples, references.train, config)
     other = _distances(
         samples, references.validation, _inputs(samples, references.validation, config)
-    )
-    return row | {f'{key}_validation': value for key, value in other.items()}
+    ).row
+    row |= {f'{key}_validation': value for key, value in other.items()}
+    return rows_lib.Evaluation(row, influences)
 
 
-def against(samples: Samples, real_images: RealImages, config: ConfigDict) -> Row:
+def against(samples: Samples, real_images: RealImages, config: ConfigDict) -> rows_lib.Evaluation:
     """FD-768, sFID, precision, recall; IS (GoogLeNet) over its 1,000 classes and the share of
     images that it finds likeliest to be of their label, out of the data set's; errors as `KEY_se`.
     The same two of the judge, where there is one, as `is_judge` and `class_agreement_judge`.
+    Influences are those on FD-768.
 
     All are NaN if images are not finite.
     """
     logits = samples.features.logits
     inputs = _inputs(samples, real_images, config)
     metrics = ('is', 'precision', 'recall', 'class_agreement')
-    row = _distances(samples, real_images, inputs) | _row(samples, inputs, metrics)
+    row, influences = _distances(samples, real_images, inputs)
+    row |= _measured(samples, inputs, metrics).row
     row |= _agreement_error(row, inputs)
     if logits.shape[1] <= googlenet.CLASSES:
-        return row
+        return rows_lib.Evaluation(row, influences)
     judged = samples.features._replace(logits=logits[:, googlenet.CLASSES :])
-    found = _row(samples, inputs._replace(samples=judged), JUDGED)
+    found = _measured(samples, inputs._replace(samples=judged), JUDGED).row
     found |= _agreement_error(found, inputs)
-    return row | {_of_judge(key): value for key, value in found.items()}
+    row |= {_of_judge(key): value for key, value in found.items()}
+    return rows_lib.Evaluation(row, influences)
 
 
 def _inputs(samples: Samples, real_images: RealImages, config: ConfigDict) -> Inputs:
@@ -252,15 +276,16 @@ def _of_judge(key: str) -> str:
     return key
 
 
-def _distances(samples: Samples, real_images: RealImages, inputs: Inputs) -> dict[str, float]:
+def _distances(samples: Samples, real_images: RealImages, inputs: Inputs) -> rows_lib.Evaluation:
     """FD-768, and sFID without a standard error, which takes longer than the distance itself."""
-    row = _row(samples, inputs, ('fid',))
+    row, influences = _measured(samples, inputs, ('fid',))
     if 'images_not_finite' in row:
-        return {'fd768': row['fd768'], 'sfid': float('nan')}
+        return rows_lib.Evaluation({'fd768': row['fd768'], 'sfid': float('nan')}, {})
     spatial = Moments.of_many(samples.features.spatial).gaussian()
-    return row | {'sfid': real_images.spatial_distance(spatial)}
+    row |= {'sfid': real_images.spatial_distance(spatial)}
+    return rows_lib.Evaluation(row, influences)
 
 
-def _row(samples: Samples, inputs: Inputs, metrics: Sequence[str]) -> Row:
+def _measured(samples: Samples, inputs: Inputs, metrics: Sequence[str]) -> rows_lib.Evaluation:
     distance, not_finite = RealExtractor.distance, samples.not_finite
-    return rows_lib.compute_metrics(inputs, metrics, distance=distance, not_finite=not_finite).row
+    return rows_lib.compute_metrics(inputs, metrics, distance=distance, not_finite=not_finite)

@@ -42,6 +42,16 @@ def test_best_is_guided(distance, verdict):
     assert verdict_on('best at some w > 0', rows_of(distance)) == verdict
 
 
+def test_paired_errors_decide_where_they_are_kept():
+    rows = rows_of((5.0, 3.0, 3.7))
+    column = [row | {'fid': row['fd768'], 'fid_se': row['fd768_se']} for row in rows]
+    others = [{'w': 0.0, 'difference': 2.0, 'se': 0.1}, {'w': 4.0, 'difference': 0.7, 'se': 0.1}]
+    assert bars.best_is_guided(column).verdict == 'not supported'  # 4.9 standard errors
+    found = bars.best_is_guided(column, others)
+    assert found.verdict == 'supported'
+    assert '+7.0 better than at w = 4' in found.evidence
+
+
 @pytest.mark.parametrize(('untrained', 'verdict'), [(9.1, 'supported'), (8.9, 'not supported')])
 def test_far_from_untrained(untrained, verdict):
     assert verdict_on("the untrained network's", rows_of(), untrained) == verdict

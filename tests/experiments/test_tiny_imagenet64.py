@@ -393,7 +393,8 @@ def test_images_that_are_not_finite_leave_no_metrics(not_finite):
 
     config = make_tiny_config(data__num_classes=3)
     samples = Samples(features(), np.arange(20) % 3, nfe=4, not_finite=not_finite)
-    row = row_lib.metrics_of(samples, row_lib.References(split(), split()), config)
+    row, influences = row_lib.metrics_of(samples, row_lib.References(split(), split()), config)
+    assert influences.keys() == ({'fd768'} if config.sweep.bootstrap and not not_finite else set())
     keys = {'fd768', 'sfid', 'is', 'precision', 'recall', 'class_agreement'}
     keys |= {'fd768_validation', 'sfid_validation'}
     assert keys <= row.keys()

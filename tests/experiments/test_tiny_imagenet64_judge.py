@@ -38,7 +38,7 @@ def test_the_judge_has_scores_of_its_own():
     real = reference.of_features(features, {})
     split = row_lib.RealImages(real, frechet.distance_from(real.spatial))
     config = make_tiny_config(data__num_classes=3, sweep__is_splits=1)
-    row = row_lib.against(Samples(features, labels, nfe=4, not_finite=0), split, config)
+    row = row_lib.against(Samples(features, labels, nfe=4, not_finite=0), split, config).row
     assert row['class_agreement_judge'] == pytest.approx(0.9)
     assert row['is_judge'] == pytest.approx(3.0, rel=0.01)
     assert row['class_agreement'] < 0.5
