@@ -3,7 +3,7 @@
 Command     python experiments/tiny_imagenet64.py --config=configs/tiny_imagenet32.py --help
 Cost        7.7 M parameters, 3.1 GFLOP a forward pass (scripts/describe.py)
 Ours        2,800 steps on an H100, 41 ms each: too few to measure (docs/real_images.md);
-            :cpu: weights in results/photographs, not measured yet
+            :cpu: weights, and FD-768 and IS along w, in results/photographs
 
 The size follows from what comes after: bfloat16 weights below 16 MB, which a repository can hold,
 and 16 guided pictures in less than a minute of two CPU cores.
