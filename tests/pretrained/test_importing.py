@@ -286,6 +286,15 @@ def test_a_preset_asks_for_its_network_unless_another_rule_is_given(folder):
     assert apply('--guidance=independent') == 'independent'
 
 
+def test_a_published_file_is_exported_without_sweeps(capsys, folder):
+    published, out = folder / 'unet.pt', folder / 'exported' / 'model.safetensors'
+    status, _, errors = run_here(
+        capsys, 'scripts/export.py', f'--model={published}', f'--out={out}'
+    )
+    assert (status, errors) == (0, [])
+    assert 'No sweep of these weights' in (out.parent / 'MODEL_CARD.md').read_text()
+
+
 def test_a_sweep_of_a_published_file_asks_for_its_import(folder):
     assert 'import it first: python scripts/import_checkpoint.py' in user_error(
         sweep.workdir_of, folder / 'unet.pt'

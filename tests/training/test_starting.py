@@ -97,8 +97,8 @@ def test_exported_files_name_every_training_before_their_own(tmp_path, capsys):
     assert starting.starts_of(first) == export.read_starts(first) == []
     text = (tmp_path / 'c.MODEL_CARD.md').read_text()
     assert (
-        f'It started from the weights of step 4 in `{second.name}` (64 images, SHA-256 `{hashes[0]}`),'
-        f' which started from the weights of step 3 in `{first.name}` (48 images,'
+        f'It started from the weights of step 4 in `{second.name}` (64 images, SHA-256'
+        f' `{hashes[0]}`), which started from the weights of step 3 in `{first.name}` (48 images,'
     ) in text
 
 
