@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from cfg_jax import config as config_lib, config_files, console, files
 from cfg_jax.distributed import lifeline
 from cfg_jax.errors import Disconnected, Interrupted, Preempted, UserError, WorkerDied, is_shortage
-from cfg_jax.guidance import RULES
+from cfg_jax.guidance import RULES, make_rule
 from cfg_jax.models import role
 from cfg_jax.perf import xla
 from cfg_jax.pretrained import presets
@@ -219,8 +219,7 @@ def apply_model_options(config: ConfigDict, options: argparse.Namespace) -> None
         if preset.published:
             logging.info('published, by the published network: %s', preset.published)
     if options.guidance is not None:
-        for part in options.guidance.split('+'):
-            RULES.load(part.partition(':')[0].strip())  # names the closest one
+        make_rule(options.guidance)  # of an unknown name it says the closest one
         config.guidance.rule, config.guidance.options = options.guidance, ''
     if options.guidance_network is not None:
         config.guidance.network = options.guidance_network

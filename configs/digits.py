@@ -17,10 +17,12 @@ from ml_collections import ConfigDict
 from cfg_jax.config import base_config
 from cfg_jax.config_fields import PAPER_WEIGHTS
 
-_VARIANTS = 'there are: table, classifier, table_classifier'
+_VARIANTS = ('table', 'classifier', 'table_classifier')
 
 
 def get_config(variant: str = '') -> ConfigDict:
+    if variant and variant not in _VARIANTS:
+        raise ValueError(f'no variant {variant!r}; there are: {", ".join(_VARIANTS)}')
     classifier = variant.endswith('classifier')
     config = base_config('classifier' if classifier else 'unet')
     config.data.name = 'digits'
@@ -47,10 +49,8 @@ def get_config(variant: str = '') -> ConfigDict:
     config.train.keep_checkpoints = 2
     config.train.keep_period = 0
     if classifier:
-        steps = {'classifier': 600, 'table_classifier': 450}
-        if variant not in steps:
-            raise ValueError(f'no variant {variant!r}; {_VARIANTS}')
-        config.train.steps = config.train.anneal_steps = steps[variant]
+        steps = {'classifier': 600, 'table_classifier': 450}[variant]
+        config.train.steps = config.train.anneal_steps = steps
         config.train.weight_decay = 0.05
         config.train.ema_decay = 0.99
         return config
@@ -69,6 +69,4 @@ def get_config(variant: str = '') -> ConfigDict:
         config.sampler.num_steps = 12
         config.sweep.w = PAPER_WEIGHTS
         config.sweep.num_samples = 500
-    elif variant:
-        raise ValueError(f'no variant {variant!r}; {_VARIANTS}')
     return config

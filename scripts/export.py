@@ -48,9 +48,9 @@ def main(argv: Sequence[str]) -> None:
     )
     if metadata['weights_sha256'] != provenance['weights_sha256']:
         print('the card has no sweeps: theirs were of the weights before rounding')
-    published = files.as_path(options.model).is_file() and not export.is_export(options.model)
-    workdir = None if published else sweep.workdir_of(options.model)
-    sweeps = card.sweeps_of(workdir, metadata['weights_sha256']) if workdir else []
+    sweeps = []
+    if not export.is_published(options.model):  # which nothing sweeps
+        sweeps = card.sweeps_of(sweep.workdir_of(options.model), metadata['weights_sha256'])
     written = card.write(options.out, params, config, metadata, sweeps)
     print(f'model card written to {written}')
     what = options.model if 'source' in metadata else f'step {step} of {options.model}'

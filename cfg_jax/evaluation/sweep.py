@@ -93,14 +93,12 @@ def workdir_of(path: epath.PathLike) -> epath.Path:
       UserError: a published file of another format, which has no place beside it.
     """
     path = files.as_path(path)
-    if export.is_export(path):
-        return path.with_suffix('.sweep')
-    if not files.is_remote(path) and path.is_file():
+    if export.is_published(path):
         raise UserError(
             f'{path} is no work directory; import it first: python scripts/import_checkpoint.py'
             f' {path} --out=NAME.safetensors'
         )
-    return path
+    return path.with_suffix('.sweep') if export.is_export(path) else path
 
 
 def measure(

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from cfg_jax import diffusion
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
-from cfg_jax.samplers.estimates import estimate
-
-_FARTHEST = 30.0
+from cfg_jax.samplers.estimates import FARTHEST, estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Heun(Euler):
             s, s_prime = jnp.exp(-0.5 * logsnr), jnp.exp(-0.5 * prime)
             y = x + s * eps + 0.5 * (s_prime - s) * (eps + end.eps)
             corrected = diffusion.alpha(prime) * y
-            z = jnp.where(s > _FARTHEST * s_prime, ahead, corrected)
+            z = jnp.where(s > FARTHEST * s_prime, ahead, corrected)
             return z, predict.of_one_level(guidance, after)
 
         z, guidance = jax.lax.cond(level.last, lambda: (x, guidance), second)

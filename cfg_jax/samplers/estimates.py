@@ -9,6 +9,7 @@ from cfg_jax import diffusion
 from cfg_jax.models.denoiser import Prediction
 from cfg_jax.samplers import Predict
 
+FARTHEST = 30.0  # times the noise level at a step's end, from where no correction is made
 _LONGEST = 2.0
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from cfg_jax import diffusion
 from cfg_jax.keys import per_image_noise
 from cfg_jax.samplers import Level, Predict, Sampler, State
-from cfg_jax.samplers.estimates import Estimate, estimate
+from cfg_jax.samplers.estimates import FARTHEST, Estimate, estimate
 
-_FARTHEST, _CLEAN = 30.0, 0.01
+_CLEAN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +76,9 @@ class FlowSDE(Sampler):
             mean = (1.0 - t_prime) * found.x + (2.0 * t_prime - t) * found.eps
             noise = per_image_noise(level.keys, z.shape[1:])
             y = mean + jnp.sqrt(2.0 * t * (t - t_prime)) * noise
-            of_ode = (1.0 - t_prime) * found.x + t_prime * found.eps
-            y = jnp.where(_is_far(t, t_prime), of_ode, y)
-            return y / diffusion.FLOW.factor(level.logsnr_prime)
+            ahead = diffusion.q_sample(found.x, level.logsnr_prime, found.eps)
+            factor = diffusion.FLOW.factor(level.logsnr_prime)
+            return jnp.where(_is_far(t, t_prime), ahead, y / factor)
 
         z = jax.lax.cond(level.last, lambda: found.x - t * found.eps, stepped)
         return z, state._replace(guidance=guidance)
@@ -90,7 +90,7 @@ def _time(logsnr: jax.Array) -> jax.Array:
 
 def _is_far(t: jax.Array, t_prime: jax.Array) -> jax.Array:
     """Whether a step leaves out most of the levels between t and the data."""
-    return (t >= _CLEAN) & (t > _FARTHEST * t_prime)
+    return (t >= _CLEAN) & (t > FARTHEST * t_prime)
 
 
 def _velocity(found: Estimate) -> jax.Array:

@@ -40,6 +40,12 @@ def is_export(path: epath.PathLike) -> bool:
     return str(path).endswith(SUFFIX)
 
 
+def is_published(path: epath.PathLike) -> bool:
+    """Whether `path` is a file of a model in another format, as its authors published it."""
+    path = files.as_path(path)
+    return not (is_export(path) or files.is_remote(path)) and path.is_file()
+
+
 def is_foreign(path: epath.PathLike) -> bool:
     """Whether `path` is a readable safetensors file that `write`, of any edition, did not write."""
     try:

@@ -128,31 +128,22 @@ class Curves:
 
     def _fill(self, model: Model, directory: epath.Path) -> None:
         """Measures the rows that are missing, each while the next is sampled."""
-        path = {w: directory / 'rows' / f'w_{w!r}.json' for w in weights(model.config)}
-        missing = [w for w in path if not _is_measured(directory, w, path[w], model.config)]
+        config = model.config
+        missing = [w for w in weights(config) if not _is_measured(directory, w, config)]
         cache = SampleCache(model, directory / 'shards', self._extractor)
         with ThreadPoolExecutor(1) as measuring:
             kept = []
             for w in missing:
                 cache.compute(w)
-                samples = cache.collect(w, model.config.sweep.seed)
-                kept.append(
-                    measuring.submit(self._keep, directory, path[w], w, samples, model.config)
-                )
+                samples = cache.collect(w, config.sweep.seed)
+                kept.append(measuring.submit(self._keep, directory, w, samples, config))
         for row in kept:
             row.result()
 
-    def _keep(
-        self,
-        directory: epath.Path,
-        path: epath.Path,
-        w: float,
-        samples: Samples,
-        config: ConfigDict,
-    ) -> None:
+    def _keep(self, directory: epath.Path, w: float, samples: Samples, config: ConfigDict) -> None:
         row, influences = metrics_of(samples, self._real, config)
         differences.save(directory, w, [influences], row)
-        files.write_json(path, {'w': w, 'nfe': samples.nfe} | _how(config) | row)
+        files.write_json(_row_path(directory, w), {'w': w, 'nfe': samples.nfe} | _how(config) | row)
 
     def floor(self, config: ConfigDict) -> list[Row]:
         """Real images in the place of samples, as many of them: each split against the other."""
@@ -195,9 +186,13 @@ def _kept_row(path: epath.Path, config: ConfigDict) -> Row | None:
     return row
 
 
-def _is_measured(directory: epath.Path, w: float, path: epath.Path, config: ConfigDict) -> bool:
+def _row_path(directory: epath.Path, w: float) -> epath.Path:
+    return directory / 'rows' / f'w_{w!r}.json'
+
+
+def _is_measured(directory: epath.Path, w: float, config: ConfigDict) -> bool:
     """Whether the row of `w` is kept, and its influences, where it has errors."""
-    row = _kept_row(path, config)
+    row = _kept_row(_row_path(directory, w), config)
     if row is None or not config.sweep.bootstrap or 'images_not_finite' in row:
         return row is not None
     return differences.is_kept(directory, w)
