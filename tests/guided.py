@@ -1,9 +1,11 @@
 """A guidance rule with networks that are plain functions, as a sampler calls it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from cfg_jax import diffusion
+from cfg_jax import diffusion, samplers
 from cfg_jax.conditioning.label import Label
 from cfg_jax.guidance.guided import GuidedDenoiser
 from cfg_jax.models.denoiser import Denoiser
@@ -62,3 +64,23 @@ def normal_eps(mean, variance):
         return sigma * (z - alpha * mean) / (alpha**2 * variance + sigma**2)
 
     return eps
+
+
+class Recorder:
+    """eps = (label + 1) z + logsnr, so that each branch can be told from the output."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, z, logsnr, label):
+        self.calls.append((z, logsnr, label))
+        return (label[:, None, None, None] + 1.0) * z + logsnr[:, None, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class OneEps(samplers.Sampler):
+    """The prediction of the last level itself."""
+
+    def step(self, predict, z, level, state):
+        prediction, guidance = predict(z, level.logsnr, state.guidance)
+        return prediction.eps, state._replace(guidance=guidance)
