@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+import test_rules_that_draw
+from one_level import LABELS, direct, guided, network, normal
 
 from cfg_jax import diffusion
-from cfg_jax.conditioning import noisy
-from cfg_jax.conditioning.label import Label
 from cfg_jax.errors import UserError
 from cfg_jax.guidance import RULES, GuidanceLevel, make_rule
 from cfg_jax.guidance.cfg_plus_plus import CFGPlusPlus
@@ -20,44 +20,10 @@ from cfg_jax.guidance.rescale import rescale
 from cfg_jax.guidance.schedule import KINDS, WeightSchedule
 from cfg_jax.guidance.tangential_damping import damp
 from cfg_jax.guidance.threshold import threshold
-from cfg_jax.keys import stream
 from cfg_jax.models.denoiser import Denoiser
 from cfg_jax.samplers.ddim import DDIM
 from cfg_jax.samplers.grids import FlowGrid, LogSNRGrid
 from cfg_jax.samplers.loop import sample_loop
-
-LABELS = Label(10)
-SHAPE = (4, 6, 6, 3)
-
-
-def normal(seed, shape=SHAPE):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-def network(params, z, logsnr, label, perturbation=None):
-    """Something that depends on everything, and mixes pixels."""
-    del params
-    shift = jnp.sin(label.astype(jnp.float32) + 0.1 * logsnr)[:, None, None, None]
-    mixed = 0.3 * z + 0.2 * jnp.roll(z, 1, axis=1) * shift + shift
-    return mixed if perturbation is None else 0.5 * mixed
-
-
-def guided(spec, w, label=(3, 3, 7, 1), logsnr=0.7, networks=(), z=None):
-    """The guided eps of a rule at one level, and its state."""
-    denoiser = Denoiser(network)
-    bound = GuidedDenoiser(
-        make_rule(spec),
-        {'main': denoiser, 'guide': Denoiser(lambda *a: 0.9 * network(*a)), **dict(networks)},
-        {'main': (), 'guide': (), 'classifier': ()},
-        LABELS,
-        jnp.asarray(label),
-        jax.random.split(jax.random.key(5), len(label)),
-        jnp.broadcast_to(jnp.asarray(w, jnp.float32), (len(label),)),
-    )
-    z = normal(0) if z is None else z
-    prediction, state = bound(z, jnp.float32(logsnr), bound.init(z))
-    return prediction, state
-
 
 NEUTRAL = {
     'interval': 'interval',
@@ -181,11 +147,6 @@ def test_threshold_clips_the_guided_x():
     np.testing.assert_allclose(found, diffusion.eps_from_x(z, x, logsnr), rtol=1e-4, atol=1e-5)
 
 
-def direct(label, logsnr=0.7):
-    logsnr = jnp.broadcast_to(jnp.asarray(logsnr), (4,))
-    return network((), normal(0), logsnr, jnp.broadcast_to(jnp.asarray(label), (4,)))
-
-
 def test_guidance_of_some_channels():
     cond, null = direct((3, 3, 7, 1)), direct(10)
     found = np.asarray(guided('classifier_free+channels:count=2', 2.0)[0].eps)
@@ -218,44 +179,6 @@ def test_composition_of_and_with_not():
     expected = null + 2 * (cond - null) + 1.5 * (two - null) - 0.5 * (four - null)
     np.testing.assert_allclose(found.eps, expected, rtol=1e-4, atol=1e-5)
     assert state.nfe == 4
-
-
-def test_independent_condition_needs_no_null_label():
-    """The second condition is some class, drawn anew at each level."""
-    seen = []
-
-    def spy(params, z, logsnr, label):
-        jax.debug.callback(lambda labels: seen.append(np.asarray(labels).ravel()), label)
-        return network(params, z, logsnr, label)
-
-    rule, keys = make_rule('independent'), jax.random.split(jax.random.key(5), 200)
-    label = jnp.full(200, 3)
-    bound = GuidedDenoiser(
-        rule, {'main': Denoiser(spy)}, {'main': ()}, LABELS, label, keys, jnp.ones(200)
-    )
-    z = jnp.zeros((200, 2, 2, 1))
-    state = bound.init(z)
-    for logsnr in (0.0, 1.0):
-        _, state = bound(z, jnp.float32(logsnr), state)
-        jax.effects_barrier()
-    first, second = (np.concatenate(seen[i::2]) for i in range(2))
-    labels = np.concatenate([first, second])
-    assert labels.max() < 10  # the null label is 10
-    others = labels[labels != 3]
-    assert len(set(others.tolist())) == 9
-    assert state.nfe == 4
-
-
-def test_time_step_guidance_shows_a_wrong_level():
-    found = guided('time_step:deviation=0', 2.0)[0].eps
-    cond = direct((3, 3, 7, 1))
-    np.testing.assert_allclose(found, cond, rtol=1e-4, atol=1e-5)
-    keys = stream(jax.random.split(jax.random.key(5), 4), 0)  # of the first level
-    n = jnp.stack([jax.random.normal(jax.random.fold_in(key, 1), ()) for key in keys])
-    found = guided('time_step:deviation=1.5', 2.0)[0].eps
-    wrong = direct((3, 3, 7, 1), 0.7 + 1.5 * n)
-    np.testing.assert_allclose(found, 3 * cond - 2 * wrong, rtol=1e-4, atol=1e-5)
-    assert np.abs(wrong - cond).max() > 0.05
 
 
 @pytest.mark.parametrize('name', ['perturbed_attention', 'smoothed_energy', 'skip_layer'])
@@ -391,37 +314,6 @@ def test_wrong_rules_are_refused_in_one_sentence(spec, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize('mix', [1.0, 0.25])
-def test_annealed_condition_by_hand(mix):
-    """CADS on an embedding: gamma, noise and standardisation, each image by itself."""
-
-    class Embedding:
-        def null(self, condition):
-            return jnp.zeros_like(condition)
-
-        def encode(self, condition, features, dtype):
-            return condition.astype(dtype)
-
-    keys = jax.random.split(jax.random.key(2), 3)
-    y = jnp.arange(24.0).reshape(3, 8)
-    rule = make_rule(f'annealed_condition:tau1=0.2,tau2=0.6,scale=0.5,mix={mix}')
-    for logsnr, gamma in ((0.0, 0.25), (18.0, 1.0), (-18.0, 0.0)):  # u = 1/2, near 0, near 1
-        conditions = rule.conditions(Embedding(), y, jnp.float32(logsnr), keys)
-        found = np.asarray(noisy.encode(Embedding(), conditions['given'], 8, jnp.float32))
-        if gamma == 1.0:
-            np.testing.assert_array_equal(found, y)
-            continue
-        n = np.stack([jax.random.normal(key, (8,)) for key in keys])
-        disturbed = np.sqrt(gamma) * np.asarray(y) + 0.5 * np.sqrt(1 - gamma) * n
-        mean, deviation = disturbed.mean(1, keepdims=True), disturbed.std(1, keepdims=True)
-        expected = (disturbed - mean) / deviation * np.asarray(y).std(1, keepdims=True)
-        expected = expected + np.asarray(y).mean(1, keepdims=True)
-        expected = mix * expected + (1 - mix) * disturbed
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-        null = noisy.encode(Embedding(), conditions['null'], 8, jnp.float32)
-        assert not np.any(null)
-
-
 # Of each rule, the test of its formula; those of some have a file of their own.
 FORMULAS = {
     'schedule': test_a_schedule_changes_w_at_the_level,
@@ -430,13 +322,13 @@ FORMULAS = {
     'channels': test_guidance_of_some_channels,
     'negative': test_negative_condition,
     'composition': test_composition_of_and_with_not,
-    'independent': test_independent_condition_needs_no_null_label,
-    'time_step': test_time_step_guidance_shows_a_wrong_level,
+    'independent': test_rules_that_draw.test_independent_condition_needs_no_null_label,
+    'time_step': test_rules_that_draw.test_time_step_guidance_shows_a_wrong_level,
     'autoguidance': test_autoguidance,
     'perturbed_attention': test_perturbed_model_stands_for_the_null,
     'smoothed_energy': test_perturbed_model_stands_for_the_null,
     'skip_layer': test_perturbed_model_stands_for_the_null,
-    'annealed_condition': test_annealed_condition_by_hand,
+    'annealed_condition': test_rules_that_draw.test_annealed_condition_by_hand,
     'cfg_plus_plus': test_cfg_plus_plus_is_guidance_with_a_scale_of_the_step,
     'cfg_zero_star': test_cfg_zero_star_projects_the_unconditional_velocity,
     'tangential_damping': test_tangential_damping_against_an_svd,
