@@ -1,21 +1,23 @@
-"""What a sweep makes of metrics: invalid rows, the best w, the rounding of samples."""
+"""What a sweep makes of metrics: errors by strata, invalid rows, the best w; samples as rounded."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from PIL import Image
 from support import logged, make_tiny_config, user_error
+from sweeps_on_disk import results_of, shards_of
 
 from cfg_jax import files
 from cfg_jax.evaluation import sweep
 from cfg_jax.inference import Model
+from cfg_jax.metrics.features import Features
+from cfg_jax.metrics.influence import frechet_influence
+from cfg_jax.metrics.statistics import Gaussian, Moments
 
 # Tracing the U-Net anew, and pictures, would be most of every sweep; other files have both.
 pytestmark = pytest.mark.usefixtures('toy_networks', 'undrawn')
-
-
-def results_of(workdir, name='tiny'):
-    return json.loads((workdir / 'sweep' / name / 'results.json').read_text())
 
 
 def config_of(*weights, **changes):
@@ -218,3 +220,95 @@ def test_a_reference_of_another_size_is_refused(workdir, tmp_path):
     np.savez(path, mu=np.zeros(48), sigma=np.eye(48), record=json.dumps({'image_size': 64}))
     message = user_error(sweep.run, config_of(0.0, sweep__reference=path), workdir, 'other')
     assert 'is of images of 64x64 pixels, the samples have 8x8' in message
+
+
+class Brightness:
+    """An extractor of no library: mean colour, a logit per class, and the pixels as spatial map."""
+
+    name, distance, params = 'brightness', 'FD-mean', ()
+    logits_are_labels, chunk = False, 7
+
+    def apply(self, params, images):
+        x = images.astype(np.float32) / 255.0
+        rows = x.mean(axis=(2, 3))  # [B, 8]
+        return Features(rows, 10.0 * rows, x[:, ::4, ::4].reshape(len(x), -1))
+
+    def provenance(self):
+        return {'name': self.name, 'sha256': 64 * '0'}
+
+
+def test_standard_errors_are_of_balanced_classes(swept_toy_workdir):
+    """Of strata, whose numbers are fixed; the images are not drawn alike."""
+    (path,) = (swept_toy_workdir / 'reference').glob('*.npz')
+    reference = files.read_npz(path)
+    reference = Gaussian(reference['mu'], reference['sigma'])
+    for row in results_of(swept_toy_workdir)['rows']:
+        shards = shards_of(swept_toy_workdir, 'tiny', row['w'])
+        pooled, condition = (
+            np.concatenate([shard[name] for shard in shards]) for name in ('pooled', 'condition')
+        )
+        within, ignored = (
+            frechet_influence(pooled, Moments.of(pooled), reference, strata).standard_error()
+            for strata in (condition, None)
+        )
+        assert row['fid_se'] == pytest.approx(within, rel=1e-9)
+        assert abs(ignored / within - 1) > 1e-5  # classes hardly differ after six steps
+
+
+def test_an_extractor_from_outside_the_library(workdir, undrawn):
+    """Its name for the distance is kept, and class agreement, which it cannot judge, left out."""
+    undrawn.undo()
+    metrics = ('fid', 'sfid', 'is')
+    config = make_tiny_config(sweep__w=(1.0,), sweep__metrics=metrics)
+    directory = sweep.run(config, workdir, name='outside', extractor=Brightness())
+    results = results_of(workdir, 'outside')
+    assert results['features'] == Brightness().provenance()
+    (row,) = results['rows']
+    assert {'fdmean', 'fdmean_se', 'sfid', 'is'} <= row.keys()
+    assert 'fid' not in row
+    assert 'class_agreement' not in row
+    assert (directory / 'tradeoff.png').exists()
+    assert any('biased upward' in note for note in results['notes'])
+    assert '| fdmean |' in (directory / 'table.md').read_text()
+
+
+@pytest.mark.parametrize('metrics', [('is',), ('precision', 'recall'), ('kid', 'fid_infinity')])
+def test_any_choice_of_metrics_has_a_table_and_a_picture(workdir, metrics, undrawn):
+    undrawn.undo()
+    config = make_tiny_config(sweep__metrics=metrics)
+    (workdir / 'sweep' / 'tiny' / 'results.json').unlink()  # whose metrics would stay
+    directory = sweep.run(config, workdir, name='tiny')
+    shown = (directory / 'table.md').read_text().splitlines()[0]
+    assert len(shown.strip('|').split('|')) == 2 + len(metrics) + 1  # w, s, class agreement
+    assert min(Image.open(directory / 'tradeoff.png').size) > 300
+
+
+def test_what_is_not_available_is_reported_and_left_out(workdir):
+    config = make_tiny_config(sweep__w=(1.0,), sweep__metrics=('fid', 'sfid'))
+    told = 'sfid is left out: the extractor gives no spatial features'
+    with logged() as lines:
+        sweep.run(config, workdir, name='tiny')
+    assert f'note: {told}' in lines
+    results = results_of(workdir)
+    assert told in results['notes']
+    assert 'sfid' not in results['rows'][0]
+    config.sweep.metrics = ('sfid',)
+    assert told in user_error(sweep.run, config, workdir, name='tiny')
+
+
+def test_images_that_are_not_finite_make_their_row_invalid(workdir, monkeypatch):
+    generate = Model.generate
+
+    def broken(self, seed, indices, condition, w, params=None):
+        generated = generate(self, seed, indices, condition, w, params)
+        if np.ndim(w) == 0 and w == 2.0:
+            return generated._replace(x=generated.x.at[0, 0, 0, 0].set(np.nan))
+        return generated
+
+    monkeypatch.setattr(Model, 'generate', broken)
+    with logged() as lines:
+        sweep.run(make_tiny_config(sweep__w=(1.0, 2.0)), workdir, name='tiny')
+    rows = {row['w']: row for row in results_of(workdir)['rows']}
+    assert math.isfinite(rows[1.0]['fid'])
+    assert not any(math.isfinite(value) for key, value in rows[2.0].items() if key in ('fid', 'is'))
+    assert any('not finite' in line for line in lines)
