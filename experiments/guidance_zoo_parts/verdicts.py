@@ -85,7 +85,7 @@ class Verdicts:
 
 def verdict(own: Sequence[Point], plain: Sequence[Point]) -> Verdict:
     """Of a rule's points against those of plain guidance with the same sampler and noise."""
-    least = min(point.row['is'] for point in plain)
+    least = _rising(plain)[0].row['is']
     comparable = [point for point in own if point.w and point.row['is'] >= least]
     if not comparable:
         best = max(own, key=lambda point: point.row['is'])
@@ -102,12 +102,13 @@ def verdict(own: Sequence[Point], plain: Sequence[Point]) -> Verdict:
 def at_equal_score(point: Point, plain: Sequence[Point]) -> Difference:
     """FID of a point less that of plain guidance at the same IS, linear between its points.
 
-    A point of more IS than all of plain guidance is compared with its end.
+    Of plain guidance those w count at which IS is above that of every smaller w: at a large w both
+    FID and IS may fall behind. A point of more IS than all of them is compared with the last.
 
     Raises:
       ValueError: a point of less IS than all of plain guidance, which has no FID at that IS.
     """
-    curve = sorted(plain, key=lambda p: p.row['is'])
+    curve = _rising(plain)
     score = point.row['is']
     above = next((i for i, p in enumerate(curve) if p.row['is'] >= score), len(curve))
     if score < curve[0].row['is']:
@@ -129,6 +130,15 @@ def at_equal_score(point: Point, plain: Sequence[Point]) -> Difference:
         (slope * share, b, 'is'),
     ]
     return _difference(point.fid - (1.0 - share) * a.fid - share * b.fid, terms)
+
+
+def _rising(plain: Sequence[Point]) -> list[Point]:
+    """Points by w, without those whose IS is not above all before."""
+    curve: list[Point] = []
+    for point in sorted(plain, key=lambda p: p.w):
+        if not curve or point.row['is'] > curve[-1].row['is']:
+            curve.append(point)
+    return curve
 
 
 def cheaper(paper: Point, others: Sequence[Point]) -> list[Cheaper]:

@@ -51,7 +51,11 @@ def point(fid, score, w=1.0, rule='classifier_free', nfe=40, seed=0, error=1.0, 
     return Point(setting, w, {'fid': fid, 'is': score, 'nfe': nfe}, kept)
 
 
-PLAIN = [point(5.0, 9.0, w=0.0, seed=1), point(9.0, 9.4, seed=2), point(17.0, 9.6, seed=3)]
+PLAIN = [
+    point(5.0, 9.0, w=0.0, seed=1),
+    point(9.0, 9.4, w=0.5, seed=2),
+    point(17.0, 9.6, w=1.0, seed=3),
+]
 
 
 def test_the_influence_on_the_score_is_its_derivative():
@@ -86,6 +90,14 @@ def test_fid_at_the_same_score_lies_on_the_line_between_points():
     # Halfway: the slope is 8 / 0.2 = 40 a unit of IS, whose error is a hundredth of FID's.
     expected = np.sqrt(1 + 0.25 + 0.25 + 0.4**2 * (1 + 0.25 + 0.25))
     assert found.error == pytest.approx(expected, rel=0.1)
+
+
+def test_a_weight_at_which_plain_guidance_is_worse_in_both_is_no_comparison():
+    """At w = 4 it has less IS than at w = 1, and more FID: nobody would sample there."""
+    own, fallen = point(20.0, 9.58, seed=7), point(66.0, 9.5, w=4.0, seed=4)
+    alone, found = (verdicts.at_equal_score(own, plain) for plain in (PLAIN, [*PLAIN, fallen]))
+    assert found == alone
+    assert found.value == pytest.approx(20.0 - 16.2)
 
 
 def test_a_point_of_the_curve_is_no_different_from_it():
