@@ -19,6 +19,7 @@ _SIDE = 256  # the least side of the pictures
 _BAR = 22  # pixels of the caption
 _SMALL = 32  # images up to this side are enlarged in blocks, which lossless WebP packs well
 _QUALITY = 90
+_LONGEST = 16_383  # pixels of a WebP's side
 
 Frames = list[tuple[np.ndarray, str]]  # uint8 [B, H, W, C], caption
 
@@ -31,10 +32,10 @@ def denoising(
     indices: Sequence[int] | None = None,
 ) -> Frames:
     """Noise that becomes images, some 40 levels of it; see `Model.trajectory`."""
-    z = model.trajectory(condition, np.asarray(w), seed, indices=indices)
-    last = len(z) - 1
+    last = model.sampler.num_steps
     chosen = np.unique(np.linspace(0, last, min(_FRAMES, last + 1)).round().astype(int))
-    return [(z[t], f'level {t} of {last}') for t in chosen]
+    z = model.trajectory(condition, np.asarray(w), seed, indices=indices, levels=chosen)
+    return [(z_t, f'level {t} of {last}') for z_t, t in zip(z, chosen, strict=True)]
 
 
 def growing_weight(
@@ -52,6 +53,17 @@ def growing_weight(
         (model.sample(condition, np.full(count, w), seed, indices=indices), f'w = {w:.2f}')
         for w in weights
     ]
+
+
+def check_size(count: int, columns: int, side: int) -> None:
+    """Raises UserError unless `count` images of `side` pixels find room in rows of `columns`."""
+    width, height = columns * side, -(-count // columns) * side
+    if max(width, height + _BAR) > _LONGEST:
+        raise UserError(
+            f'{count} images of {side} pixels in rows of {columns} make a picture of'
+            f' {width:,}x{height:,} pixels, and a WebP has at most {_LONGEST:,} a side: give other'
+            ' --columns, or fewer images'
+        )
 
 
 def save(path: epath.PathLike, frames: Frames, columns: int) -> None:
@@ -81,6 +93,7 @@ def save(path: epath.PathLike, frames: Frames, columns: int) -> None:
 def _frame(picture: np.ndarray, caption: str) -> Image.Image:
     """An enlarged picture above its caption."""
     factor = max(1, -(-_SIDE // min(picture.shape[:2])))
+    factor = min(factor, (_LONGEST - _BAR) // max(picture.shape[:2]))
     enlarged = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     if enlarged.shape[-1] == 1:
         enlarged = enlarged.repeat(3, axis=-1)

@@ -8,7 +8,7 @@ from etils import epath
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from cfg_jax import files
+from cfg_jax import files, model_checks
 from cfg_jax.data import preprocess
 from cfg_jax.data.images import from_uint8, to_uint8
 from cfg_jax.errors import UserError
@@ -59,7 +59,8 @@ def edit(
     """
     if 'latent' in model.config:
         raise UserError('a model of latents cannot edit pictures; give one that works on pixels')
-    count, data = len(condition), model.config.data
+    given, data = model.condition_of(condition), model.config.data
+    count = len(condition)
     image = _for_each(image, np.uint8, (data.image_size, data.image_size, data.channels), count)
     if mask is not None:
         mask = _for_each(mask, np.bool_, (data.image_size, data.image_size), count)[..., None]
@@ -67,12 +68,15 @@ def edit(
         strength = _STRENGTH if mask is None else 1.0
     if not 0.0 <= strength <= 1.0:
         raise UserError(f'strength is in [0, 1]; got {strength}')
-    if strength == 0.0:
-        return image.copy()
     model = model.with_settings(guidance, sampler, num_steps)
     numbers = range(count) if indices is None else indices
-    given = Edit(from_uint8(image), mask, strength, resample)
-    drawn = model.generate(seed, numbers, model.condition_of(condition), w, edit=given)
+    if strength == 0.0:
+        model_checks.check_numbers(seed, numbers)
+        model_checks.check_lengths(len(numbers), given, w)
+        model_checks.check_guidance(model.rule, model.config, w)
+        return image.copy()
+    start = Edit(from_uint8(image), mask, strength, resample)
+    drawn = model.generate(seed, numbers, given, w, edit=start)
     return np.asarray(to_uint8(drawn.x))
 
 

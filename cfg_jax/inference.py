@@ -98,6 +98,8 @@ class Model:
         model_checks.check_parts(self.rule, self.sampler, self.networks)
         if 'latent' in config and 'decoder' not in self.networks:
             raise UserError('this is a model of latents: give latent.decoder (--decoder)')
+        # Of this model, not of the class, which would keep every model and its arrays for good.
+        self._variant = functools.lru_cache(maxsize=16)(self._make_variant)
         self._unguided = devices.map_rows(self.device_images, whole=2, split=3)
         self._guided = devices.map_rows(self.device_images, whole=2, split=4)
 
@@ -156,8 +158,7 @@ class Model:
             return self
         return self._variant(rule, other)
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - models live as long as the program
-    def _variant(self, rule: Rule, sampler: Sampler) -> Model:
+    def _make_variant(self, rule: Rule, sampler: Sampler) -> Model:
         return Model(
             self.config,
             self.params,
@@ -225,11 +226,15 @@ class Model:
         seed: int = 0,
         *,
         indices: Sequence[int] | None = None,
+        levels: Sequence[int] | np.ndarray | None = None,
     ) -> np.ndarray:
         """How images form: z at every level as uint8 [T + 1, B, H, W, C], noise first.
 
         z has the variance-preserving scaling and is clipped to [-1, 1]; the last is the image, that
         of `sample` up to rounding. Arguments and errors as there.
+
+        Args:
+          levels: those that are returned, out of 0, ..., T; by default all.
         """
         given = self.condition_of(condition)
         indices = range(len(condition)) if indices is None else indices
@@ -237,8 +242,12 @@ class Model:
         numbers = np.asarray(indices, np.uint32)
         model_checks.check_lengths(len(numbers), given, w)
         weights = weights_of_images(self.rule, self.config, w, len(numbers))
+        last = self.sampler.num_steps
+        chosen = np.arange(last + 1) if levels is None else np.asarray(levels)
+        if not np.all((chosen >= 0) & (chosen <= last)):
+            raise UserError(f'levels are 0 to {last}; got {chosen.tolist()}')
         arguments = self.params, np.uint32(seed), numbers, given, weights
-        return np.asarray(to_uint8(self._trajectory(*arguments)))
+        return np.asarray(self._trajectory(chosen, *arguments))
 
     def condition_of(self, values: Sequence[Any]) -> Condition:
         """What a user names, one value per image; classes by id or by name.
@@ -246,6 +255,7 @@ class Model:
         Raises:
           UserError: a value out of range, or a name that no class or several classes have.
         """
+        values = values.tolist() if isinstance(values, np.ndarray) else values
         if isinstance(self.conditioning, Label) and isinstance(values, list | tuple):
             values = [
                 class_names.number_of(value, self.class_names) if isinstance(value, str) else value
@@ -284,16 +294,6 @@ class Model:
         rule = {'guidance': repr(self.rule), 'guidance_revision': self.rule.revision}
         return self._provenance | {key: value for key, value in rule.items() if value}
 
-    def sampler_settings(self) -> dict[str, Any]:
-        """The config's groups `sampler` and `diffusion`, as its `options` change them; of another
-        sampler than theirs its type, and the instance as `options`."""
-        recorded = self.config.sampler.to_dict() | self.config.diffusion.to_dict()
-        recorded |= {'revision': self.sampler.revision} if self.sampler.revision else {}
-        if self.sampler == settings.make_sampler(self.config):
-            return recorded | {k: v for k, v in vars(self.sampler).items() if k in ('v', 'clip')}
-        name, steps = type(self.sampler).__name__, self.sampler.num_steps
-        return recorded | {'name': name, 'num_steps': steps, 'options': repr(self.sampler)}
-
     def device_images(
         self,
         params: Mapping[str, Any],
@@ -310,12 +310,12 @@ class Model:
 
     @functools.cached_property
     def _trajectory(self) -> Any:
-        """The compiled function behind `trajectory`: z [T + 1, B, H, W, C], decoded."""
+        """The compiled function behind `trajectory`: z of levels, decoded, uint8."""
 
-        def along(params, seed, indices, condition, w):
-            z = trajectory(self.sampler, *self.start(params, seed, indices, condition, w))
-            decoded = self.decoded(params, z.reshape(-1, *z.shape[2:]))
-            return decoded.reshape(*z.shape[:2], *decoded.shape[1:])
+        def along(levels, params, seed, indices, condition, w):
+            z = trajectory(self.sampler, *self.start(params, seed, indices, condition, w))[levels]
+            # Level by level: images of all in float32 are gigabytes at 512 pixels.
+            return jax.lax.map(lambda z_t: to_uint8(self.decoded(params, z_t)), z)
 
         return jax.jit(along)
 

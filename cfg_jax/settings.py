@@ -1,6 +1,7 @@
 """The guidance rule and the sampler that a config names."""
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -41,3 +42,14 @@ def named_sampler(config: ConfigDict, spec: str) -> Sampler:
     return SAMPLERS.make(
         name, options, **{key: value for key, value in settings.items() if key in known}
     )
+
+
+def record_of(sampler: Sampler, config: ConfigDict) -> dict[str, Any]:
+    """The config's groups `sampler` and `diffusion`, as its `options` change them; of another
+    sampler than theirs its type, and the instance as `options`."""
+    recorded = config.sampler.to_dict() | config.diffusion.to_dict()
+    recorded |= {'revision': sampler.revision} if sampler.revision else {}
+    if sampler == make_sampler(config):
+        return recorded | {k: v for k, v in vars(sampler).items() if k in ('v', 'clip')}
+    name, steps = type(sampler).__name__, sampler.num_steps
+    return recorded | {'name': name, 'num_steps': steps, 'options': repr(sampler)}

@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument('--root', default='runs/ablations', help='where everything is written')
     options, overrides = cli.split_config(parser, argv)
     own = ('p_uncond', 'sweep.w', 'guidance.rule', 'guidance.options')
+    own += tuple(f'sampler.{field}' for field in ('name', 'options', 'num_steps', 'clip', 'v'))
     presets.refuse(overrides, dict.fromkeys(own, 'the rows have their own'))
     config = presets.digits(overrides)
     presets.check_metrics(config)

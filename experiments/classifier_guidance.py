@@ -55,6 +55,14 @@ def main(argv: Sequence[str]) -> None:
     )
     of_classifier = [a for a in argv if a.startswith('--classifier.')]
     options, overrides = cli.split_config(parser, [a for a in argv if a not in of_classifier])
+    if min(options.ratios) < 1.0:
+        parser.error(
+            f'--ratios are samples per sample kept, at least 1; got {min(options.ratios):g}'
+        )
+    own = ('sampler.name', 'sampler.options', 'guidance.rule', 'guidance.options')
+    presets.refuse(
+        overrides, dict.fromkeys(own, 'the curves have their own') | {'sweep.w': 'give --w'}
+    )
     config = presets.load(options, 'imagenet64.py', overrides)
     presets.check_metrics(config)
     classifier_config = presets.load_classifier(
@@ -72,9 +80,9 @@ def main(argv: Sequence[str]) -> None:
         files.as_path(options.model or root / 'model'),
         files.as_path(options.classifier or root / 'noisy_classifier'),
     )
+    extractor = EXTRACTORS.load(config.sweep.features)(config, root)
     loop.train(config, paths.model)
     loop.train(classifier_config, paths.classifier)
-    extractor = EXTRACTORS.load(config.sweep.features)(config, root)
     curves = methods.curves(config, paths, options.w, options.scales)
     measured = [curve.measure(root, extractor) for curve in curves]
     measured.append(methods.filtered(config, paths, options.ratios, root, extractor))

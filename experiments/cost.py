@@ -74,8 +74,10 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument('--measured', nargs='*', default=(), help='JSON of bench_train.py')
     options = parser.parse_args(argv)
-    if not 0 < options.utilisation <= 1 or not options.allreduce > 0:
-        parser.error('--utilisation is in (0, 1], --allreduce above 0')
+    if options.utilisation > 1:
+        parser.error(
+            f'--utilisation is a share of the peak, at most 1; got {options.utilisation:g}'
+        )
     files.check_writable(options.out)
     measured = [read_measured(path) for path in options.measured]
     for path, result in zip(options.measured, measured, strict=True):

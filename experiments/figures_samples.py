@@ -44,16 +44,18 @@ def main(argv: Sequence[str]) -> None:
 
     from cfg_jax import files, loading
 
+    path = files.as_path(options.model)
+    default = path.with_suffix('.figures') if path.is_file() else path / 'figures'
+    out = files.as_path(options.out) if options.out else default
     model = loading.load(options.model)
+    for number in options.figures:
+        files.check_writable(out / f'figure{number}.png')
     label = options.label
     if label is None:
         label = min(MALAMUTE, model.config.data.num_classes - 1)
     last = model.config.data.num_classes - 1
     if label > last:
         parser.error(f'--label={label} is not a class; classes are 0..{last}')
-    path = files.as_path(options.model)
-    default = path.with_suffix('.figures') if path.is_file() else path / 'figures'
-    out = files.as_path(options.out) if options.out else default
     for number in options.figures:
         path = out / f'figure{number}.png'
         draw(path, number, model, label, options.seed)

@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
     from cfg_jax.metrics.features import EXTRACTORS
 
     root = files.as_path(options.root)
+    files.check_writable(root / 'results' / 'table.md')
     digits = presets.CONFIGS / 'digits.py'
     paths = networks.prepare(root, digits, overrides, options)
     config = networks.config_of(paths, options)

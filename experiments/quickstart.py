@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> None:
     parser.set_defaults(config=str(ROOT / 'configs' / 'digits.py'))
     options, config = cli.parse_with_config(parser, argv)
 
+    from cfg_jax import files
     from cfg_jax.evaluation import sweep
     from cfg_jax.report import page
     from cfg_jax.training import loop
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     print(f'\nClassifier-free guidance on {config.data.name}: w against FID and IS\n')
     print((directory / 'table.md').read_text())
     print(f'pictures: {directory}/tradeoff.png and {directory}/samples.png')
-    out = Path(options.workdir) / 'report.html'
+    out = files.as_path(options.workdir) / 'report.html'
     report = page.write([directory], out, command=command_of(argv))
     print(f'the slider over w: open {report} in a browser')
     print(f'took {time.monotonic() - start:.0f} s')

@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument('--seconds', type=cli.positive_real, default=5.0, help='each measurement')
     options, overrides = cli.split_config(parser, argv)
-    if not options.seconds > 0:
-        parser.error(f'--seconds must be above 0; got {options.seconds:g}')
+    if overrides and not options.config:
+        parser.error(f'{overrides[0]} changes a config: give it as --config')
     if options.config:
         rows = of_config(config_files.load_config(options.config, overrides), options)
     else:

@@ -105,6 +105,15 @@ def check(parser: cli.Parser, options, config) -> None:
     for name, value in peers.items():
         if ours[name] != value:
             parser.error(f'the peer has {name}={value} only; got {ours[name]}')
+    files.check_writable(files.as_path(options.out) / 'peers.json')
+    try:
+        torch = subprocess.run(
+            [options.python, '-c', 'import torch'], capture_output=True, check=False
+        )
+    except OSError as error:
+        parser.error(f'--python={options.python}: {error.strerror}')
+    if torch.returncode:
+        parser.error(f'--python={options.python} has no PyTorch; name an interpreter that has')
 
 
 def write(out: str, argv: Sequence[str], turns: Sequence[dict]) -> None:

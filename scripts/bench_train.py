@@ -36,16 +36,21 @@ def main(argv: Sequence[str]) -> None:
         files,
         provenance,
     )
+    from cfg_jax.data import sources
     from cfg_jax.perf import benchmark
 
     if options.out:
         files.check_writable(options.out)
-    rows = []
-    for size in options.batch_sizes or (config.train.batch_size,):
-        tried = config.copy_and_resolve_references()
-        tried.train.batch_size, tried.train.grad_accum = size, 1
+    # All of it before the first measurement, which may take a while.
+    sizes = options.batch_sizes or (config.train.batch_size,)
+    configs = [of_size(config, size) for size in sizes]
+    for tried in configs:
         config_lib.validate(tried)
         config_lib.check_devices(tried, jax.device_count())
+    if options.input:
+        sources.data_source(config.data, config.data.split)
+    rows = []
+    for size, tried in zip(sizes, configs, strict=True):
         try:
             row = benchmark.training(tried, options.steps, options.rounds, profile=options.profile)
         except jax.errors.JaxRuntimeError as error:
@@ -72,6 +77,13 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(result))
 
 
+def of_size(config, size: int):
+    """The config with `size` images of all devices in one pass."""
+    copy = config.copy_and_resolve_references()
+    copy.train.batch_size, copy.train.grad_accum = size, 1
+    return copy
+
+
 def fitting(batch_size: int, fits: int, devices: int) -> dict[str, int]:
     """How the config's batch is cut where `fits` images fit on all devices at once."""
     of_device = batch_size // devices
@@ -88,10 +100,9 @@ def with_input(config, rows: Sequence[dict], options) -> dict:
     from cfg_jax.perf import benchmark
 
     best = max(rows, key=lambda row: row['images_per_second'])
-    config = config.copy_and_resolve_references()
-    config.train.batch_size, config.train.grad_accum = best['batch_size'], 1
     batches = pipeline.TrainingBatches(config.data, batch_size=best['batch_size'], seed=config.seed)
     with contextlib.closing(batches):
+        config = of_size(config, best['batch_size'])
         return benchmark.training(config, options.steps, options.rounds, batches)
 
 

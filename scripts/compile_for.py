@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = cli.split_config(parser, argv)
     if bool(options.tables) == bool(options.config):
         parser.error('give --config and --topology, or --tables')
+    if options.tables and (options.topology or overrides):
+        parser.error('--tables compiles nothing: leave --topology and --config.FIELD out')
     if options.config and not options.topology:
         parser.error('--topology is missing, such as --topology=v5p:2x2x1')
     if unknown := set(options.programs) - {'training', 'sampling'}:
@@ -61,8 +63,12 @@ def main(argv: Sequence[str]) -> None:
         return
     config = config_files.load_config(options.config, overrides)
     wanted = dict.fromkeys(options.remat or (config.model.remat, 'blocks'))
-    for name in options.topology:
-        kept = compiled_programs.Kept(options.config, overrides, config, name, options.out)
+    # All of them before the first is compiled, which may take an hour.
+    machines = [
+        compiled_programs.Kept(options.config, overrides, config, name, options.out)
+        for name in options.topology
+    ]
+    for kept in machines:
         if 'training' in options.programs:
             for policy in wanted:
                 kept.fit(policy, options.images_at_once)

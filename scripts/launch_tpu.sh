@@ -95,6 +95,7 @@ check() {
   for number in max_restarts poll worker lines; do
     require_natural "$number" "${!number}"
   done
+  ((!check_only)) || [[ $verb == run ]] || die "--check goes with run, and $verb would act"
   if [[ $verb == up || $verb == run ]]; then
     [[ -n $type ]] || die '--type is missing, such as --type=v4-32'
     version=${version:-$(software_of "$type")}

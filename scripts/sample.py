@@ -134,7 +134,7 @@ def _write(
     from cfg_jax.data import class_names, images
     from cfg_jax.evaluation import plots
 
-    columns = options.columns or math.ceil(math.sqrt(len(labels)))
+    columns = _columns(options, len(labels))
     if options.names:
         names, ids = class_names.readable(model.class_names), model.condition_of(labels)
         above = [
@@ -143,6 +143,10 @@ def _write(
         plots.save_named_grid(options.out, pictures, above, columns)
     else:
         images.save_png(options.out, images.grid(pictures, columns), min_side=256)
+
+
+def _columns(options: argparse.Namespace, count: int) -> int:
+    return min(options.columns or math.ceil(math.sqrt(count)), count)
 
 
 def _images(labels: Sequence[int | str]) -> str:
@@ -157,12 +161,13 @@ def _animate(
 ) -> None:
     from cfg_jax import animation
 
+    columns = _columns(options, len(labels))
+    animation.check_size(len(labels), columns, model.config.data.image_size)
     if options.animate == 'w':
         low, high = how['w']
         frames = animation.growing_weight(model, labels, low, high, options.seed)
     else:
         frames = animation.denoising(model, labels, **how)
-    columns = options.columns or math.ceil(math.sqrt(len(labels)))
     animation.save(options.out, frames, columns)
     print(f'{len(frames)} frames of {_images(labels)} written to {options.out}')
 

@@ -13,6 +13,7 @@ networks, whose training had another objective.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from cfg_jax import cli
 
@@ -42,6 +43,11 @@ def main(argv: Sequence[str]) -> None:
 
     if options.out:
         files.check_writable(options.out)
+
+    def keep(results: dict[str, Any]) -> None:
+        if options.out:
+            files.write_json(options.out, results | provenance.describe_environment())
+
     results = held_out.measure(
         options.model,
         steps=options.steps,
@@ -50,10 +56,10 @@ def main(argv: Sequence[str]) -> None:
         batch_size=options.batch_size,
         data=options.data,
         seed=options.seed,
+        on_row=keep,
     )
     print(held_out.table(results))
     if options.out:
-        files.write_json(options.out, results | provenance.describe_environment())
         print(f'written to {options.out}')
 
 

@@ -11,6 +11,7 @@ from cfg_jax.data import images
 from cfg_jax.keys import image_keys, per_image_noise, stream
 from cfg_jax.pretrained import presets
 from cfg_jax.pretrained.presets import Preset
+from cfg_jax.samplers.ancestral import Ancestral
 
 
 @pytest.fixture(scope='module')
@@ -30,22 +31,43 @@ def test_a_trajectory_goes_from_the_noise_to_the_image(model):
     assert np.abs(z[1].astype(int) - drawn).max() > 8
 
 
+def test_levels_that_are_asked_for(model):
+    some = model.trajectory([3, 7], 1.0, levels=[0, 2, model.sampler.num_steps])
+    every = model.trajectory([3, 7], 1.0)
+    assert np.abs(some.astype(int) - every[[0, 2, -1]]).max() <= 1
+
+
 def test_lengths_that_disagree(model):
     assert 'w' in user_error(model.trajectory, [3, 7], [0.5, 1.0, 2.0])
+    assert 'levels are 0 to' in user_error(model.trajectory, [3], levels=[-1])
+
+
+@pytest.mark.parametrize(('count', 'columns', 'side'), [(100, 1, 8), (64, 64, 64), (1, 1, 512)])
+def test_a_picture_within_the_limit_of_webp_is_written(tmp_path, count, columns, side):
+    animation.check_size(count, columns, side)
+    frames = [(np.full((count, side, side, 3), level, np.uint8), 'x') for level in (0, 255)]
+    animation.save(tmp_path / 'x.webp', frames, columns)
+    with Image.open(tmp_path / 'x.webp') as file:
+        assert file.n_frames == 2
+
+
+def test_a_picture_beyond_the_limit_of_webp_is_refused_before_it_is_drawn():
+    assert '16,383' in user_error(animation.check_size, 33, 33, 512)
+    assert '--columns' in user_error(animation.check_size, 300, 1, 64)
 
 
 class Recorder:
     """A model that keeps what it is asked for."""
 
     def __init__(self, levels=0):
-        self.asked, self.levels = [], levels
+        self.asked, self.sampler = [], Ancestral(levels)
 
     def sample(self, condition, w, seed, indices=None):
         self.asked.append((list(w), seed))
         return np.zeros((len(condition), 8, 8, 1), np.uint8)
 
-    def trajectory(self, condition, w, seed, indices=None):
-        return np.arange(self.levels + 1, dtype=np.uint8).reshape(-1, 1, 1, 1, 1)
+    def trajectory(self, condition, w, seed, indices=None, levels=None):
+        return np.asarray(levels, np.uint8).reshape(-1, 1, 1, 1, 1)
 
 
 def test_w_grows_from_one_end_to_the_other():

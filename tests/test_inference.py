@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 from scipy import stats
 from support import make_tiny_config, user_error
 
-from cfg_jax import inference
+from cfg_jax import inference, settings
 from cfg_jax.data import images
 from cfg_jax.diffusion import CosineSchedule
 from cfg_jax.evaluation import results, sweep
@@ -280,25 +282,33 @@ def test_settings_of_one_call(tiny_model):
     assert tiny_model.with_settings(sampler='ancestral') is tiny_model
 
 
+def test_a_model_that_is_no_longer_used_frees_its_arrays():
+    """Nothing of the class keeps it, nor the variants that it made with other settings."""
+    config = make_tiny_config()
+    params = {'main': create_state(config, jax.random.key(0)).ema_params}
+    model = inference.Model(config, params)
+    variant = model.with_settings(num_steps=3)
+    freed = [weakref.ref(each) for each in (model, variant)]
+    del model, variant
+    gc.collect()
+    assert [each() for each in freed] == [None, None]
+
+
 def test_a_sweep_records_the_sampler_that_is_used(tiny_model):
-    recorded = tiny_model.sampler_settings()
+    recorded = settings.record_of(tiny_model.sampler, tiny_model.config)
     assert (recorded['name'], recorded['num_steps']) == ('ancestral', tiny_model.sampler.num_steps)
     other = tiny_model.with_settings(sampler='ddim:eta=0.5', num_steps=6)
-    assert (
-        recorded
-        | {
-            'name': 'DDIM',
-            'num_steps': 6,
-            'options': repr(other.sampler),
-        }
-        == other.sampler_settings()
-    )
+    assert recorded | {
+        'name': 'DDIM',
+        'num_steps': 6,
+        'options': repr(other.sampler),
+    } == settings.record_of(other.sampler, other.config)
     assert 'eta=0.5' in repr(other.sampler)
 
 
 def test_what_options_set_is_recorded_as_it_is():
     config = make_tiny_config(sampler__v=0.3, sampler__options='v=0,clip=false')
-    recorded = inference.Model(config).sampler_settings()
+    recorded = settings.record_of(settings.make_sampler(config), config)
     assert (recorded['v'], recorded['clip'], recorded['options']) == (0.0, False, 'v=0,clip=false')
     before = {'features': {}, 'sampler': recorded | {'v': 0.3, 'clip': True}}
     now = {'features': {}, 'sampler': recorded}

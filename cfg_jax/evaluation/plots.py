@@ -91,7 +91,7 @@ def save_sample_grid(
 ) -> None:
     """Draws uint8 images [rows, columns, H, W, C] with names of rows and columns."""
     rows, columns = picture.shape[:2]
-    cell, names = 0.9, [short_name(name) for name in row_names]
+    cell, names = _cell(0.9, picture), [short_name(name) for name in row_names]
     margin = max(0.8, 0.12 * max(map(len, names)) + 0.4)
     figure, axes = plt.subplots(
         rows,
@@ -113,16 +113,20 @@ def save_named_grid(
     path: epath.PathLike, pictures: np.ndarray, names: Sequence[str], columns: int
 ) -> None:
     """Draws uint8 images [N, H, W, C] in rows of `columns`, each with its name above it."""
-    rows = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.3 * columns, 1.6 * rows), squeeze=False, layout='constrained'
-    )
+    rows, cell = -(-len(pictures) // columns), _cell(1.3, pictures)
+    size = (cell * columns, (cell + 0.3) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout='constrained')
     for panel in axes.flat[len(pictures) :]:
         panel.set_axis_off()
     for panel, image, name in zip(axes.flat, pictures, names, strict=False):
         _draw_image(panel, image)
         panel.set_title(name, fontsize=8, pad=3, parse_math=False)
     save(path, figure)
+
+
+def _cell(least: float, pictures: np.ndarray) -> float:
+    """Inches of an image's place, at which no pixel of [..., H, W, C] is lost."""
+    return max(least, 1.1 * max(pictures.shape[-3:-1]) / plt.rcParams['savefig.dpi'])
 
 
 def _draw_image(axes: Axes, image: np.ndarray) -> None:

@@ -29,7 +29,7 @@ from cfg_jax.metrics.features import EXTRACTORS, FeatureExtractor, extraction
 from cfg_jax.metrics.features.inception import InceptionExtractor
 from cfg_jax.metrics.statistics import Reference
 from cfg_jax.provenance import describe_environment
-from cfg_jax.settings import make_sampler
+from cfg_jax.settings import make_sampler, record_of
 from cfg_jax.training import export
 
 CONVENTION = 'eps = (1 + w) eps_cond - w eps_uncond; w = 0 is unguided; s = 1 + w'
@@ -216,7 +216,7 @@ def settings_of(model: Model, extractor: FeatureExtractor) -> dict[str, Any]:
         'num_samples': config.sweep.num_samples,
         'labels': config.sweep.labels,
         'rounding': config.sweep.rounding,
-        'sampler': model.sampler_settings(),
+        'sampler': record_of(model.sampler, model.config),
         'is_splits': config.sweep.is_splits,
         'shard_size': config.sweep.shard_size,
         'features': extractor.provenance(),

@@ -180,5 +180,9 @@ class _Guarded:
         host, origin = request.headers.get('host', ''), request.headers.get('origin')
         app = self._app
         if host not in self._hosts or origin not in (None, f'http://{host}'):
-            app = _refusal(403, 'only the page of this server may ask')
+            app = _refusal(
+                403,
+                f'only the page of this server may ask, at {" or ".join(sorted(self._hosts))}; a'
+                ' tunnel to it has the same port at both ends',
+            )
         await app(scope, receive, with_headers)

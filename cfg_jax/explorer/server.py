@@ -1,7 +1,8 @@
 """Listens on the loopback address until Ctrl-C."""
 
-import contextlib
+import os
 import socket
+from types import FrameType
 
 import uvicorn
 
@@ -36,19 +37,21 @@ def serve(studio: Studio, listener: socket.socket) -> None:
     """Prints the address and answers until Ctrl-C."""
     port = listener.getsockname()[1]
     print(f'open http://{HOST}:{port} (for this machine only; Ctrl-C ends)', flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        make_server(studio, port).run(sockets=[listener])
+    make_server(studio, port).run(sockets=[listener])
 
 
 def make_server(studio: Studio, port: int) -> uvicorn.Server:
     """What answers at a port, whose socket is given to its `run`."""
-    hosts = frozenset({f'{HOST}:{port}', f'localhost:{port}'})
-    return uvicorn.Server(
-        uvicorn.Config(
-            make_app(studio, hosts),
-            log_level='error',
-            lifespan='off',
-            ws='none',
-            timeout_graceful_shutdown=2,
-        )
+    names = {HOST, 'localhost'}
+    # Browsers leave the port of http out.
+    hosts = frozenset({f'{name}:{port}' for name in names} | (names if port == 80 else set()))
+    return _Server(
+        uvicorn.Config(make_app(studio, hosts), log_level='error', lifespan='off', ws='none')
     )
+
+
+class _Server(uvicorn.Server):
+    """Ends at once: nothing is kept here, and a step that compiles cannot be interrupted."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        os._exit(0)

@@ -95,7 +95,8 @@ class Studio:
         condition = watcher.model.conditioning.from_user(wish.label_of_each)
         frames = watcher.pictures(wish.seed, range(wish.count), condition, wish.w)
         for step, picture in enumerate(frames, 1):
-            self._compiled.add(program)
+            if watcher in self._watchers.values():
+                self._compiled.add(program)
             last = step == wish.num_steps
             if last or step == 1 or time.monotonic() - shown > _SECONDS_BETWEEN_FRAMES:
                 shown = time.monotonic()

@@ -1,12 +1,13 @@
 """What compilations found, as tables: of one machine in the terminal, of all in a page."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
+from cfg_jax import files
 from cfg_jax.errors import UserError
+from cfg_jax.perf.compiled_programs import KEYS
 from cfg_jax.perf.memory import gib
 
 Result = dict[str, Any]
@@ -127,7 +128,10 @@ def replaced(page: str, directory: epath.Path) -> str:
         raise UserError(f'the page lacks the lines {BEGIN!r} and {END!r}')
     if not any(directory.glob('*.json')):
         raise UserError(f'{directory} holds no results of compile_for.py; name them with --out')
-    contents = [json.loads(file.read_text()) for file in sorted(directory.glob('*.json'))]
+    advice = 'move what is not of compile_for.py away'
+    contents = [
+        files.read_json(file, keys=KEYS, advice=advice) for file in sorted(directory.glob('*.json'))
+    ]
     return f'{head}{BEGIN}\n\n{tables(contents)}\n{END}{tail}'
 
 

@@ -14,6 +14,7 @@ from cfg_jax.errors import UserError
 from cfg_jax.perf import ahead_of_time, memory, topologies
 
 Result = dict[str, Any]
+KEYS = ('config', 'overrides', 'topology', 'versions', 'programs')
 _HOPELESS = 1.5  # times the memory there is
 
 
@@ -48,8 +49,10 @@ class Kept:
         head |= {'fields': config_lib.to_json(config)}
         head |= {'versions': provenance.describe_environment()['versions']}
         self._content: Result = head | {'programs': {}}
+        files.check_writable(self._file)
         if self._file.exists():
-            self._take_over(files.read_json(self._file))
+            advice = 'move it away, and compile again'
+            self._take_over(files.read_json(self._file, keys=KEYS, advice=advice))
 
     def _take_over(self, before: Result) -> None:
         ours = self._content

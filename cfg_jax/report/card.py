@@ -1,6 +1,7 @@
 """The model card of an exported file: what it is, how it was trained, how to sample, how good."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cfg_jax import files, model_checks
 from cfg_jax.data import class_names
-from cfg_jax.evaluation import tables
+from cfg_jax.evaluation import results as results_lib, tables
 from cfg_jax.models import role as role_of
 from cfg_jax.settings import make_rule
 from cfg_jax.training import export
@@ -47,7 +48,7 @@ def write(
     exported = files.as_path(exported)
     path = exported.parent / NAME
     title = f'# {exported.name}\n'
-    if path.exists() and not path.read_text().startswith(title):
+    if path.exists() and not path.read_bytes().startswith(title.encode()):
         path = exported.with_suffix(f'.{NAME}')
     sections = [title, _what(params, config), _training(config, metadata)]
     if 'class_names' in metadata:
@@ -171,10 +172,10 @@ def _sampling(name: str, config: ConfigDict) -> str:
     argument = ", decoder='DECODER.safetensors'" if latent else ''
     return (
         '## How to sample\n\n```\n'
-        f'python scripts/sample.py --model={name}{option} --labels={listed} --w={w}'
+        f'python scripts/sample.py --model={shlex.quote(name)}{option} --labels={listed} --w={w}'
         ' --out=grid.png\n'
         '```\n\n```python\nimport cfg_jax\n\n'
-        f"model = cfg_jax.load('{name}'{argument})\n"
+        f'model = cfg_jax.load({name!r}{argument})\n'
         f'images = model.sample({labels}, w={w}, seed=0)  # uint8 [{len(labels)}, H, W, C]\n'
         '```\n\n'
         f'{usual} it samples with `{config.guidance.rule}`, `{config.sampler.name}`,'
@@ -191,7 +192,8 @@ def _metrics(sweeps: list[dict[str, Any]]) -> str:
 
 
 def _table(results: dict[str, Any]) -> str:
-    sampler, features = results['sampler'], results['features']
+    sampler = results_lib.comparable(dict(results))['sampler']  # in today's names
+    features = results['features']
     reference = results.get('reference', {})
     protocol = [
         f'{results.get("guidance", "classifier-free guidance")}, `{sampler["name"]}`, T ='

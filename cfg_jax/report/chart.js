@@ -42,7 +42,7 @@ function makeScale(axis, values, from, to) {
   const unit = Math.min(...values.filter((v) => v > 0), 1);
   const forward = { linear: (v) => v, log: Math.log, weight: (v) => Math.asinh(v / unit) }[axis.kind];
   const [a, b] = [forward(low), forward(high)];
-  const pad = axis.tight ? 0 : (b - a) * 0.07;
+  const pad = (b - a) * 0.07;
   const at = (v) => from + ((forward(v) - a + pad) / (b - a + 2 * pad)) * (to - from);
   const inside = (v) => (at(v) - from) * (at(v) - to) <= 1e-6;
   const count = Math.max(3, Math.round(Math.abs(to - from) / (2 * axis.space)));
@@ -120,7 +120,7 @@ function makeChart(spec) {
   function draw(width) {
     const height = spec.height || 290;
     const box = { right: width - (spec.ends ? 96 : 12), top: 8, bottom: height - 40 };
-    const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': spec.label || spec.title });
+    const svg = element('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': spec.title });
     const all = spec.series.flatMap((s) => s.points);
     const spread = (v, e) => (e ? [v - e, v + e] : [v]);
     const positive = (axis) => (v) => axis.kind !== 'log' || v > 0;

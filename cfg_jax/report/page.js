@@ -42,9 +42,10 @@ function fillHeader() {
 function fillChoices() {
   find('w').max = weights.length - 1;
   find('w').disabled = weights.length < 2;
-  const first = data.runs.find((run) => run.sets.length);
-  find('choices').hidden = !first;
-  first?.sets.forEach((set, i) => find('set').append(make('option', set.title, { value: i })));
+  // A run without classes has fewer.
+  const sets = data.runs.map((run) => run.sets).reduce((a, b) => (b.length > a.length ? b : a));
+  find('choices').hidden = !sets.length;
+  sets.forEach((set, i) => find('set').append(make('option', set.title, { value: i })));
 }
 
 // The classes among the pictures of the chosen set.
@@ -94,7 +95,7 @@ function metricChart(x, y, title, host = 'curves') {
     .map((run, i) => ({ name: run.name, colour: colour(i), marker: MARKERS[i % MARKERS.length], points: points(run, x, y) }))
     .filter((s) => s.points.length);
   if (!series.length) return;
-  if (many || x === 'w') series.forEach((s) => s.points.forEach((p) => { if (x === 'w') p.text = ''; }));
+  if (x === 'w') series.forEach((s) => s.points.forEach((p) => { p.text = ''; }));
   const values = (name) => series.flatMap((s) => s.points.map((p) => p[name]));
   addChart(host, {
     title, series, ends: series.length > 1, pick: chooseWeight,
@@ -105,9 +106,10 @@ function metricChart(x, y, title, host = 'curves') {
 
 function fillCurves() {
   const metrics = new Map(data.runs.flatMap((run) => run.metrics).map((m) => [m.key, m]));
-  const distance = [...metrics.values()].find((m) => !m.higher);
-  if (distance && metrics.has('is')) {
-    metricChart('is', distance.key, `${distance.heading} against IS, along w`);
+  // Runs may have distances of different features.
+  const distances = new Set(data.runs.map((run) => run.metrics.find((m) => !m.higher)?.key).filter(Boolean));
+  for (const key of metrics.has('is') ? distances : []) {
+    metricChart('is', key, `${metrics.get(key).heading} against IS, along w`);
   }
   // Where IS is close to its limit the first curve turns vertical; against w nothing hides.
   if (metrics.has('is')) metricChart('w', 'is', 'IS against w');
@@ -122,7 +124,7 @@ function fillCurves() {
 function fillTables() {
   data.runs.forEach((run, number) => {
     const table = make('table');
-    find('tables').append(many ? heading(3, run, number) : make('h3', `Every w; ${run.errors && `${run.errors}; `}the best in bold`));
+    find('tables').append(many ? heading(3, run, number) : make('h3', 'Every w'));
     const head = make('tr');
     const columns = ['w', 's = 1 + w', ...run.metrics.map((m) => m.heading), 'NFE'];
     for (const name of columns) {
@@ -145,7 +147,9 @@ function fillTables() {
     const scroller = make('div', '', { class: 'table', role: 'region', tabindex: 0, 'aria-label': `table of ${run.name}` });
     scroller.append(table);
     find('tables').append(scroller);
-    for (const note of run.notes) find('tables').append(make('p', note, { class: 'note' }));
+    const bold = run.rows.some((row) => row.best.length) && 'the best in bold';
+    const said = [run.errors, bold].filter(Boolean).join('; ');
+    for (const note of [said, ...run.notes].filter(Boolean)) find('tables').append(make('p', note, { class: 'note' }));
   });
 }
 

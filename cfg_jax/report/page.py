@@ -46,7 +46,7 @@ def write(
     opened = runs_lib.open_runs(paths)
     for run in opened:
         if run.model is not None:
-            pictures_lib.check_count(run, count)
+            pictures_lib.check(run, count, label)
     shown = [content.of_run(run, _pictures(run, count, label)) for run in opened]
     data = {
         'title': ' and '.join(run.name for run in opened),
@@ -79,7 +79,5 @@ def _pictures(run: runs_lib.Run, count: int, label: int | None) -> pictures_lib.
     try:
         return pictures_lib.draw(run, count, label)
     except UserError as error:
-        if label is not None:
-            raise
         logging.warning('%s: no pictures: %s', run.directory, error)
         return None

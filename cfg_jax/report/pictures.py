@@ -17,6 +17,7 @@ from cfg_jax.data import class_names
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import drawing, results as results_lib
 from cfg_jax.inference import Model
+from cfg_jax.models import networks as networks_lib
 from cfg_jax.report.runs import Run
 from cfg_jax.training import export
 
@@ -62,7 +63,7 @@ def draw(run: Run, count: int, label: int | None) -> Pictures:
       label: the one class; None takes the first class of labels, and no such set elsewhere.
 
     Raises:
-      UserError: no model, other weights than those swept, or no such class.
+      UserError: no model, or other weights than those swept.
     """
     model = _load(run)
     config, start = model.config, time.monotonic()
@@ -73,10 +74,9 @@ def draw(run: Run, count: int, label: int | None) -> Pictures:
         names = class_names.readable(model.class_names)
         one = model.conditioning.from_user([label or 0] * count)
         conditions.append(one)
-        titles = ['random classes', f'only {names[one[0]]}']
+        all_classes = 'classes in turn' if config.sweep.labels == 'balanced' else 'random classes'
+        titles = [all_classes, f'only {names[one[0]]}']
         labels = [np.asarray(condition).tolist() for condition in conditions]
-    elif label is not None:
-        raise UserError(f'{run.directory}: its conditions are no labels; leave --label out')
     drawn = _generate(model, [row['w'] for row in run.results['rows']], indices, conditions)
     sets = [
         PictureSet(title, [names[i] for i in ids], ids, sheets)
@@ -85,9 +85,14 @@ def draw(run: Run, count: int, label: int | None) -> Pictures:
     return Pictures(sets, time.monotonic() - start)
 
 
-def check_count(run: Run, count: int) -> None:
-    """Raises UserError unless `count` images at a w find room on a sheet."""
-    size = config_lib.from_json(run.results['config']).data.image_size
+def check(run: Run, count: int, label: int | None) -> None:
+    """Raises UserError unless `count` images of a w find room on a sheet and `label` is a class."""
+    config = config_lib.from_json(run.results['config'])
+    if label is not None:
+        if config.condition not in _OF_LABELS:
+            raise UserError(f'{run.directory}: its conditions are no labels; leave --label out')
+        networks_lib.make_conditioning(config).from_user([label])
+    size = config.data.image_size
     most = COLUMNS * (_LONGEST_SIDE // size)
     if count > most:
         raise UserError(

@@ -43,8 +43,9 @@ def open_runs(paths: Sequence[epath.PathLike]) -> list[Run]:
       UserError: nothing that was swept, a damaged results.json, or a sweep that is named twice.
     """
     directories = [_sweep_of(files.as_path(path)) for path in paths]
-    for directory in directories:
-        if directories.count(directory) > 1:
+    places = [files.absolute(directory) for directory in directories]
+    for directory, place in zip(directories, places, strict=True):
+        if places.count(place) > 1:
             raise UserError(f'{directory} is named twice; name each sweep once')
     names = _names(directories)
     return [_open(directory, name) for directory, name in zip(directories, names, strict=True)]

@@ -74,6 +74,7 @@ def measure(
     batch_size: int = 128,
     data: str = '',
     seed: int = 0,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """The loss of a model's EMA weights on the first images of each split.
 
@@ -85,6 +86,7 @@ def measure(
       count: images of each split, or as many as there are.
       batch_size, seed: as in `make_split_loss`.
       data: `data.name`, where the model's config has another place.
+      on_row: called with what there is after each checkpoint, for instance to keep it.
 
     Returns:
       'rows', one a checkpoint in order of steps: 'step', 'weights_sha256', for each split
@@ -106,8 +108,14 @@ def measure(
     for split in splits:  # a wrong name must not wait for work
         sources.data_source(config.data, split)
     loss = make_split_loss(config, batch_size, seed)
-    chosen = sorted(set(steps)) or _steps_of(path)
-    rows, before = [], None
+    kept = _steps_of(path)
+    for step in steps:
+        if step not in kept:
+            held = ', '.join(f'{each:,}' for each in kept if each is not None)
+            raise UserError(f'{path} has no checkpoint of step {step}; it has {held or "one"}')
+    chosen = sorted(set(steps)) or kept
+    settings = {'splits': tuple(splits), 'seed': seed, 'data': config.data.name}
+    rows, before, found = [], None, {}
     for step in chosen:
         params, _, provenance = loading.load_params(path, step=step)
         row = {
@@ -121,8 +129,10 @@ def measure(
             row |= _mean('change', losses[-1] - before)
         before = losses[-1]
         rows.append(row)
-    settings = {'splits': tuple(splits), 'seed': seed, 'data': config.data.name}
-    return {'model': str(model), **settings, 'rows': rows}
+        found = {'model': str(model), **settings, 'rows': rows}
+        if on_row is not None:
+            on_row(found)
+    return found
 
 
 def _default_splits(config: ConfigDict) -> list[str]:

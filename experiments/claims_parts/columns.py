@@ -10,6 +10,7 @@ from cfg_jax.errors import UserError
 from claims_parts.findings import Column, with_errors
 
 PAPER_SAMPLES = 50_000
+_DISTANCES = {'fid': 'FID', 'fd768': 'FD-768'}
 
 
 def of_the_paper() -> list[Column]:
@@ -36,22 +37,22 @@ def read(path: str) -> Column:
         raise UserError(f'{path} is not the results.json of a sweep') from error
 
 
-def of_results(
-    name: str, results: dict[str, Any], fid_name: str = 'FID', is_name: str = 'IS'
-) -> Column:
+def of_results(name: str, results: dict[str, Any], is_name: str = 'IS') -> Column:
     """The column of what a sweep measured, without rows that are not valid.
 
     Args:
       name: for people.
       results: with 'rows', 'config' and 'num_samples'.
-      fid_name, is_name: what verdicts call them.
+      is_name: what verdicts call the Inception Score.
 
     Raises:
-      UserError: the rows have no Inception Score.
+      UserError: the rows have no Inception Score, or none is of finite images.
     """
     config = config_lib.from_json(results['config'])
     rows = [row for row in results['rows'] if 'images_not_finite' not in row]
-    key = next(key for key in ('fid', 'fd768') if key in rows[0])
+    if results['rows'] and not rows:
+        raise UserError(f'{name} has no row whose images are all finite')
+    key = next(key for key in _DISTANCES if key in rows[0])
     sampler, guidance = config.sampler, config.guidance
     setting = {
         'p_uncond': config.p_uncond,
@@ -72,4 +73,4 @@ def of_results(
         for row in sorted(rows, key=lambda row: row['w'])
     ]
     rows = with_errors(rows, results['num_samples'])
-    return Column(name, setting, rows, fid_name, is_name)
+    return Column(name, setting, rows, _DISTANCES[key], is_name)

@@ -248,9 +248,15 @@ def difference(a: Row, b: Row, key: str) -> float:
 
 
 def _at_equal_is(rows: Sequence[Row], level: float) -> tuple[float, float]:
-    """FID and its error where a curve passes an IS, by linear interpolation."""
+    """FID and its error where a curve passes an IS, by linear interpolation.
+
+    IS is as uncertain as FID: it moves the place on the curve, by its error times the slope there.
+    """
     rising = np.maximum.accumulate([row['is'] for row in rows])  # interp wants no step down
-    return (
-        float(np.interp(level, rising, [row['fid'] for row in rows])),
-        float(np.interp(level, rising, [row['fid_se'] for row in rows])),
+    fid, fid_error, is_error = (
+        np.interp(level, rising, [row[key] for row in rows]) for key in ('fid', 'fid_se', 'is_se')
     )
+    b = min(max(int(np.searchsorted(rising, level)), 1), len(rows) - 1)
+    width = rising[b] - rising[b - 1]
+    slope = (rows[b]['fid'] - rows[b - 1]['fid']) / width if width else 0.0
+    return float(fid), float(np.hypot(fid_error, slope * is_error))

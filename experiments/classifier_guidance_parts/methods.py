@@ -119,8 +119,6 @@ def filtered(
     """
     name = 'unconditional, the best by a classifier'
     logging.info('\n%s', name)
-    if min(ratios) < 1.0:
-        raise UserError(f'--ratios holds {min(ratios):g}; at least one sample is drawn per sample')
     count = config.sweep.num_samples
     model = _classifier_guided(paths, config, 'eps', conditional=False)
     pool = _Pool(model, root / 'pool', extractor)

@@ -60,7 +60,8 @@ def markdown(groups: Sequence[Group], count: int) -> str:
         f'{count} images a digit. In the long tail {RARE} is {SHARE:.0%} of the images (rare), and'
         f' {UNSEEN} is left out (unseen); the other digits are as in the set of all. Precision and'
         ' recall are against all real digits of the class. Copies: the share nearer to one of the'
-        ' rare training images than to one of as many that were held out; 0.5 is none.'
+        ' rare training images than to one of as many that were held out; the training on all'
+        ' digits had both and is what to compare with.'
     )
     return '\n'.join(lines) + f'\n\n{note}\n'
 

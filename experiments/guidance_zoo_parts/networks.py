@@ -8,8 +8,9 @@ from typing import NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
-from cfg_jax import config_files, files, loading
+from cfg_jax import config as config_lib, config_files, files, loading
 from cfg_jax.errors import UserError
+from cfg_jax.models import role
 from cfg_jax.training import loop
 
 _GUIDE_SHARE = 0.25  # of the model's training, after which the guide of autoguidance is taken
@@ -32,10 +33,15 @@ def prepare(root: epath.Path, digits: Path, overrides: Sequence[str], options: N
     if options.model:
         if overrides:
             raise UserError(f'{overrides[0]} is for training; --model is trained already')
-        others = (options.guide, options.classifier)
-        return Paths(
-            files.as_path(options.model), *(files.as_path(p) if p else None for p in others)
+        paths = Paths(
+            files.as_path(options.model),
+            *(files.as_path(p) if p else None for p in (options.guide, options.classifier)),
         )
+        _check_role(paths.guide, 'denoiser', '--guide')
+        _check_role(paths.classifier, 'classifier', '--classifier')
+        return paths
+    if options.inception:
+        raise UserError('--inception goes with --model; digits are measured by their classifier')
     for name in ('guide', 'classifier'):
         if getattr(options, name):
             raise UserError(f'--{name} goes with --model; the networks of digits are trained here')
@@ -52,6 +58,15 @@ def prepare(root: epath.Path, digits: Path, overrides: Sequence[str], options: N
     return paths
 
 
+def _check_role(path: epath.Path | None, wanted: str, option: str) -> None:
+    """A wrong path must not wait until all other rules are measured."""
+    if path is None:
+        return
+    found = role(loading.read_config(path).model.kind)
+    if found != wanted:
+        raise UserError(f'{option}={path} is a {found}; give a {wanted}')
+
+
 def config_of(paths: Paths, options: Namespace) -> ConfigDict:
     """The config of the main model, with what the options say of the measurement."""
     config = loading.read_config(paths.main)
@@ -62,4 +77,5 @@ def config_of(paths: Paths, options: Namespace) -> ConfigDict:
     config.sweep.metrics = ('fid', 'is', 'precision', 'recall')
     config.sweep.bootstrap = max(config.sweep.bootstrap, 20)  # differences need errors
     config.sweep.labels = 'balanced'
+    config_lib.validate(config)
     return config

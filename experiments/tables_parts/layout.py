@@ -57,12 +57,13 @@ def fill(columns: Sequence[Column], root: epath.Path, job: str = '') -> None:
     Raises:
       UserError: a sweep of this column is of another step than training leads to.
     """
+    # Before any training: wrong weights must not wait for it.
+    extractor = EXTRACTORS.load(columns[0].config.sweep.features)(columns[0].config, root)
     for column in columns:
         logging.info('\n%s in %s', column.sweep_name, column.workdir)
         multihost.run_on_process_zero('sweeps', functools.partial(_check_steps, column))
         # The named sweep alone would go on with the checkpoint that it was started with.
         step = int(loop.train(column.trained, column.workdir).step)
-        extractor = EXTRACTORS.load(column.config.sweep.features)(column.config, root)
         sweep.run(column.config, column.workdir, column.sweep_name + job, extractor, step)
 
 

@@ -171,8 +171,7 @@ class Publication:
         for part in ('sweep', 'branches', 'p_uncond', 'T'):
             curves = [self._curve(slug) for slug in self._parts.get(part, ())]
             columns = [
-                column_lib.of_results(curve['name'], curve, fid_name='FD-768', is_name=NAMES['is'])
-                for curve in curves
+                column_lib.of_results(curve['name'], curve, is_name=NAMES['is']) for curve in curves
             ]
             for verdict in findings.check_all(columns):
                 found.setdefault(verdict, part)  # a curve may be in several parts

@@ -187,7 +187,9 @@ def test_command_writes_every_row(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(classifier, '_EPOCHS', 20)
     monkeypatch.chdir(ROOT)
     with toy_instead_of_networks():
-        experiment('ablations').main([f'--root={tmp_path}/a', *tiny_arguments(['sweep.w'])])
+        experiment('ablations').main(
+            [f'--root={tmp_path}/a', *tiny_arguments(['sweep.w', 'sampler.num_steps'])]
+        )
     results = json.loads((tmp_path / 'a' / 'ablations' / 'results.json').read_text())
     assert [row['name'] for row in results['rows']] == [row.name for row in rows]
     for row in results['rows']:

@@ -146,6 +146,12 @@ def test_the_page_of_the_quick_start_names_its_command(quickstart):
     ('command', 'words'),
     [
         ('ablations.py --config.p_uncond=0.3', 'p_uncond=0.3 is passed over'),
+        ('ablations.py --config.sampler.num_steps=9', 'num_steps=9 is passed over'),
+        ('ablations.py --config.sampler.clip=False', 'clip=False is passed over'),
+        ('failures.py --config.sweep.seed=3', 'seed=3 is passed over'),
+        ('classifier_guidance.py --config.sampler.name=ddim', 'name=ddim is passed over'),
+        ('classifier_guidance.py --config.sweep.w=(0.0,)', 'give --w'),
+        ('classifier_guidance.py --ratios=0.5', 'at least 1; got 0.5'),
         ('ablations.py --config.sweep.w=(0.0,)', 'sweep.w=(0.0,) is passed over'),
         ('ablations.py --config.guidance.rule=independent', 'rule=independent is passed over'),
         ('ablations.py -config.p_uncond=0.3', 'p_uncond=0.3 is passed over'),

@@ -144,10 +144,6 @@ def test_mistakes(root, capsys, toy_networks):
     status, _, err = run_here(capsys, COMMAND, '--preset=tiny')
     assert status == 2
     assert '--data' in err[0]
-    config = make_tiny_config()
-    paths = methods.Workdirs(root / 'model', root / 'noisy_classifier')
-    message = user_error(methods.filtered, config, paths, (0.5,), root, None)
-    assert '--ratios holds 0.5' in message
 
 
 def test_a_pool_belongs_to_its_sampler(root, toy_networks):

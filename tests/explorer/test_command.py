@@ -2,9 +2,11 @@
 
 import re
 import signal
+import subprocess
+import sys
 
-from served import changed, drawn
-from support import run_here, start_script
+from served import asked, changed, drawn
+from support import run_here, script_environment, start_script
 
 from cfg_jax.explorer import server
 
@@ -22,6 +24,37 @@ def test_it_serves_until_interrupted(trained_workdir):
         assert events[-2]['step'] == 4
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout, stderr) == (0, '', '')
+    finally:
+        process.kill()
+
+
+def test_it_ends_at_once_while_a_step_is_drawn():
+    """Ctrl-C neither waits for what compiles nor prints a traceback."""
+    code = (
+        'import time\n'
+        'from cfg_jax.explorer import server\n'
+        'class Slow:\n'
+        '    num_classes, description = 10, {}\n'
+        '    def prepare(self, wish): return self\n'
+        '    def draw(self, watcher, wish):\n'
+        '        yield {"compiling": True}\n'
+        '        time.sleep(60)\n'
+        'with server.listen(0) as listener: server.serve(Slow(), listener)\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', code],
+        env=script_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        port = int(re.search(r':(\d+) ', process.stdout.readline())[1])
+        with asked(port, 'POST', '/pictures', changed(), Content_Type='application/json') as answer:
+            assert b'compiling' in answer.readline()
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=20)
         assert (process.returncode, stdout, stderr) == (0, '', '')
     finally:
         process.kill()
