@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         for name, found in features.items()
     ]
     table = tables.metric_table(rows, [{'against train': row['images']} for row in rows])
+    table += f'\n{tables.meaning_of_errors(rows)}.\n'
     print('\n' + table)
     results = {
         'rows': rows,

@@ -285,7 +285,7 @@ def test_settings_of_one_call(tiny_model):
 def test_a_model_that_is_no_longer_used_frees_its_arrays():
     """Nothing of the class keeps it, nor the variants that it made with other settings."""
     config = make_tiny_config()
-    params = {'main': create_state(config, jax.random.key(0)).ema_params}
+    params = {'main': create_state(config).ema_params}
     model = inference.Model(config, params)
     variant = model.with_settings(num_steps=3)
     freed = [weakref.ref(each) for each in (model, variant)]

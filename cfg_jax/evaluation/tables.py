@@ -36,6 +36,11 @@ def _columns() -> dict[str, _Column]:
     }
 
 
+def _column(key: str) -> _Column | None:
+    """The column of a key, or of the metric whose variant it is, such as 'is_judge' of 'is'."""
+    return _columns().get(key) or _columns().get(key.rpartition('_')[0])
+
+
 def sweep_table(rows: Sequence[Row]) -> str:
     """A guidance sweep: w, s = 1 + w and the metrics; the best FID and IS are bold."""
     leading = [{'w': f'{row["w"]:g}', 's = 1 + w': f'{1 + row["w"]:g}'} for row in rows]
@@ -91,13 +96,13 @@ def heading(key: str) -> str:
 
 def higher_is_better(key: str) -> bool:
     """Which way a metric goes; distances, unknown ones too, go down."""
-    column = _columns().get(key)
+    column = _column(key)
     return column is not None and column.higher_is_better
 
 
 def formatted(key: str, value: float) -> str:
     """A metric's value, or its error, with as many digits as tables show."""
-    column = _columns().get(key)
+    column = _column(key)
     return format(value, column.format if column and abs(value) < _LARGE else '.4g')
 
 
@@ -108,7 +113,8 @@ def cell(key: str, row: Row) -> str:
 
 def is_best(key: str, row: Row, rows: Sequence[Row]) -> bool:
     """Whether tables print the metric of `row` in bold: the best of several `rows`."""
-    if key not in _columns() or not _columns()[key].bold or len(rows) < 2:
+    column = _column(key)
+    if column is None or not column.bold or len(rows) < 2:
         return False
     best = max if higher_is_better(key) else min
     values = (other.get(key, math.nan) for other in rows)

@@ -111,8 +111,8 @@ def measure(
     kept = _steps_of(path)
     for step in steps:
         if step not in kept:
-            held = ', '.join(f'{each:,}' for each in kept if each is not None)
-            raise UserError(f'{path} has no checkpoint of step {step}; it has {held or "one"}')
+            held = ', '.join(map(str, kept)) if path.is_dir() else 'its own alone'
+            raise UserError(f'{path} has no checkpoint of step {step}; it has: {held}')
     chosen = sorted(set(steps)) or kept
     settings = {'splits': tuple(splits), 'seed': seed, 'data': config.data.name}
     rows, before, found = [], None, {}

@@ -69,7 +69,8 @@ def markdown(measured: Sequence[Measured]) -> str:
         ' that are a forward and a backward pass of the noisy classifier; GFLOP counts all at 2 per'
         ' multiply-add; ms is a warm batch on this machine. w = 0 is plain class-conditional'
         ' sampling. A scale counts from the model that is guided: s on the conditional model'
-        ' answers s + 1 on the unconditional one.'
+        ' answers s + 1 on the unconditional one. Of filtering, the one pass of the classifier over'
+        ' each image of the pool is not counted.'
     )
     return '\n'.join(lines) + f'\n\n{note}\n'
 

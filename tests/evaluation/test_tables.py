@@ -108,6 +108,18 @@ def test_agreement_is_in_percent():
     assert column([{'class_agreement': 0.5}], 'class_agreement') == ['50.0%']
 
 
+def test_a_variant_of_a_metric_is_written_and_judged_like_it():
+    """Of another instrument or reference: its own heading, as many digits, the best in bold."""
+    rows = [
+        {'fid': 2.0, 'fid_validation': 3.14159, 'is_judge': 7.53, 'is_judge_se': 0.07516},
+        {'fid': 1.0, 'fid_validation': 2.71828, 'is_judge': 9.0, 'is_judge_se': 0.1},
+    ]
+    assert column(rows, 'fid_validation') == ['3.14', '**2.72**']
+    assert column(rows, 'is_judge') == ['7.530 ± 0.075', '**9.000** ± 0.100']
+    agreement = [{'class_agreement_judge': 0.1528, 'class_agreement_judge_se': 0.005}]
+    assert column(agreement, 'class_agreement_judge') == ['15.3% ± 0.5%']
+
+
 @pytest.mark.parametrize('distance', ['FID', 'FD-768'])
 def test_every_metric_has_a_column(distance):
     keys = [METRICS.key(name, distance) for name in METRICS]

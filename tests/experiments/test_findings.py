@@ -93,6 +93,16 @@ def test_dropout_half_is_worse():
     assert 'needs p_uncond' in check(two).evidence
 
 
+def test_the_error_at_equal_is_has_that_of_is_itself():
+    """Between IS 10 and 20 FID goes from 2 to 6: an error of 1 of IS is one of 0.4 of FID."""
+    rows = [
+        {'fid': 2.0, 'is': 10.0, 'fid_se': 0.3, 'is_se': 1.0},
+        {'fid': 6.0, 'is': 20.0, 'fid_se': 0.3, 'is_se': 1.0},
+    ]
+    fid, error = findings._at_equal_is(rows, 15.0)
+    assert (fid, error) == (pytest.approx(4.0), pytest.approx(0.5))
+
+
 def test_dropout_is_compared_at_equal_is_not_at_equal_w():
     """p_uncond = 0.5 guides less: at equal w its FID is lower, at equal IS higher."""
     base = np.array(IS)

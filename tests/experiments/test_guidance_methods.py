@@ -29,7 +29,13 @@ def arguments(root):
     known = config_fields.fields('classifier')
     of_classifier = [a.replace('--config.', '--classifier.') for a in tiny_arguments()]
     of_classifier = [a for a in of_classifier if a[len('--classifier.') : a.index('=')] in known]
-    return [f'--root={root}', '--preset=digits', *LISTS, *tiny_arguments(), *of_classifier]
+    return [
+        f'--root={root}',
+        '--preset=digits',
+        *LISTS,
+        *tiny_arguments(['sweep.w']),
+        *of_classifier,
+    ]
 
 
 def test_likeliest_of_each_class():
