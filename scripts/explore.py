@@ -4,8 +4,8 @@
     python scripts/explore.py adm64.safetensors --port=8421
 
 Prints the address to open. The server listens on the loopback address only, so that nobody else
-can reach it; from another machine use ssh -L 8420:127.0.0.1:8420. Each rule, sampler and number of
-steps is compiled once, which takes seconds. Ctrl-C ends it. Needs pip install -e '.[explore]'.
+can reach it; from another machine use ssh -L 8420:127.0.0.1:8420. Each rule, sampler, number of
+steps and of pictures is compiled, which takes seconds; eight settings are kept. Ctrl-C ends it. Needs pip install -e '.[explore]'.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
             guidance_network=options.guidance_network,
             decoder=options.decoder,
         )
-        server.serve(Studio(model, files.as_path(options.model).name), listener)
+        server.serve(Studio(model, files.absolute(options.model).name), listener)
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ require_program() {
 }
 
 require_natural() {
-  [[ $2 =~ ^[0-9]+$ ]] || die "--$1=$2 is not a whole number of at least 0"
+  [[ $2 =~ ^(0|[1-9][0-9]*)$ ]] || die "--$1=$2 is not a whole number of at least 0"
 }
 
 # What lies uncommitted in the checkout does not travel; say so before hours are spent on old code.
@@ -72,7 +72,7 @@ unknown() {
 check_path() {
   if [[ $2 == *://* ]]; then
     unknown "$1 $2"
-  elif [[ -e $2 ]]; then
+  elif [[ -e ${2/#\~\//$HOME/} ]]; then
     found "$1 $2"
   else
     lacks "$1 $2: it is not here; $3"

@@ -9,6 +9,7 @@ A new rule is one file with a frozen dataclass that extends `Rule`, and one line
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from cfg_jax.errors import UserError
@@ -130,7 +131,7 @@ def make_rule(spec: str) -> Rule:
       UserError: an unknown name or option, or a '+' before what is not a modifier.
     """
     rule = None
-    for part in spec.split('+'):
+    for part in re.split(r'\+(?!\d)', spec):  # 1e+5 is a number
         name, _, options = part.strip().partition(':')
         if rule is None:
             rule = RULES.make(name, options)

@@ -28,8 +28,8 @@ def tradeoff(
 ) -> None:
     """IS against FD-768 with w along the curves, as the paper's Figure 4; and FD-768 against w.
 
-    The first curve has its w written next to it, its distance to the validation split dashed, and
-    the floor, real images against the other split, dotted.
+    The first curve has its w written next to it, and its distance to the validation split dashed;
+    the floor is real images against the other split.
     """
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout='constrained')
     style.headline(figure, title)
@@ -44,20 +44,17 @@ def tradeoff(
                 label=name,
             )
     rows = curves[0][1]
-    for row in rows:
-        place = (row['is'], row['fd768'])
-        axes[0].annotate(f'{row["w"]:g}', place, textcoords='offset points', xytext=(5, 4))
-    axes[1].plot(
-        [row['w'] for row in rows],
-        [row['fd768_validation'] for row in rows],
-        'k--',
-        label='the first, against validation',
-    )
-    for row in floor:
-        name = f'{row["images"]} images against {row["against"]}'
-        axes[1].axhline(row['fd768'], color='grey', linestyle=':', label=name)
+    weights, distances = [row['w'] for row in rows], [row['fd768'] for row in rows]
+    style.label_points(axes[0], [row['is'] for row in rows], distances, [f'{w:g}' for w in weights])
+    validation = [row['fd768_validation'] for row in rows]
+    axes[1].plot(weights, validation, 'k--', label='the first, against validation')
+    for row, line in zip(floor, (':', '-.'), strict=False):
+        name = f'real {row["images"]} images against {row["against"]}'
+        axes[1].axhline(row['fd768'], color='grey', linestyle=line, label=name)
+    style.weight_axis(axes[1], sorted({row['w'] for _, rows in curves for row in rows}))
+    style.log_if_wide(axes[1], [*distances, *(row['fd768'] for row in floor)])
     axes[0].set(xlabel=f'{NAMES["is"]}, higher is better', ylabel='FD-768, lower is better')
-    axes[1].set(xlabel='guidance weight w', ylabel='FD-768', yscale='log')
+    axes[1].set(ylabel='FD-768')
     axes[1].legend()
     plots.save(path, figure)
 
@@ -72,7 +69,7 @@ def loss(path: epath.Path, workdir: epath.Path, target: str) -> None:
     ):
         panel.plot([row['step'] for row in rows], [row[key] for row in rows])
         panel.set(xlabel='step', ylabel=name)
-    axes[0].set(yscale='log')
+    style.log_if_wide(axes[0], [row['loss'] for row in rows])
     plots.save(path, figure)
 
 

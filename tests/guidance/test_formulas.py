@@ -289,6 +289,8 @@ def test_modifiers_compose_from_left_to_right():
     assert type(rule.inner).__name__ == 'Interval'
     assert rule.inner.inner == make_rule('projected:eta=0.2')
     assert rule.evaluations == make_rule('projected').evaluations
+    with_exponent = make_rule('interval:highest=1e+2+rescale')
+    assert with_exponent == make_rule('interval:highest=100+rescale')
     outside = jnp.float32(-2 * np.log(6.0))
     assert not rule.active(outside)
     assert rule.active(jnp.float32(0.0))
