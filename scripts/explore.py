@@ -5,7 +5,8 @@
 
 Prints the address to open. The server listens on the loopback address only, so that nobody else
 can reach it; from another machine use ssh -L 8420:127.0.0.1:8420. Each rule, sampler, number of
-steps and of pictures is compiled, which takes seconds; eight settings are kept. Ctrl-C ends it. Needs pip install -e '.[explore]'.
+steps and of pictures is compiled, which takes seconds; eight settings are kept. Ctrl-C ends it.
+Needs pip install -e '.[explore]'.
 """
 
 from collections.abc import Sequence
