@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cfg_jax.data.images import to_uint8
+from cfg_jax.errors import UserError
 from cfg_jax.evaluation import reference as reference_lib
 from cfg_jax.inference import Model
 from cfg_jax.metrics.class_agreement import share_of_label
@@ -63,7 +64,8 @@ def measure(
         for kind, classes in kinds.items():
             labels = np.repeat(classes, count)
             condition = model.conditioning.from_user(labels.tolist())
-            x = model.generate(SEED, np.arange(len(labels)), condition, w).x
+            x = np.asarray(model.generate(SEED, np.arange(len(labels)), condition, w).x)
+            check_finite(x, w)
             images = np.asarray(to_uint8(x))
             samples = extract(extractor, images)
             ratios = [_ratios(samples.pooled[labels == c], real, digits, c) for c in classes]
@@ -83,6 +85,16 @@ def measure(
                 )
             )
     return found
+
+
+def check_finite(x: np.ndarray, w: float) -> None:
+    """Raises UserError where images [B, H, W, C] have no levels of grey to measure."""
+    lost = len(x) - int(np.isfinite(x).all(axis=(1, 2, 3)).sum())
+    if lost:
+        raise UserError(
+            f'{lost} of {len(x)} images at w = {w:g} are not finite: leave it out of --w (the models'
+            ' are kept)'
+        )
 
 
 def record(config: ConfigDict, digits: Digits, extractor: FeatureExtractor) -> dict[str, Any]:

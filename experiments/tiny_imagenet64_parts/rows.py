@@ -210,12 +210,14 @@ def floor_directory(root: epath.Path, config: ConfigDict) -> epath.Path:
 
 def metrics_of(samples: Samples, references: References, config: ConfigDict) -> rows_lib.Evaluation:
     """`against` the training split, and both distances to the validation split as
-    `KEY_validation`."""
+    `KEY_validation`, with `KEY_validation_se`."""
     row, influences = against(samples, references.train, config)
     other = _distances(
         samples, references.validation, _inputs(samples, references.validation, config)
     ).row
-    row |= {f'{key}_validation': value for key, value in other.items()}
+    for key, value in other.items():
+        name, error, _ = key.partition('_se')
+        row[f'{name}_validation{error}'] = value
     return rows_lib.Evaluation(row, influences)
 
 

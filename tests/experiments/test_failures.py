@@ -13,6 +13,7 @@ from support import (
     run_here,
     tiny_arguments,
     toy_instead_of_networks,
+    user_error,
 )
 
 from cfg_jax import loading
@@ -91,3 +92,11 @@ def test_too_few_images_for_precision_are_refused_before_training(tmp_path, monk
     assert '--count is at least 4' in errors[-1]
     assert not trained
     assert not (tmp_path / 'a').exists()
+
+
+def test_images_that_are_not_finite_are_no_digits():
+    x = np.zeros((4, 8, 8, 1), np.float32)
+    measurement.check_finite(x, 3.0)
+    x[1, 2, 3], x[3, 0, 0] = np.nan, np.inf
+    message = user_error(measurement.check_finite, x, 3.0)
+    assert '2 of 4 images at w = 3 are not finite' in message

@@ -351,6 +351,7 @@ def test_images_that_are_not_finite_leave_no_metrics(not_finite):
     keys = {'fd768', 'sfid', 'is', 'precision', 'recall', 'class_agreement'}
     keys |= {'fd768_validation', 'sfid_validation'}
     assert keys <= row.keys()
+    assert ('fd768_validation_se' in row) == ('fd768_se' in row) == bool(influences)
     assert row.get('images_not_finite', 0) == not_finite
     for key in keys:
         assert np.isfinite(row[key]) == (not not_finite), key
