@@ -92,8 +92,8 @@ def check_finite(x: np.ndarray, w: float) -> None:
     lost = len(x) - int(np.isfinite(x).all(axis=(1, 2, 3)).sum())
     if lost:
         raise UserError(
-            f'{lost} of {len(x)} images at w = {w:g} are not finite: leave it out of --w (models are'
-            ' kept)'
+            f'{lost} of {len(x)} images at w = {w:g} are not finite: leave it out of --w (models'
+            ' are kept)'
         )
 
 
