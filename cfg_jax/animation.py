@@ -19,7 +19,6 @@ _SIDE = 256  # the least side of the pictures
 _BAR = 22  # pixels of the caption
 _SMALL = 32  # images up to this side are enlarged in blocks, which lossless WebP packs well
 _QUALITY = 90
-_LONGEST = 16_383  # pixels of a WebP's side
 
 Frames = list[tuple[np.ndarray, str]]  # uint8 [B, H, W, C], caption
 
@@ -58,11 +57,11 @@ def growing_weight(
 def check_size(count: int, columns: int, side: int) -> None:
     """Raises UserError unless `count` images of `side` pixels find room in rows of `columns`."""
     width, height = columns * side, -(-count // columns) * side
-    if max(width, height + _BAR) > _LONGEST:
+    if max(width, height + _BAR) > images.LONGEST_WEBP:
         raise UserError(
             f'{count} images of {side} pixels in rows of {columns} make a picture of'
-            f' {width:,}x{height:,} pixels, and a WebP has at most {_LONGEST:,} a side: give other'
-            ' --columns, or fewer images'
+            f' {width:,}x{height:,} pixels, and a WebP has at most {images.LONGEST_WEBP:,} a side:'
+            ' give other --columns, or fewer images'
         )
 
 
@@ -93,7 +92,7 @@ def save(path: epath.PathLike, frames: Frames, columns: int) -> None:
 def _frame(picture: np.ndarray, caption: str) -> Image.Image:
     """An enlarged picture above its caption."""
     factor = max(1, -(-_SIDE // min(picture.shape[:2])))
-    factor = min(factor, (_LONGEST - _BAR) // max(picture.shape[:2]))
+    factor = min(factor, (images.LONGEST_WEBP - _BAR) // max(picture.shape[:2]))
     enlarged = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     if enlarged.shape[-1] == 1:
         enlarged = enlarged.repeat(3, axis=-1)

@@ -10,6 +10,8 @@ from PIL import Image
 
 from cfg_jax import files
 
+LONGEST_WEBP = 16_383  # pixels of a side
+
 
 def to_uint8(x: jax.Array | np.ndarray, rounding: str = 'round') -> jax.Array:
     """float [-1, 1] -> uint8: floor(127.5 x + 128) clipped to 0..255, which rounds half up.

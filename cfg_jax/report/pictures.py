@@ -13,7 +13,7 @@ from PIL import Image
 
 from cfg_jax import config as config_lib, loading
 from cfg_jax.conditioning import Condition
-from cfg_jax.data import class_names
+from cfg_jax.data import class_names, images
 from cfg_jax.errors import UserError
 from cfg_jax.evaluation import drawing, results as results_lib
 from cfg_jax.inference import Model
@@ -24,7 +24,6 @@ from cfg_jax.training import export
 COLUMNS = 8
 _LOSSLESS_BYTES = 3_000_000  # of all sheets of a set; above, WebP of high quality is as good to see
 _QUALITY = 90
-_LONGEST_SIDE = 16_383  # pixels of a WebP
 _OF_LABELS = ('label', 'label_only')
 _AVERAGE = re.compile(r'ema of sigma_rel (?P<length>\S+)')
 # What provenance calls the networks beside the main one, and what people call them.
@@ -93,11 +92,11 @@ def check(run: Run, count: int, label: int | None) -> None:
             raise UserError(f'{run.directory}: its conditions are no labels; leave --label out')
         networks_lib.make_conditioning(config).from_user([label])
     size = config.data.image_size
-    most = COLUMNS * (_LONGEST_SIDE // size)
+    most = COLUMNS * (images.LONGEST_WEBP // size)
     if count > most:
         raise UserError(
             f'--images is at most {most:,} for images of {size} pixels: a sheet is one WebP, of at'
-            f' most {_LONGEST_SIDE:,} pixels a side'
+            f' most {images.LONGEST_WEBP:,} pixels a side'
         )
 
 

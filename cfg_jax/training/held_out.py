@@ -108,12 +108,9 @@ def measure(
     for split in splits:  # a wrong name must not wait for work
         sources.data_source(config.data, split)
     loss = make_split_loss(config, batch_size, seed)
-    kept = _steps_of(path)
-    for step in steps:
-        if step not in kept:
-            held = ', '.join(map(str, kept)) if path.is_dir() else 'its own alone'
-            raise UserError(f'{path} has no checkpoint of step {step}; it has: {held}')
-    chosen = sorted(set(steps)) or kept
+    for step in steps if path.is_dir() else ():
+        checkpoints.find_checkpoint(path, step)
+    chosen = sorted(set(steps)) or _steps_of(path)
     settings = {'splits': tuple(splits), 'seed': seed, 'data': config.data.name}
     rows, before, found = [], None, {}
     for step in chosen:
