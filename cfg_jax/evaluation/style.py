@@ -53,7 +53,7 @@ _STYLE = {
 plt.rcParams.update(_STYLE)
 Values = Sequence[float] | np.ndarray
 _INK = '#1b1f23'
-_TICKS = 0.07  # of an axis, between two of its ticks
+_TICKS = 0.065  # of an axis, between two of its ticks
 _WIDE = 6.0  # a ratio of values that a logarithmic axis shows better
 # Offsets of a label from its point, in points of type, and how it is aligned there.
 _PLACES = (
@@ -116,6 +116,7 @@ def weight_axis(axes: Axes, weights: Values) -> None:
     for each in place[1:]:
         if each - ticks[-1] > _TICKS * width:
             ticks.append(each)
+    ticks[-1] = place[-1]  # both ends are always named
     axes.xaxis.set_major_locator(ticker.FixedLocator(list(unit * back(ticks))))
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%.4g'))
     axes.xaxis.set_minor_locator(ticker.NullLocator())

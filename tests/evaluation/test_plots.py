@@ -111,7 +111,7 @@ def test_an_invalid_row_is_left_out(figure_of):
     assert len(axes.texts) == 3
 
 
-@pytest.mark.parametrize('weights', [WEIGHTS, (0.0, 1.0), (2.0,), (0.0, -0.5, 1.5)])
+@pytest.mark.parametrize('weights', [WEIGHTS, (0.0, 1.0), (2.0,), (0.0, -0.5, 1.5), (0.0, 1.0, 7.0, 7.5)])
 def test_ticks_of_w_are_weights_and_keep_their_distance(weights):
     figure, axes = plt.subplots()
     axes.plot(weights, np.ones(len(weights)), 'o')
@@ -121,6 +121,7 @@ def test_ticks_of_w_are_weights_and_keep_their_distance(weights):
     low, high = axes.get_xlim()
     assert low < min(weights)
     assert max(weights) < high
+    assert np.isclose(ticks, max(weights)).any()
     places = axes.transData.transform(np.column_stack([ticks, np.ones(len(ticks))]))[:, 0]
     assert (np.diff(places) > 20).all()
     plt.close(figure)
