@@ -62,8 +62,8 @@ class Model:
       networks: by name, those that the config does not describe: 'guide', 'classifier', and
         'decoder' (decoder(params, latents) -> images) for a model of latents, which is sampled in
         them; its images are decoded at the end.
-      rule: instead of the config's.
-      sampler: instead of the config's.
+      rule: instead of the config's: its name, 'name:option=value,...', or the rule itself.
+      sampler: alike.
       provenance: what identifies the parameters.
       class_names: the data set's, where its files need not be asked.
 
@@ -78,15 +78,16 @@ class Model:
         params: Mapping[str, Any] | None = None,
         *,
         networks: Mapping[str, Any] | None = None,
-        rule: Rule | None = None,
-        sampler: Sampler | None = None,
+        rule: str | Rule | None = None,
+        sampler: str | Sampler | None = None,
         provenance: Mapping[str, Any] | None = None,
         class_names: Sequence[str] = (),
     ):
         # A later change would do nothing, silently: rule, sampler and networks are made here.
         self.config = config_lib.frozen(config)
-        self.rule = rule or settings.make_rule(config)
-        self.sampler = sampler or settings.make_sampler(config)
+        self.rule = settings.make_rule(config) if rule is None else guidance_lib.make_rule(rule)
+        sampler = settings.make_sampler(config) if sampler is None else sampler
+        self.sampler = settings.named_sampler(config, sampler)
         self.conditioning = networks_lib.make_conditioning(config)
         self.networks: dict[str, Any] = {'main': networks_lib.make_denoiser(config)}
         self.networks |= networks or {}
@@ -147,11 +148,10 @@ class Model:
         num_steps: int | None = None,
     ) -> Model:
         """The same networks with another rule or sampler; itself if nothing changes."""
-        rule = guidance_lib.make_rule(guidance) if isinstance(guidance, str) else guidance
-        rule = rule or self.rule
-        if isinstance(sampler, str):
-            sampler = settings.named_sampler(self.config, sampler)
-        other = sampler or self.sampler
+        rule = self.rule if guidance is None else guidance_lib.make_rule(guidance)
+        other = self.sampler
+        if sampler is not None:
+            other = settings.named_sampler(self.config, sampler)
         if num_steps is not None:
             other = dataclasses.replace(other, num_steps=num_steps)
         if (rule, other) == (self.rule, self.sampler):

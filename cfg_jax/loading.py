@@ -64,6 +64,10 @@ def load(
     trained = read_config(path)
     _check_kind(path, trained, 'denoiser')
     config = config_lib.thawed(config or trained)
+    if not isinstance(guidance, str):
+        raise UserError(
+            f'load takes the name of a rule; got {guidance!r}. Give a rule itself to Model.sample'
+        )
     if guidance:
         config.guidance.rule, config.guidance.options = guidance, ''
     if guidance_network:

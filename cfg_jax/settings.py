@@ -25,12 +25,18 @@ def make_sampler(config: ConfigDict) -> Sampler:
     return named_sampler(config, config.sampler.name + options)
 
 
-def named_sampler(config: ConfigDict, spec: str) -> Sampler:
-    """The sampler 'NAME' or 'NAME:OPTION=VALUE,...', with the config's settings that it has.
+def named_sampler(config: ConfigDict, spec: str | Sampler) -> Sampler:
+    """The sampler 'NAME' or 'NAME:OPTION=VALUE,...', with the config's settings that it has; a
+    sampler itself as it is.
 
     Raises:
-      UserError: no such sampler or option, or the number of steps among the options.
+      UserError: no such sampler or option, the number of steps among the options, or neither a text
+        nor a sampler.
     """
+    if isinstance(spec, Sampler):
+        return spec
+    if not isinstance(spec, str):
+        raise UserError(f"a sampler is a text such as 'ancestral:v=0.3'; got {spec!r}")
     name, _, options = spec.partition(':')
     if 'num_steps' in parse_options(SAMPLERS.load(name), options, f'sampler {name!r}'):
         raise UserError(

@@ -1,5 +1,6 @@
 """Models of work directories: two networks together, and how they may not fit."""
 
+import functools
 import shutil
 
 import numpy as np
@@ -17,7 +18,9 @@ import cfg_jax
 from cfg_jax import config as config_lib, loading
 from cfg_jax.errors import UserError
 from cfg_jax.explorer.studio import Studio
+from cfg_jax.guidance.interval import Interval
 from cfg_jax.perf import cost
+from cfg_jax.samplers.ancestral import Ancestral
 from cfg_jax.training import loop, workdirs
 
 
@@ -69,6 +72,25 @@ def test_another_config_is_given_to_load(runs, toy_networks):
     changed = loading.load(runs / 'unet', config=config)
     assert (model.sampler.num_steps, changed.sampler.num_steps) == (4, 2)
     assert loading.load(runs / 'unet', config=model.config).sampler == model.sampler
+
+
+def test_rules_and_samplers_are_names_or_themselves(runs, toy_networks):
+    model, labels = loading.load(runs / 'unet'), [3, 7]
+    rule, sampler = Interval(highest=5.0), Ancestral(num_steps=2, v=0.1)
+    by_name = model.sample(labels, 2.0, guidance='interval:highest=5', sampler='ancestral:v=0.1')
+    again = model.sample(labels, 2.0, guidance=rule, sampler='ancestral:v=0.1')
+    np.testing.assert_array_equal(again, by_name)
+    assert model.with_settings(sampler=sampler).sampler is sampler
+    made = cfg_jax.Model(model.config, model.params, rule='interval:highest=5', sampler='ddim')
+    assert (made.rule, made.sampler.num_steps) == (rule, model.sampler.num_steps)
+    for wrong in (3, 0, Interval, ['interval']):
+        another = functools.partial(cfg_jax.Model, model.config)
+        for refused, name in ((model.with_settings, 'guidance'), (another, 'rule')):
+            assert 'a guidance rule is a text' in user_error(refused, **{name: wrong})
+            assert 'a sampler is a text' in user_error(refused, sampler=wrong)
+        assert 'load takes the name of a rule' in user_error(
+            loading.load, runs / 'unet', guidance=wrong
+        )
 
 
 def test_weights_are_the_ema_of_the_newest_checkpoint(runs, toy_networks):

@@ -122,14 +122,19 @@ RULES = Registry(
 )
 
 
-def make_rule(spec: str) -> Rule:
-    """The rule of a text: 'NAME', 'NAME:OPTION=VALUE,...', or 'RULE+MODIFIER+...'.
+def make_rule(spec: str | Rule) -> Rule:
+    """The rule of a text: 'NAME', 'NAME:OPTION=VALUE,...', or 'RULE+MODIFIER+...'; a rule itself.
 
     Each modifier acts on the rule to its left: 'projected:eta=0.2+interval:highest=5'.
 
     Raises:
-      UserError: an unknown name or option, or a '+' before what is not a modifier.
+      UserError: an unknown name or option, a '+' before what is not a modifier, or neither a text
+        nor a rule.
     """
+    if isinstance(spec, Rule):
+        return spec
+    if not isinstance(spec, str):
+        raise UserError(f"a guidance rule is a text such as 'interval:highest=5'; got {spec!r}")
     rule = None
     for part in re.split(r'\+(?!\d)', spec):  # 1e+5 is a number
         name, _, options = part.strip().partition(':')

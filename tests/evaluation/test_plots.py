@@ -111,7 +111,9 @@ def test_an_invalid_row_is_left_out(figure_of):
     assert len(axes.texts) == 3
 
 
-@pytest.mark.parametrize('weights', [WEIGHTS, (0.0, 1.0), (2.0,), (0.0, -0.5, 1.5), (0.0, 1.0, 7.0, 7.5)])
+@pytest.mark.parametrize(
+    'weights', [WEIGHTS, (0.0, 1.0), (2.0,), (0.0, -0.5, 1.5), (0.0, 1.0, 7.0, 7.5)]
+)
 def test_ticks_of_w_are_weights_and_keep_their_distance(weights):
     figure, axes = plt.subplots()
     axes.plot(weights, np.ones(len(weights)), 'o')
