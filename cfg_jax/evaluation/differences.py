@@ -73,6 +73,30 @@ def best_weights(directory: epath.Path, rows: Sequence[Row]) -> dict[str, Any]:
     return best
 
 
+def between(
+    directory: epath.Path, row: Row, other_directory: epath.Path, other: Row
+) -> dict[str, float]:
+    """How much more a row of one sweep is than one of another, and how well that is known.
+
+    Both sweeps must be of the same seeds and conditions: their images are compared pair by pair.
+
+    Returns:
+      {KEY: the difference, KEY_se: its standard error} of each metric that has influences in both;
+      nothing for sets of different sizes.
+    """
+    own, others = (
+        _of_row(_load(place, each['w']), each)
+        for place, each in ((directory, row), (other_directory, other))
+    )
+    found: dict[str, float] = {}
+    for key in own.keys() & others.keys():
+        a, b = own[key], others[key]
+        if [len(each.first) for each in a] == [len(each.first) for each in b]:
+            found[key] = row[key] - other[key]
+            found[f'{key}_se'] = _error_of_difference(a, b)
+    return found
+
+
 def sentences(best: Mapping[str, Any]) -> list[str]:
     """What `best_weights` says, a line a metric."""
     lines = []

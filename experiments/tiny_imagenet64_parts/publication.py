@@ -12,7 +12,7 @@ from claims_parts import columns as column_lib, findings
 from etils import epath
 
 from cfg_jax import files, loading, provenance
-from cfg_jax.evaluation import sweep, tables
+from cfg_jax.evaluation import differences, sweep, tables
 from cfg_jax.training import starting, writers
 from tiny_imagenet64_parts import bars, pictures, rows as row_lib
 from tiny_imagenet64_parts.extractor import NAMES, RealExtractor
@@ -92,9 +92,39 @@ class Publication:
         for part, slugs in self._parts.items():
             curves = [self._curve(slug) for slug in slugs]
             lines += [f'## {_SECTIONS[part]}', '', _sweep_table(curves)]
+            lines += self._less_plain_table(slugs)
             if part == 'sweep':
                 lines += ['## For scale: real images, another seed, no training', '', self._scale()]
         return '\n'.join(lines)
+
+    def _less_plain(self, slugs: Sequence[str]) -> list[dict[str, Any]]:
+        """FD-768 of the curves of a part less that of plain guidance at the same w, of images from
+        the same noise: of the main model with all its steps, or else of the first curve."""
+        plain = f'T{self._bench.config.sampler.num_steps}'
+        plain = plain if plain in slugs else slugs[0]
+        base = {row['w']: row for row in self._curve(plain)['rows']}
+        found = []
+        for slug in slugs:
+            for row in self._curve(slug)['rows']:
+                if slug == plain or row['w'] not in base:
+                    continue
+                places = self._directory / slug, self._directory / plain
+                difference = differences.between(places[0], row, places[1], base[row['w']])
+                if difference:
+                    found.append({'curve': slug, 'less': plain, 'w': row['w'], **difference})
+        return found
+
+    def _less_plain_table(self, slugs: Sequence[str]) -> list[str]:
+        found = self._less_plain(slugs)
+        if not found:
+            return []
+        leading = [
+            {'curve': self._curve(each['curve'])['name'], 'w': f'{each["w"]:g}'} for each in found
+        ]
+        rows = [{key: each[key] for key in ('fd768', 'fd768_se')} for each in found]
+        plain = self._curve(found[0]['less'])['name']
+        names = {'fd768': f'FD-768, train, less that of {plain}'}
+        return [_PAIRED, '', tables.metric_table(rows, leading, names=names, bold=False)]
 
     def _scale(self) -> str:
         """Real images, the second seed next to the first, and the untrained network."""
@@ -126,6 +156,7 @@ class Publication:
             'training': self._training(),
             'floor': self._floor,
             'parts': self._parts,
+            'less_plain': {part: self._less_plain(slugs) for part, slugs in self._parts.items()},
             'curves': {slug: self._curve(slug) for slug in (*slugs, *for_scale)},
             **provenance.describe_environment(),
         }
@@ -220,6 +251,11 @@ _NOTE = (
     ' features, against the training split. None of them is FID or the published IS: they compare'
     ' with themselves, at the same number of samples: each IS is the mean over its splits, whose\n'
     ' size bounds it from above.\n'
+)
+
+_PAIRED = (
+    'At the same w, each image of both from the same noise and label, which is why the difference'
+    ' is known better than either:'
 )
 
 

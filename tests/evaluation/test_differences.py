@@ -45,6 +45,22 @@ def test_differences_are_to_the_best_and_paired(tmp_path):
     assert others[0]['se'] < 0.8 * unpaired  # what sharing the noise is worth
 
 
+def test_rows_of_two_sweeps_are_paired(tmp_path):
+    (own,), (other,) = sweep(tmp_path / 'a', (0.3,)), sweep(tmp_path / 'b', (0.0,))
+    found = differences.between(tmp_path / 'a', own, tmp_path / 'b', other)
+    both = evaluation(0.3).influences['fd768'] - evaluation(0.0).influences['fd768']
+    assert found == {
+        'fd768': own['fd768'] - other['fd768'],
+        'fd768_se': both.standard_error(),
+    }
+    assert differences.between(tmp_path / 'a', own, tmp_path / 'none', other) == {}
+    fewer = Inputs(Features(NOISE[0, :-1]), REFERENCE, replicates=2)
+    row, influences = rows_lib.compute_metrics(fewer, ('fid',), distance='FD-768')
+    row = {'w': 0.5} | row
+    differences.save(tmp_path / 'b', 0.5, [influences], row)
+    assert differences.between(tmp_path / 'a', own, tmp_path / 'b', row) == {}
+
+
 def test_seeds_are_averaged(tmp_path):
     rows = sweep(tmp_path, (0.0, 0.3), seeds=(0, 1))
     (other,) = differences.best_weights(tmp_path, rows)['fd768']['others']

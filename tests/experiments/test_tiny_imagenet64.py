@@ -142,6 +142,23 @@ def test_curves(root):
     assert noise > 0
 
 
+def test_curves_are_compared_with_plain_guidance_at_the_same_w(root):
+    results = results_of(root)
+    found = results['less_plain']
+    assert {(each['curve'], each['less'], each['w']) for each in found['T']} == {
+        (slug, 'T8', w) for slug in ('T2', 'T4') for w in (0.3, 4.0)
+    }
+    assert {each['less'] for each in found['branches']} == {'branch_0.1-annealed_5'}
+    assert found['sweep'] == []
+    for each in found['steps']:
+        own, plain = (
+            next(row for row in results['curves'][slug]['rows'] if row['w'] == each['w'])
+            for slug in (each['curve'], 'T8')
+        )
+        assert each['fd768'] == own['fd768'] - plain['fd768']
+        assert 0 < each['fd768_se'] <= 1.01 * np.hypot(own['fd768_se'], plain['fd768_se'])
+
+
 def test_branches_of_p_uncond_start_from_what_is_measured(root):
     results = results_of(root)
     for value in (0.1, 0.5):
