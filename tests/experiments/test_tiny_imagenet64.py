@@ -156,7 +156,8 @@ def test_curves_are_compared_with_plain_guidance_at_the_same_w(root):
             for slug in (each['curve'], 'T8')
         )
         assert each['fd768'] == own['fd768'] - plain['fd768']
-        assert 0 < each['fd768_se'] <= 1.01 * np.hypot(own['fd768_se'], plain['fd768_se'])
+        # Whatever the correlation, sd(a - b) <= sd(a) + sd(b).
+        assert 0 < each['fd768_se'] <= 1.01 * (own['fd768_se'] + plain['fd768_se'])
 
 
 def test_branches_of_p_uncond_start_from_what_is_measured(root):
