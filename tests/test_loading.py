@@ -83,8 +83,8 @@ def test_rules_and_samplers_are_names_or_themselves(runs, toy_networks):
     assert model.with_settings(sampler=sampler).sampler is sampler
     made = cfg_jax.Model(model.config, model.params, rule='interval:highest=5', sampler='ddim')
     assert (made.rule, made.sampler.num_steps) == (rule, model.sampler.num_steps)
+    another = functools.partial(cfg_jax.Model, model.config)
     for wrong in (3, 0, Interval, ['interval']):
-        another = functools.partial(cfg_jax.Model, model.config)
         for refused, name in ((model.with_settings, 'guidance'), (another, 'rule')):
             assert 'a guidance rule is a text' in user_error(refused, **{name: wrong})
             assert 'a sampler is a text' in user_error(refused, sampler=wrong)

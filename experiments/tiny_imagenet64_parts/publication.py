@@ -57,6 +57,7 @@ class Publication:
         floor = row_lib.floor_directory(bench.root, bench.config)
         paths = [floor / f'{split}.json' for split in row_lib.SPLITS]
         self._floor = [files.read_json(path) for path in paths if path.exists()]
+        self._less_plain = {part: self._differences(slugs) for part, slugs in self._parts.items()}
 
     def write(self) -> str:
         """Writes every file; returns the table."""
@@ -92,12 +93,12 @@ class Publication:
         for part, slugs in self._parts.items():
             curves = [self._curve(slug) for slug in slugs]
             lines += [f'## {_SECTIONS[part]}', '', _sweep_table(curves)]
-            lines += self._less_plain_table(slugs)
+            lines += self._table_of_differences(self._less_plain[part])
             if part == 'sweep':
                 lines += ['## For scale: real images, another seed, no training', '', self._scale()]
         return '\n'.join(lines)
 
-    def _less_plain(self, slugs: Sequence[str]) -> list[dict[str, Any]]:
+    def _differences(self, slugs: Sequence[str]) -> list[dict[str, Any]]:
         """FD-768 of the curves of a part less that of plain guidance at the same w, of images from
         the same noise: of the main model with all its steps, or else of the first curve."""
         plain = f'T{self._bench.config.sampler.num_steps}'
@@ -108,14 +109,14 @@ class Publication:
             for row in self._curve(slug)['rows']:
                 if slug == plain or row['w'] not in base:
                     continue
-                places = self._directory / slug, self._directory / plain
-                difference = differences.between(places[0], row, places[1], base[row['w']])
+                difference = differences.between(
+                    self._directory / slug, row, self._directory / plain, base[row['w']]
+                )
                 if difference:
                     found.append({'curve': slug, 'less': plain, 'w': row['w'], **difference})
         return found
 
-    def _less_plain_table(self, slugs: Sequence[str]) -> list[str]:
-        found = self._less_plain(slugs)
+    def _table_of_differences(self, found: Sequence[dict[str, Any]]) -> list[str]:
         if not found:
             return []
         leading = [
@@ -156,7 +157,7 @@ class Publication:
             'training': self._training(),
             'floor': self._floor,
             'parts': self._parts,
-            'less_plain': {part: self._less_plain(slugs) for part, slugs in self._parts.items()},
+            'less_plain': self._less_plain,
             'curves': {slug: self._curve(slug) for slug in (*slugs, *for_scale)},
             **provenance.describe_environment(),
         }
