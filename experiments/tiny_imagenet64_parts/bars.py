@@ -25,13 +25,9 @@ def check_all(curve: dict[str, Any], untrained: Row) -> list[Verdict]:
     column = columns.of_results(curve['name'], curve | {'rows': rows})
     paired = curve.get('best', {}).get('fd768', {}).get('others', ())
     found = [best_is_guided(column.rows, paired), far_from_untrained(rows, untrained)]
-    agreements = [key for key in NAMES if key in rows[0] and 'agree' in key]
+    agreements = [key for key in NAMES if 'agree' in key and any(key in row for row in rows)]
     found += [agreement_rises(rows, key, count) for key in agreements]
-    if 'is_judge' in rows[0]:
-        judged = curve | {'rows': [_of_judge(row) for row in rows]}
-        column = columns.of_results(curve['name'], judged, is_name=NAMES['is_judge'])
-        found.append(findings.named(findings.is_rises(column), column))
-    return found
+    return found + _judged(curve, rows)
 
 
 def best_is_guided(rows: list[Row], paired: Sequence[Row] = ()) -> Verdict:
@@ -68,10 +64,10 @@ def far_from_untrained(rows: list[Row], untrained: Row) -> Verdict:
 def agreement_rises(rows: list[Row], key: str, count: int) -> Verdict:
     """At w = 1 at least 1.5 times as many of `count` samples of their class as at w = 0."""
     claim = f'{NAMES[key]} is {_AGREEMENT:g} times as high at w = 1 as at w = 0'
-    at = {row['w']: row for row in rows}
+    at = {row['w']: row[key] for row in rows if key in row}
     if not {0.0, 1.0} <= at.keys():
         return Verdict(claim, UNDECIDED, 'needs w = 0 and w = 1')
-    none, one = at[0.0][key], at[1.0][key]
+    none, one = at[0.0], at[1.0]
     # Binomial; of the difference, for the share at w = 0 may be 0.
     excess = one - _AGREEMENT * none
     error = np.sqrt((one * (1.0 - one) + _AGREEMENT**2 * none * (1.0 - none)) / count)
@@ -82,6 +78,19 @@ def agreement_rises(rows: list[Row], key: str, count: int) -> Verdict:
     if excess < 0.0:
         return Verdict(claim, NOT_SUPPORTED, evidence)
     return Verdict(claim, SUPPORTED if excess > SIGNIFICANT * error else UNDECIDED, evidence)
+
+
+def _judged(curve: dict[str, Any], rows: list[Row]) -> list[Verdict]:
+    """That the judge's IS rises, over the rows that it has seen; of others there is none."""
+    seen = [row for row in rows if 'is_judge' in row]
+    if len(seen) < 2:
+        return []
+    judged = curve | {'rows': [_of_judge(row) for row in seen]}
+    column = columns.of_results(curve['name'], judged, is_name=NAMES['is_judge'])
+    verdict = findings.named(findings.is_rises(column), column)
+    unseen = ', '.join(f'{row["w"]:g}' for row in rows if 'is_judge' not in row)
+    note = f'; not judged: w = {unseen}' if unseen else ''
+    return [verdict._replace(evidence=verdict.evidence + note)]
 
 
 def _of_judge(row: Row) -> Row:

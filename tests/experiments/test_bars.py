@@ -90,3 +90,25 @@ def test_the_judges_score_rises(judge, verdict):
     assert rises.verdict == verdict
     assert f'IS (judge) {judge[0]:g} at w = 0' in rises.evidence
     assert len(found) == 4
+
+
+def test_rows_that_the_judge_has_not_seen_are_left_out_of_its_verdicts():
+    """In place of its score they once lent GoogLeNet's."""
+    rows = rows_of()
+    for key in ('is_judge', 'is_judge_se'):
+        del rows[1][key]
+    rises = verdicts(rows)['IS (judge) rises with w (made up)']
+    assert rises.verdict == 'supported'
+    assert rises.evidence.endswith('; not judged: w = 1')
+    assert len(verdicts(rows)) == 4
+    for key in ('is_judge', 'is_judge_se'):
+        del rows[0][key]
+    assert len(verdicts(rows)) == 3  # one row is no curve
+
+
+def test_agreement_is_compared_where_both_rows_have_it():
+    rows = [row | {'class_agreement_judge': row['class_agreement']} for row in rows_of()]
+    words = 'class agreement (judge) is 1.5 times'
+    assert verdict_on(words, rows) == 'supported'
+    del rows[0]['class_agreement_judge']
+    assert verdict_on(words, rows) == 'not enough samples'
