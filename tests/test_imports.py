@@ -100,6 +100,12 @@ def test_using_the_library_starts_no_device(statement):
     assert state == {'environment': True, 'jax': True, 'devices': False}
 
 
+def test_kernels_for_tpus_are_imported_where_they_are_used():
+    state_after(
+        'import cfg_jax.models.unet, sys; assert "jax.experimental.pallas" not in sys.modules'
+    )
+
+
 def test_devices_are_seen_by_this_test():
     """What the tests above would see if they failed."""
     state, _ = state_after('import os, jax; jax.devices(); os.environ["XLA_FLAGS"] = "--a"')

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cfg_jax.models import tpu_attention
 from cfg_jax.models.sliced_sum import folded, sliced_sum
 
 _LARGE = 512 * 512  # weights of a head, more than a core's cache holds of several images
@@ -31,8 +30,11 @@ def attend(
     if kernel == 'cudnn' and knows_heads(q.dtype, channels):
         return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
     kernels = {'cpu': products, 'default': jax.nn.dot_product_attention}
-    if kernel == 'pallas' and tpu_attention.knows(q.dtype, queries, keys, heads, channels):
-        kernels['tpu'] = tpu_attention.attend
+    if kernel == 'pallas':
+        from cfg_jax.models import tpu_attention  # Pallas takes a tenth of the start of a command
+
+        if tpu_attention.knows(q.dtype, queries, keys, heads, channels):
+            kernels['tpu'] = tpu_attention.attend
     return jax.lax.platform_dependent(q, k, v, **kernels)
 
 
