@@ -25,14 +25,14 @@ def pytest_configure(config):
 
     Compiling takes most of the time, and many tests train the same tiny network: they share a
     compilation cache that lasts for this session only. xdist's workers inherit it from the process
-    that starts them. Programs of one operation are compiled sooner than they are read.
+    that starts them.
     """
     root = tempfile.mkdtemp(prefix=_SHARED)
     config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
     os.environ['TFDS_DATA_DIR'] = f'{root}/tensorflow_datasets'
     if not hasattr(config, 'workerinput'):
         os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{root}/compilations'
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     os.environ['XLA_FLAGS'] = fast_xla.FLAGS
     xla.set_flags()  # as commands do: the same rounding, and their compilations in the cache
@@ -50,7 +50,7 @@ def _old_objects_are_not_collected_again():
     yield
     if next(_modules) % 8 == 0:
         gc.unfreeze()
-        gc.collect()
+    gc.collect()
     gc.freeze()
 
 
