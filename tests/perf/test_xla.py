@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import fast_xla
 import pytest
 from support import ROOT
 
@@ -133,7 +134,7 @@ print(jax.device_count(), np.abs(np.asarray(found) - np.concatenate(each)).max()
 
 def test_two_devices_of_one_host_compute_what_one_does():
     """jaxlib 0.10.2: with XLA's own convolutions the first images of both differ by 0.7."""
-    environment = {'XLA_FLAGS': f'{DEVICES}=2'}
+    environment = {'XLA_FLAGS': f'{fast_xla.FLAGS} {DEVICES}=2'}
     xla.set_flags(environment)
     count, difference = run(TWO_DEVICES, **environment).split()
     assert (count, float(difference)) == ('2', 0.0)
